@@ -1,0 +1,38 @@
+"""bitwright: PyTorch image networks, as small and as fast on a CPU as they can be.
+
+Importing this package imports no torch; what needs it is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from bitwright.errors import BitwrightError
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load_dataset": "bitwright.data",
+    "Dataset": "bitwright.data",
+    "create_model": "bitwright.models",
+    "load_weights": "bitwright.models",
+    "train": "bitwright.training",
+    "compress": "bitwright.context",
+    "pack": "bitwright.packing",
+    "load": "bitwright.runtime",
+    "run_recipe": "bitwright.run",
+    "steps": "bitwright.steps",
+}
+__all__ = ["BitwrightError", "__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bitwright' has no attribute {name!r}")
+    module = importlib.import_module(_LAZY[name])
+    return module if _LAZY[name] == f"bitwright.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,59 @@
+"""What every step is, and how steps choose layers."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from bitwright.errors import BitwrightError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitwright.context import Context
+
+
+@dataclass(frozen=True)
+class Step:
+    """One entry of a recipe. Subclasses add fields (all with defaults) and set the class facts below."""
+
+    name: ClassVar[str]
+    keeps_zeros: ClassVar[bool] = True
+    """Whether weights that are zero before stay zero."""
+    paper: ClassVar[str] = ""
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        """Run the step and return a plain model: no parametrizations, no hooks. May change `model` in place."""
+        raise NotImplementedError
+
+
+def select_layers(
+    model: nn.Module, layers: tuple[str, ...] = ("*",), ignore: tuple[str, ...] = ()
+) -> dict[str, nn.Module]:
+    """The convolution and linear layers whose name or type matches one of `layers` and none of `ignore`.
+
+    A pattern is a shell pattern over the module's path ("features.*"), a type name ("Linear"), or "re:" and a regular
+    expression. A pattern that matches nothing is an error that lists the layers.
+    """
+    from torch import nn
+
+    candidates = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)}
+
+    def matches(pattern: str) -> set[str]:
+        if pattern.startswith("re:"):
+            hit = {n for n in candidates if re.search(pattern[3:], n)}
+        else:
+            hit = {n for n, m in candidates.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}
+        if not hit and candidates:
+            raise BitwrightError(
+                f"layer pattern {pattern!r} matches nothing; the layers are: {', '.join(candidates)}", kind="no-match"
+            )
+        return hit
+
+    if not candidates:
+        raise BitwrightError(f"{type(model).__name__} has no convolution or linear layer to work on", kind="no-layers")
+    wanted = set().union(*(matches(p) for p in layers))
+    unwanted = set().union(*(matches(p) for p in ignore))
+    return {n: m for n, m in candidates.items() if n in wanted - unwanted}

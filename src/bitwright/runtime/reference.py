@@ -1,0 +1,214 @@
+"""The reference engine: every operation in plain NumPy, laid out NCHW, written to be read. It is the oracle.
+
+Values are float32. Sums (convolution, linear, means) are accumulated in float64 and rounded to float32 once at the end,
+so a result is the correctly rounded one for all but a vanishing share of inputs, and a fast engine can be measured
+against it. `normalize` alone rounds after each step, because FORMAT.md fixes its arithmetic. NaN goes in and comes out
+as in PyTorch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from bitwright.runtime.graph import Graph
+from bitwright.runtime.shapes import window_count
+
+Array = np.ndarray
+Weights = Mapping[str, Array]
+
+
+def run_reference(graph: Graph, weights: Mapping[str, Array], inputs: tuple[Array, ...]) -> tuple[Array, ...]:
+    """The graph's outputs for inputs (N, *shape), float32 or, for `graph.pixel_inputs()`, uint8.
+
+    `weights` maps tensor names to float32 arrays. The graph must have passed `validate`.
+    """
+    values = list(inputs)
+    for node in graph.nodes:
+        operands = [values[i] for i in node.inputs]
+        roles = {role: weights[name] for role, name in node.weights.items()}
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are values like others
+            values.append(OPERATIONS[node.op](roles, *operands, **node.attributes))
+    return tuple(values[i] for i in graph.outputs)
+
+
+def per_channel(vector: Array, rank: int) -> Array:
+    """A vector [C] shaped so that it broadcasts along the channels of (N, C, ...), `rank` axes in all."""
+    return vector.reshape(1, -1, *(1,) * (rank - 2))
+
+
+def normalize(weights: Weights, x: Array) -> Array:
+    """x * scale + shift, x = pixel / 255 for uint8; every operation rounds to float32."""
+    pixels = x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x
+    return pixels * per_channel(weights["scale"], x.ndim) + per_channel(weights["shift"], x.ndim)
+
+
+def affine(weights: Weights, x: Array) -> Array:
+    """x * scale + shift per channel, rounded once."""
+    scale, shift = (per_channel(weights[role].astype(np.float64), x.ndim) for role in ("scale", "shift"))
+    return (x * scale + shift).astype(np.float32)
+
+
+def _extend(x: Array, size: list[int], before: list[int], value: float) -> Array:
+    """x (N, C, H, W) with `before` rows and columns of `value` in front, and cut or filled behind to `size`."""
+    extended = np.full((*x.shape[:2], *size), value, x.dtype)
+    h, w = (max(0, min(size[i] - before[i], x.shape[2 + i])) for i in range(2))
+    extended[:, :, before[0] : before[0] + h, before[1] : before[1] + w] = x[:, :, :h, :w]
+    return extended
+
+
+def _taps(
+    x: Array,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    fill: float = 0.0,
+    ceil: bool = False,
+) -> Iterator[tuple[int, int, Array]]:
+    """For each kernel position (i, j): the input element under it for every window, (N, C, Ho, Wo)."""
+    count = [window_count(x.shape[2 + a], kernel[a], stride[a], padding[a], dilation[a], ceil) for a in range(2)]
+    size = [(count[a] - 1) * stride[a] + (kernel[a] - 1) * dilation[a] + 1 for a in range(2)]
+    extended = _extend(x, size, padding, fill)
+    span = [(count[a] - 1) * stride[a] + 1 for a in range(2)]
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            top, left = i * dilation[0], j * dilation[1]
+            yield i, j, extended[:, :, top : top + span[0] : stride[0], left : left + span[1] : stride[1]]
+
+
+def conv2d(
+    weights: Weights, x: Array, *, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Array:
+    """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, kh, kw)."""
+    weight = weights["weight"].astype(np.float64)
+    outputs, inputs, *kernel = weight.shape
+    weight = weight.reshape(groups, outputs // groups, inputs, *kernel)
+    total: Any = 0.0
+    for i, j, tap in _taps(x, kernel, stride, padding, dilation):
+        n, _, h, w = tap.shape
+        columns = tap.astype(np.float64).reshape(n, groups, inputs, h * w)
+        total = total + (weight[..., i, j] @ columns).reshape(n, outputs, h, w)
+    return _plus_bias(total, weights)
+
+
+def linear(weights: Weights, x: Array) -> Array:
+    """x (N, I) times the transpose of weight (O, I)."""
+    return _plus_bias(x.astype(np.float64) @ weights["weight"].astype(np.float64).T, weights)
+
+
+def _plus_bias(total: Array, weights: Weights) -> Array:
+    if "bias" in weights:
+        total = total + per_channel(weights["bias"], total.ndim)
+    return total.astype(np.float32)
+
+
+def relu(weights: Weights, x: Array) -> Array:
+    """max(x, 0)."""
+    return np.maximum(x, np.float32(0))
+
+
+def max_pool2d(
+    weights: Weights,
+    x: Array,
+    *,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    ceil: bool,
+) -> Array:
+    """The largest element of each window; padding never wins, and a NaN in the window does."""
+    result: Any = np.float32(-np.inf)
+    for _, _, tap in _taps(x, kernel, stride, padding, dilation, -np.inf, ceil):
+        result = np.maximum(result, tap)
+    return np.asarray(result)
+
+
+def avg_pool2d(
+    weights: Weights,
+    x: Array,
+    *,
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    ceil: bool,
+    count_include_pad: bool,
+) -> Array:
+    """The mean of each window, over the whole of it or (count_include_pad false) its part inside the image.
+
+    What a window sticks out beyond the padding (`ceil`) never counts.
+    """
+    total = sum(tap.astype(np.float64) for _, _, tap in _taps(x, kernel, stride, padding, [1, 1], ceil=ceil))
+    height, width = np.shape(total)[2:]
+    size = [(height - 1) * stride[0] + kernel[0], (width - 1) * stride[1] + kernel[1]]
+    border = [2 * p if count_include_pad else 0 for p in padding]
+    counted = np.ones((1, 1, x.shape[2] + border[0], x.shape[3] + border[1]))
+    marks = _extend(counted, size, [0, 0] if count_include_pad else padding, 0.0)
+    count = sum(tap for _, _, tap in _taps(marks, kernel, stride, [0, 0], [1, 1]))
+    return np.asarray(total / count, np.float32)
+
+
+def adaptive_avg_pool2d(weights: Weights, x: Array, *, size: list[int]) -> Array:
+    """Means of size[0] x size[1] regions; region i of n goes from floor(i H / n) to ceil((i + 1) H / n)."""
+    result = np.empty((*x.shape[:2], *size), np.float32)
+    rows, columns = (_regions(x.shape[2 + a], size[a]) for a in range(2))
+    for i, row in enumerate(rows):
+        for j, column in enumerate(columns):
+            result[:, :, i, j] = x[:, :, row, column].mean(axis=(2, 3), dtype=np.float64)
+    return result
+
+
+def _regions(size: int, count: int) -> list[slice]:
+    return [slice(i * size // count, -(-(i + 1) * size // count)) for i in range(count)]
+
+
+def add(weights: Weights, a: Array, b: Array) -> Array:
+    """a + b."""
+    return a + b
+
+
+def flatten(weights: Weights, x: Array) -> Array:
+    """All axes but the first in one."""
+    return x.reshape(len(x), int(np.prod(x.shape[1:])))
+
+
+def pad(weights: Weights, x: Array, *, before: list[int], after: list[int], value: float) -> Array:
+    """A border of `value`, `before` and `after` each axis behind the batch."""
+    return np.pad(x, [(0, 0), *zip(before, after, strict=True)], constant_values=np.float32(value))
+
+
+def slice_axis(weights: Weights, x: Array, *, axis: int, start: int, stop: int, step: int) -> Array:
+    """Every step-th element from start to before stop of one axis."""
+    return x[(slice(None),) * (axis + 1) + (slice(start, stop, step),)]
+
+
+def mean(weights: Weights, x: Array, *, axes: list[int], keepdim: bool) -> Array:
+    """The mean over some axes."""
+    return x.mean(axis=tuple(a + 1 for a in axes), keepdims=keepdim, dtype=np.float64).astype(np.float32)
+
+
+def softmax(weights: Weights, x: Array, *, axis: int) -> Array:
+    """exp(x) / sum(exp(x)) along an axis."""
+    powers = np.exp(x.astype(np.float64) - x.max(axis=axis + 1, keepdims=True, initial=-np.inf))
+    return (powers / powers.sum(axis=axis + 1, keepdims=True)).astype(np.float32)
+
+
+OPERATIONS: dict[str, Callable[..., Array]] = {
+    "normalize": normalize,
+    "conv2d": conv2d,
+    "linear": linear,
+    "affine": affine,
+    "relu": relu,
+    "max_pool2d": max_pool2d,
+    "avg_pool2d": avg_pool2d,
+    "adaptive_avg_pool2d": adaptive_avg_pool2d,
+    "add": add,
+    "flatten": flatten,
+    "pad": pad,
+    "slice": slice_axis,
+    "mean": mean,
+    "softmax": softmax,
+}

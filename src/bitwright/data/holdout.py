@@ -1,0 +1,50 @@
+"""Which images are held out for validation or test: always the same ones, whatever the seed of the training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from bitwright.errors import BitwrightError
+
+Part = tuple[np.ndarray, np.ndarray]  # images, labels
+SIXTH = 1 / 6  # the share of MNIST's usual 50,000 / 10,000
+
+
+def hold_out(name: str, part: Part, amount: int | float, how: Literal["stratified", "last"]) -> tuple[Part, Part]:
+    """(what is left, what is held out) of `part`; `amount` is a number of images (int) or a fraction (float)."""
+    images, labels = np.asarray(part[0]), np.asarray(part[1])
+    count = _count(name, len(labels), amount)
+    if how == "last":
+        return (images[:-count], labels[:-count]), (images[-count:], labels[-count:])
+    held = _stratified(labels, count)
+    return (images[~held], labels[~held]), (images[held], labels[held])
+
+
+def _count(name: str, total: int, amount: int | float) -> int:
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+        raise BitwrightError(f"dataset {name!r}: validation is {amount!r}; expected a number or a fraction of images")
+    count = amount if isinstance(amount, int) else int(total * amount + 1e-9)
+    if not 1 <= count < total:
+        raise BitwrightError(
+            f"dataset {name!r}: validation={amount:g} would hold out {count} of {total} images; expected at least 1 "
+            f"image on either side"
+        )
+    return count
+
+
+def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
+    """A mask of exactly `count` images, every class with the same share as far as whole images allow.
+
+    Image number k of the n of its class (in shuffled order) gets the rank (k + 1/2) / n; the `count` smallest ranks
+    are held out. RandomState, because its stream is the one that NumPy promises never to change.
+    """
+    shuffled = np.random.RandomState(0).permutation(len(labels))
+    rank = np.empty(len(labels))
+    for c in np.unique(labels):
+        members = shuffled[labels[shuffled] == c]
+        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
+    held = np.zeros(len(labels), bool)
+    held[shuffled[np.argsort(rank[shuffled], kind="stable")[:count]]] = True
+    return held

@@ -1,0 +1,92 @@
+"""Networks of fully connected layers."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from bitwright.errors import unknown
+from bitwright.models.initialize import xavier_
+from bitwright.models.options import image_shape, probability, whole
+from bitwright.models.registry import register_model
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
+
+
+class MLP(nn.Sequential):
+    """flatten, then fc1 - activation - dropout, fc2 - ... , and a last fc without activation: (N, C, H, W) -> (N, K).
+
+    The dropout modules are always there, with p = 0 when unused, so that a step can change p.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        hidden: Sequence[int],
+        dropout: float,
+        activation: str,
+    ) -> None:
+        if activation not in _ACTIVATIONS:
+            raise unknown("activation", activation, _ACTIVATIONS)
+        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+        width = math.prod(input_shape)
+        for i, units in enumerate(hidden, start=1):
+            layers[f"fc{i}"] = nn.Linear(width, units)
+            layers[f"act{i}"] = _ACTIVATIONS[activation]()
+            layers[f"dropout{i}"] = nn.Dropout(dropout)
+            width = units
+        layers[f"fc{len(hidden) + 1}"] = nn.Linear(width, num_classes)
+        super().__init__(layers)
+        self.input_shape = input_shape
+        xavier_(self)
+
+
+@register_model
+def mlp(
+    *,
+    input_shape: Sequence[int] = (1, 28, 28),
+    num_classes: int = 10,
+    hidden: Sequence[int] = (300, 100),
+    dropout: float = 0.0,
+    activation: str = "relu",
+) -> nn.Module:
+    """Any number of fully connected `hidden` layers, each followed by `activation` and `dropout`.
+
+    activation: relu, leaky-relu, tanh, sigmoid, gelu or identity. First weights: Caffe's xavier (see `xavier_`).
+    """
+    return _mlp("mlp", input_shape, num_classes, hidden, dropout, activation)
+
+
+@register_model
+def lenet_300_100(
+    *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10, dropout: float = 0.0
+) -> nn.Module:
+    """LeNet-300-100: 784-300-100-10 with ReLU, 266,610 parameters (LeCun et al. 1998, section III.C.3).
+
+    First weights: Caffe's xavier (see `xavier_`).
+    """
+    return _mlp("lenet-300-100", input_shape, num_classes, (300, 100), dropout, "relu")
+
+
+def _mlp(
+    name: str, input_shape: Sequence[int], num_classes: int, hidden: Sequence[int], dropout: float, activation: str
+) -> MLP:
+    sizes = [hidden] if isinstance(hidden, int) else list(hidden)
+    return MLP(
+        image_shape(name, input_shape),
+        whole(name, "num_classes", num_classes, 2),
+        [whole(name, "hidden", units) for units in sizes],
+        probability(name, "dropout", dropout),
+        activation,
+    )

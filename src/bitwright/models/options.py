@@ -1,0 +1,35 @@
+"""Checks of the options that every model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bitwright.errors import BitwrightError
+
+
+def whole(model: str, option: str, value: object, least: int = 1) -> int:
+    """`value` if it is a whole number >= `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BitwrightError(f"model {model!r}: {option} is {value!r}; expected a whole number >= {least}")
+    return value
+
+
+def image_shape(model: str, shape: Sequence[int], least: int = 1) -> tuple[int, int, int]:
+    """`shape` as (channels, height, width), with height and width >= `least`, the smallest that the net can take."""
+    try:
+        channels, height, width = (whole(model, "input_shape", n) for n in shape)
+    except (TypeError, ValueError):
+        raise BitwrightError(f"model {model!r}: input_shape is {shape!r}; expected (channels, height, width)") from None
+    if min(height, width) < least:
+        raise BitwrightError(
+            f"model {model!r}: input_shape {(channels, height, width)} is too small; the smallest that works is "
+            f"({channels}, {least}, {least})"
+        )
+    return channels, height, width
+
+
+def probability(model: str, option: str, value: object) -> float:
+    """`value` if it is a number with 0 <= value < 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise BitwrightError(f"model {model!r}: {option} is {value!r}; expected a number in [0, 1)")
+    return float(value)

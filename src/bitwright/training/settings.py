@@ -2,8 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from bitwright.errors import BitwrightError, unknown
+
+ScheduleName = Literal["constant", "step", "inverse", "exponential", "plateau", "cosine", "one-cycle"]
+LossName = Literal["cross-entropy", "squared-error", "squared-hinge"]
+SoftLossName = Literal["soft", "logits"]
+Selection = Literal["best", "last"]
+Precision = Literal["float32", "bf16"]
+
+
+def _part(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise BitwrightError(
+            f"{name} is {value!r}; expected a {kind.__name__}, e.g. {kind.__name__}(...)", kind="setting"
+        )
+
+
+def _choice(name: str, value: object, literal: Any) -> None:
+    if value not in get_args(literal):
+        raise unknown(name, value, get_args(literal))
+
+
+def _integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BitwrightError(f"{name} is {value!r}; expected a whole number of at least {least}", kind="setting")
+
+
+def _number(
+    name: str, value: object, *, least: float = -math.inf, most: float = math.inf, above: float = -math.inf
+) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not (least <= value <= most and value > above):  # type: ignore[operator]
+        bounds = [f"above {above:g}"] * (above > -math.inf) + [f"at least {least:g}"] * (least > -math.inf)
+        bounds += [f"at most {most:g}"] * (most < math.inf)
+        raise BitwrightError(f"{name} is {value!r}; expected a number {' and '.join(bounds)}", kind="setting")
 
 
 @dataclass(frozen=True)
@@ -11,50 +47,101 @@ class Optimizer:
     """Any optimiser of `torch.optim` by name, e.g. "SGD" or "AdamW"; `options` are its keyword arguments.
 
     `weight_decay` of `TrainSettings` is the coupled L2 of the papers (added to the gradient of weights, not of biases
-    and norms); an optimiser's own decoupled decay goes into `options`.
+    and norms); an optimiser's own decay (decoupled in AdamW) goes into `options` and also touches weights only.
     """
 
     name: str = "SGD"
     lr: float = 0.01
     options: dict[str, Any] = field(default_factory=lambda: {"momentum": 0.9})
 
+    def __post_init__(self) -> None:
+        _number("optimizer.lr", self.lr, above=0)
+        if not isinstance(self.options, dict):
+            raise BitwrightError(
+                f"optimizer.options is {self.options!r}; give a table of {self.name}'s keyword arguments, "
+                f'e.g. {{"momentum": 0.9}}',
+                kind="setting",
+            )
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """The learning rate over the epochs, lr(t) = lr * factor(t), t in epochs and fractional.
+    """The learning rate over the epochs, lr(t) = lr * factor(t), evaluated at every optimiser step.
 
-    constant 1 | step gamma^(number of milestones passed; milestones in epochs) | inverse 1/(1+gamma t)
-    | exponential exp(-gamma t) | plateau (times gamma after `patience` epochs without better validation loss)
-    | cosine (1+cos(pi t/T))/2 down to `final` | one-cycle (up for the first 30 %, then cosine down).
-    `warmup` epochs rise linearly from 0 before anything else.
+    `warmup` epochs rise linearly to 1 before anything else. After them u = t - warmup runs to U = epochs - warmup:
+
+    * constant: 1
+    * step: gamma^(number of `milestones` passed); milestones are epochs of the whole training, t
+    * inverse: 1 / (1 + gamma u)
+    * exponential: exp(-gamma u)
+    * plateau: gamma^k, k grows by one after each `patience` epochs without better validation loss
+    * cosine: final + (1 - final) (1 + cos(pi u/U)) / 2
+    * one-cycle (Smith & Topin 2018, section 3): cosine from 1/25 up to 1 over 30 % of U, cosine down to `final`
     """
 
-    name: Literal["constant", "step", "inverse", "exponential", "plateau", "cosine", "one-cycle"] = "constant"
+    name: ScheduleName = "constant"
     warmup: float = 0.0
     gamma: float = 0.1
     milestones: tuple[float, ...] = ()
     patience: int = 5
     final: float = 0.0
 
+    def __post_init__(self) -> None:
+        _choice("schedule", self.name, ScheduleName)
+        _number("schedule.warmup", self.warmup, least=0)
+        _number("schedule.gamma", self.gamma, least=0)
+        _number("schedule.final", self.final, least=0)
+        _integer("schedule.patience", self.patience, least=1)
+        if not isinstance(self.milestones, list | tuple):
+            raise BitwrightError(
+                f"schedule.milestones is {self.milestones!r}; give a list of epochs, e.g. [80, 120]", kind="setting"
+            )
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for milestone in self.milestones:
+            _number("schedule.milestones", milestone, above=0)
+        if self.name == "step" and not self.milestones:
+            raise BitwrightError(
+                "schedule 'step' has no milestones; give the epochs at which the learning rate falls, "
+                "e.g. milestones: [80, 120]",
+                kind="setting",
+            )
+
 
 @dataclass(frozen=True)
 class Distill:
-    """Learn from a teacher: loss = (1-weight) * loss + weight * soft loss.
+    """Learn from a teacher: loss = (1-weight) * loss + weight * soft loss, means over the batch of
+
+    * kind "soft" (Hinton et al. 2015, section 2): T^2 KL(softmax(z_t/T) || softmax(z_s/T)), summed over the classes
+    * kind "logits" (Ba & Caruana 2014, equation 1): 1/2 ||z_s - z_t||^2, summed over the classes
 
     `teacher` is "start" (the model as this step found it), the label of an earlier step (e.g. "1-train"), or a folder
-    of a finished run. kind "soft": T^2 KL(softmax(z_t/T) || softmax(z_s/T)) (Hinton et al. 2015); "logits": mean of
-    0.5 (z_s - z_t)^2 (Ba & Caruana 2014).
+    of a finished run.
     """
 
     teacher: str = "start"
-    kind: Literal["soft", "logits"] = "soft"
+    kind: SoftLossName = "soft"
     temperature: float = 4.0
     weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        _choice("distill.kind", self.kind, SoftLossName)
+        _number("distill.temperature", self.temperature, above=0)
+        _number("distill.weight", self.weight, least=0, most=1)
+        if not isinstance(self.teacher, str) or not self.teacher:
+            raise BitwrightError(
+                f"distill.teacher is {self.teacher!r}; give \"start\", a step's label or a run's folder", kind="setting"
+            )
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Everything one call of the training loop needs. Defaults: Caffe's LeNet (lr .01, momentum .9, L2 5e-4, batch 64)."""
+    """Everything one call of the training loop needs. Defaults: Caffe's LeNet (lr .01, momentum .9, L2 5e-4, batch 64).
+
+    The objective is the mean of the loss over the batch + weight_decay/2 sum w^2 + l1 sum |w| over the weights of
+    convolution and linear layers; `clip_norm` limits the norm of that whole objective's gradient. `select` leaves the
+    weights with the least validation error (the earliest of equals) or the last ones in the model; `patience` stops
+    after so many epochs without a lower validation error.
+    """
 
     epochs: int = 20
     batch_size: int = 64
@@ -62,10 +149,42 @@ class TrainSettings:
     schedule: Schedule = Schedule()
     weight_decay: float = 5e-4
     l1: float = 0.0
-    loss: Literal["cross-entropy", "squared-error", "squared-hinge"] = "cross-entropy"
+    loss: LossName = "cross-entropy"
     label_smoothing: float = 0.0
     clip_norm: float | None = None
     distill: Distill | None = None
-    select: Literal["best", "last"] = "best"
+    select: Selection = "best"
     patience: int | None = None
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        _integer("epochs", self.epochs, least=0)
+        _integer("batch_size", self.batch_size, least=1)
+        _number("weight_decay", self.weight_decay, least=0)
+        _number("l1", self.l1, least=0)
+        _number("label_smoothing", self.label_smoothing, least=0, most=1)
+        _choice("loss", self.loss, LossName)
+        _choice("select", self.select, Selection)
+        _choice("precision", self.precision, Precision)
+        if self.clip_norm is not None:
+            _number("clip_norm", self.clip_norm, above=0)
+        if self.patience is not None:
+            _integer("patience", self.patience, least=1)
+        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
+            _part(name, getattr(self, name), kind)
+        if self.distill is not None:
+            _part("distill", self.distill, Distill)
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.label_smoothing and self.loss != "cross-entropy":
+            raise BitwrightError(
+                f"label_smoothing is {self.label_smoothing} with loss {self.loss!r}; only cross-entropy has smoothed "
+                f"labels: set label_smoothing to 0 or loss to cross-entropy",
+                kind="setting",
+            )
+        if self.schedule.warmup >= self.epochs > 0:
+            raise BitwrightError(
+                f"schedule.warmup is {self.schedule.warmup} epochs of {self.epochs}; it must end before the training",
+                kind="setting",
+            )

@@ -1,0 +1,357 @@
+"""The training loop: one for every step, device and number of processes.
+
+    for each epoch e:  seed(e); permute; for each batch: forward, backward, penalties, clip, step; validate; checkpoint
+
+All randomness of epoch e follows from (seed, label, e), so a checkpoint needs no random state and a training that was
+killed ends with the same bits. The data lies in memory as it came (uint8 mostly); a batch is one `index_select` and the
+preprocessing. With n processes each takes every n-th sample of the same permuted batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from bitwright.data.dataset import Dataset
+from bitwright.errors import BitwrightError
+from bitwright.training import checkpoint, history
+from bitwright.training.checkpoint import Checkpoint, Weights
+from bitwright.training.devices import Devices
+from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
+from bitwright.training.history import Epoch, History
+from bitwright.training.losses import make_loss, make_soft_loss
+from bitwright.training.optimizers import create_optimizer
+from bitwright.training.penalties import Penalties
+from bitwright.training.progress import Progress, default_progress
+from bitwright.training.schedules import factor
+from bitwright.training.seeds import derive_seed
+from bitwright.training.settings import TrainSettings
+
+_UPDATE_EVERY = 32
+"""Batches between two updates of the progress bar: it must not cost time."""
+
+
+def fit(
+    model: nn.Module,
+    data: Dataset,
+    settings: TrainSettings,
+    *,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    teacher: nn.Module | None = None,
+    progress: Progress | None = None,
+    label: str = "train",
+) -> History:
+    """Train `model` in place on `data.train` and leave the selected weights in it.
+
+    `folder` takes one checkpoint, metrics.jsonl and TensorBoard files. Called again with the same arguments and folder,
+    an interrupted training goes on after its last finished epoch and ends with equal bits, a finished one is loaded.
+    `seed` and `label` decide the order of samples and dropout; `teacher` is needed where `settings.distill` is set.
+    The model may carry parametrizations; it keeps its device and mode. After an exception it holds the weights
+    it came with if there is a folder to go on from, else those of the last step.
+
+    Raises BitwrightError for settings that don't fit model or data, a checkpoint of another training, and for a loss
+    or weights that are no longer finite.
+    """
+    _check(model, data, settings, teacher, label)
+    if settings.epochs == 0:
+        return History()
+    path = Path(folder) if folder is not None else None
+    identity = _identity(model, data, settings, seed, label, teacher) if path else {}
+    saved = checkpoint.read(path, identity) if path else None
+    if path and saved and saved.finished:
+        model.load_state_dict(saved.model)
+        epochs = history.with_seconds(saved.history, path)
+        return History(tuple(epochs), _selected(settings, epochs))
+    start = checkpoint.frozen(model.state_dict()) if path else None
+    with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
+        training = _Training(model, data, settings, seed, label, devices, teacher)
+        try:
+            return training.run(path, identity, saved, progress or default_progress())
+        except BaseException:
+            if start is not None:
+                model.load_state_dict(start)
+            raise
+
+
+def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
+    """Where each batch begins and ends. A single sample left over joins the batch before (batch norm needs two)."""
+    starts = list(range(0, count, batch_size))
+    if len(starts) > 1 and batch_size > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+class _Training:
+    """One training in progress: `train_epoch` and `validate` do the work, `run` keeps the books."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        settings: TrainSettings,
+        seed: int,
+        label: str,
+        devices: Devices,
+        teacher: nn.Module | None,
+    ) -> None:
+        self.model, self.data, self.settings = model, data, settings
+        self.seed, self.label, self.devices = seed, label, devices
+        self.images, self.labels = devices.keep(as_tensor(data.train.images), as_tensor(data.train.labels))
+        self.bounds = batch_bounds(len(self.labels), settings.batch_size)
+        self.loss = make_loss(settings)
+        self.penalties = Penalties(model, settings.weight_decay, settings.l1)
+        self.parametrized = any(parametrize.is_parametrized(m) for m in model.modules())
+        self.channels_last = self.images.ndim == 4 and devices.wants_channels_last(model)
+        self.teacher_logits = _teacher_logits(teacher, self.images, data, devices) if teacher else None
+        self.optimizer = create_optimizer(settings.optimizer, model)
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.wrapped, self.stepper = devices.prepare(model, self.optimizer)
+        self.epochs: list[Epoch] = []
+        self.best: Weights = {}
+
+    def run(
+        self, folder: Path | None, identity: dict[str, Any], saved: Checkpoint | None, progress: Progress
+    ) -> History:
+        """All epochs that are left."""
+        self._check_weights("before")
+        if folder:
+            self._restore(saved, folder)
+        self.devices.start_tracking(self.epochs)
+        steps = len(self.bounds)
+        progress.start(self.label, self.settings.epochs * steps, len(self.epochs) * steps)
+        try:
+            while not self._over():
+                self._one_epoch(progress)
+                if folder:
+                    self._save(folder, identity)
+        finally:
+            progress.finish()
+            self.devices.finish_tracking()
+        if self.settings.select == "best":
+            self.model.load_state_dict(self.best)
+        return History(tuple(self.epochs), _selected(self.settings, self.epochs))
+
+    def _over(self) -> bool:
+        done, patience = len(self.epochs), self.settings.patience
+        tired = patience is not None and done - history.best_epoch(self.epochs) >= patience
+        return done >= self.settings.epochs or tired
+
+    def _one_epoch(self, progress: Progress) -> None:
+        begin, number = time.perf_counter(), len(self.epochs) + 1
+        torch.manual_seed(derive_seed(self.seed, self.label, number, self.devices.rank))
+        loss, error = self.train_epoch(number, progress)
+        self._check_loss("the loss", loss, number)
+        self._check_weights(f"in epoch {number} of")
+        self.devices.synchronise(self.model)
+        validation_loss, validation_error = self.validate()
+        self._check_loss("the validation loss", validation_loss, number)
+        seconds = round(time.perf_counter() - begin, 3)
+        lr = float(self.stepper.param_groups[0]["lr"])
+        self.epochs.append(Epoch(number, loss, error, validation_loss, validation_error, lr, seconds))
+        if self._newest_is_best():
+            self.best = checkpoint.frozen(self.model.state_dict())
+        progress.update(number * len(self.bounds), f"validation error {validation_error:.2f} %")
+
+    def train_epoch(self, number: int, progress: Progress) -> tuple[float, float]:
+        """Mean loss and error in percent over the samples, as they were trained on."""
+        self.wrapped.train()
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.label, number, "order"))
+        order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
+        past = [epoch.validation_loss for epoch in self.epochs]
+        steps, schedule = len(self.bounds), self.settings.schedule
+        figures: list[Tensor] = []  # summed up at the end: nothing waits for a single step's loss
+        for i, (first, last) in enumerate(self.bounds):
+            scale = factor(schedule, number - 1 + i / steps, self.settings.epochs, past, 1 / steps)
+            for group in self.stepper.param_groups:
+                group["lr"] = self.settings.optimizer.lr * scale
+            figures.append(self._step(order[first:last]))
+            if i % _UPDATE_EVERY == 0:
+                progress.update((number - 1) * steps + i)
+        loss, wrong = self.devices.sum(torch.stack(figures).double().sum(0)).tolist()
+        return loss / len(self.labels), 100.0 * wrong / len(self.labels)
+
+    def _step(self, index: Tensor) -> Tensor:
+        """One optimiser step; gives the summed loss and the number of errors of this process's samples."""
+        own, share = self.devices.share(index)
+        x, y = self._batch(own), self.labels.index_select(0, own).to(self.devices.device)
+        soft = None if self.teacher_logits is None else self.teacher_logits.index_select(0, own).to(x.device)
+        figures: list[Tensor] = []
+
+        def closure() -> Tensor:
+            with parametrize.cached() if self.parametrized else contextlib.nullcontext():
+                self.stepper.zero_grad()
+                self.penalties.watch()
+                logits = self.wrapped(x)
+                loss = self._objective(logits, y, soft)
+                self.devices.backward(loss * share if share != 1.0 else loss)
+            self.penalties.add_to_gradients()
+            if self.settings.clip_norm is not None:
+                self.devices.clip(self.trainable, self.settings.clip_norm)
+            if not figures:
+                wrong = (logits.detach().argmax(1) != y).sum()
+                figures.append(torch.stack((loss.detach() * len(y), wrong)) * float(share > 0))
+            return loss
+
+        if isinstance(self.optimizer, torch.optim.LBFGS):
+            self.stepper.step(closure)
+        else:
+            closure()
+            self.stepper.step()
+        return figures[0]
+
+    def _batch(self, index: Tensor) -> Tensor:
+        x: Tensor = self.data.preprocess.torch(self.images.index_select(0, index).to(self.devices.device))
+        return x.to(memory_format=torch.channels_last) if self.channels_last else x
+
+    def _objective(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
+        """Without the penalties, whose gradients are added apart."""
+        hard = self.loss(logits, labels)
+        distill = self.settings.distill
+        if distill is None or soft is None:
+            return hard
+        return (1 - distill.weight) * hard + distill.weight * make_soft_loss(distill)(logits, soft)
+
+    def validate(self) -> tuple[float, float]:
+        """Mean loss on the labels and error in percent; every process takes its share of the images."""
+        split, part = self.data.validation, slice(self.devices.rank, None, self.devices.processes)
+        labels = as_tensor(split.labels[part])
+        sums = torch.zeros(2, dtype=torch.float64)
+        if len(labels):
+            logits = predict_logits(self.model, as_tensor(split.images[part]), self.data.preprocess)
+            sums[0] = self.loss(logits, labels) * len(labels)
+            sums[1] = (logits.argmax(1) != labels).sum()
+        loss, wrong = self.devices.sum(sums).tolist()
+        return loss / len(split), 100.0 * wrong / len(split)
+
+    def _newest_is_best(self) -> bool:
+        return self.settings.select == "best" and history.best_epoch(self.epochs) == len(self.epochs)
+
+    def _restore(self, saved: Checkpoint | None, folder: Path) -> None:
+        if saved is not None:
+            self.model.load_state_dict(saved.model)
+            self.best = saved.best or checkpoint.frozen(self.model.state_dict())
+            self.epochs = history.with_seconds(saved.history, folder)
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": saved.optimizer, "param_groups": groups})
+            self._match_layout()
+        if self.devices.is_main:
+            history.rewrite_metrics(folder, self.epochs)
+
+    def _match_layout(self) -> None:
+        """Lay the optimiser's state out as the parameters are: mixed layouts would be slow."""
+        for parameter, state in self.optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.dtype == parameter.dtype:
+                    state[name] = torch.empty_like(parameter).copy_(value).detach()
+
+    def _save(self, folder: Path, identity: dict[str, Any]) -> None:
+        """The checkpoint first: a line of metrics that a kill loses is written again on resuming."""
+        if self.devices.is_main:
+            now = Checkpoint(identity, history.timeless(self.epochs), self._over(), self.model.state_dict())
+            if now.finished:
+                now.model = self.best or now.model
+            else:
+                now.best = {} if self._newest_is_best() else self.best
+                now.optimizer = self.optimizer.state_dict()["state"]
+            checkpoint.write(folder, now)
+            history.append_metrics(folder, self.epochs[-1])
+        self.devices.track(self.epochs[-1])
+        self.devices.wait()
+
+    def _check_loss(self, what: str, loss: float, number: int) -> None:
+        if not math.isfinite(loss):
+            raise BitwrightError(
+                f"{what} is {loss} in epoch {number} of {self.label!r}: the training has diverged; {self._remedy()}",
+                kind="diverged",
+            )
+
+    def _check_weights(self, when: str) -> None:
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                bad = tensor[~tensor.isfinite()][0].item()
+                remedy = self._remedy() if when != "before" else "start from weights that are finite"
+                raise BitwrightError(f"{name} holds {bad} {when} {self.label!r}; {remedy}", kind="diverged")
+
+    def _remedy(self) -> str:
+        lr, clip = self.settings.optimizer.lr, self.settings.clip_norm
+        clipping = "clip_norm=1.0" if clip is None else f"a clip_norm below {clip:g}"
+        return f"try a smaller learning rate (lr={lr / 10:g} instead of {lr:g}) or {clipping}"
+
+
+def _selected(settings: TrainSettings, epochs: list[Epoch]) -> int:
+    return history.best_epoch(epochs) if settings.select == "best" else len(epochs)
+
+
+def _teacher_logits(teacher: nn.Module, images: Tensor, data: Dataset, devices: Devices) -> Tensor:
+    """Once per training: there is no augmentation, so a sample's soft targets never change."""
+    home = next((p.device for p in teacher.parameters()), torch.device("cpu"))
+    logits = predict_logits(teacher.to(devices.device), images, data.preprocess)
+    teacher.to(home)
+    return devices.keep(logits)[0].to(images.device)
+
+
+def _check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.Module | None, label: str) -> None:
+    """Everything that can be found wrong before the first epoch."""
+    for name in ("train", "validation"):
+        if not len(data.split(name)):
+            raise BitwrightError(
+                f"the {name} split of {data.name!r} is empty; training {label!r} needs it", kind="empty"
+            )
+    if (settings.distill is None) != (teacher is None):
+        found = "no teacher" if teacher is None else "a teacher, but settings.distill is not set"
+        raise BitwrightError(
+            f"training {label!r} has {found}; distilling needs both: settings.distill and the teacher model",
+            kind="teacher",
+        )
+    classes = _classes(model, data, "the model")
+    if teacher is not None and (taught := _classes(teacher, data, "the teacher")) != classes:
+        raise BitwrightError(
+            f"the teacher gives {taught} logits, the model {classes}; both must know the same classes", kind="teacher"
+        )
+
+
+def _classes(model: nn.Module, data: Dataset, who: str) -> int:
+    """The number of logits, tried on two images; the model must have one for every label."""
+    images, labels = as_tensor(data.train.images[:2]), as_tensor(data.train.labels)
+    try:
+        logits = predict_logits(model, images, data.preprocess)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise BitwrightError(
+            f"{who}, a {type(model).__name__}, can't take the images of {data.name!r}, {tuple(images.shape[1:])} each: "
+            f"{error}",
+            kind="input-shape",
+        ) from error
+    check_logits(logits.nan_to_num(), len(images), who)  # whether the weights are finite is told apart
+    check_classes(logits, labels, who)
+    return logits.shape[1]
+
+
+def _identity(
+    model: nn.Module, data: Dataset, settings: TrainSettings, seed: int, label: str, teacher: nn.Module | None
+) -> dict[str, Any]:
+    """What decides the result; a checkpoint is only continued where all of it is equal."""
+    weights, train = model.state_dict(), data.train
+    few = {"labels": as_tensor(train.labels), "images": as_tensor(train.images[:: max(1, len(train) // 64)])}
+    return {
+        "settings": asdict(settings),
+        "seed": seed,
+        "label": label,
+        "data": {
+            "name": data.name,
+            "counts": [len(train), len(data.validation)],
+            "fingerprint": checkpoint.fingerprint(few),
+        },
+        "preprocess": asdict(data.preprocess),
+        "model": {name: [str(t.dtype), *t.shape] for name, t in weights.items()},
+        "start": checkpoint.fingerprint(weights),
+        "teacher": checkpoint.fingerprint(teacher.state_dict()) if teacher else None,
+    }

@@ -1,0 +1,58 @@
+"""From a model to the one file that is shipped. Reading it needs no torch; only `pack` itself does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bitwright.files import write_atomic
+from bitwright.packing.profile import Profile
+
+if TYPE_CHECKING:
+    from bitwright.packing.inspect import Report
+
+__all__ = ["Packed", "Profile", "pack"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A packed model: `data` are the bytes of the file."""
+
+    data: bytes
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file; a reader sees the old one or the whole new one."""
+        write_atomic(path, self.data)
+
+    def report(self) -> Report:
+        """What is in it, tensor by tensor; see `packing.inspect.Report`."""
+        from bitwright.packing.inspect import inspect_bytes
+
+        return inspect_bytes(self.data)
+
+
+def pack(
+    model: Any,
+    example_inputs: tuple[Any, ...],
+    *,
+    preprocess: Any = None,
+    classes: Sequence[str] | None = None,
+    profile: Profile | None = None,
+) -> Packed:
+    """Export `model`, store each tensor in its smallest exact encoding, and verify all of it bit for bit.
+
+    `example_inputs` is a tuple of tensors with a batch axis, as for `torch.export`. With `preprocess` (mean and
+    deviation of the data set) the file takes raw pixels. `classes` are the names of the outputs, kept in the file.
+    `profile` narrows the packer's choice, for example `Profile.paper()`.
+
+    Raises BitwrightError for a module that the engine cannot run, weights that are not finite, or a profile that asks
+    for the impossible.
+    """
+    from bitwright.packing.container import write_container
+    from bitwright.packing.lower import lower
+
+    graph, tensors = lower(model, example_inputs, preprocess)
+    meta = {} if classes is None else {"classes": [str(name) for name in classes]}
+    return Packed(write_container(graph, tensors, meta, profile))

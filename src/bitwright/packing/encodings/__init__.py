@@ -1,0 +1,167 @@
+"""Exact storage forms of one tensor. One file each; a file put here is found, nothing lists it.
+
+An encoding is an object with
+
+* `name`: what the file calls it;
+* `candidates(weight, profile)`: the ways in which it can hold `weight` exactly, each with about how many bits it takes
+  and a function that makes the bytes of the record. None at all if it can't.
+* `read(cursor, shape, trace)`: a record's content. Refuses anything that FORMAT.md forbids. The number of elements has been
+  checked against `max_bytes` before.
+
+The packer asks all encodings, makes the most promising records, takes the smallest, and verifies it bit for bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from bitwright.errors import BitwrightError, unknown
+from bitwright.packing.bits import Cursor
+from bitwright.packing.profile import Profile
+from bitwright.packing.values import Trace, Values
+
+SHORT_LIST = 4  # candidates that are really encoded; more gained nothing on the LeNets and on ResNet-20
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of a tensor as FORMAT.md 4 sees it: the first dimension, and all others together."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) >= 2 else (1, math.prod(shape))
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor to encode: finite float32 numbers without -0.0, flat in row-major order."""
+
+    name: str
+    shape: tuple[int, ...]
+    numbers: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, array: np.ndarray) -> Weight:
+        """Checks the tensor and turns -0.0 into 0.0."""
+        if array.dtype not in (np.float32, np.float16):
+            raise BitwrightError(
+                f"tensor {name!r} has dtype {array.dtype}, float32 or float16 is needed; convert it first", kind="dtype"
+            )
+        numbers = array.astype(np.float32).reshape(-1) + np.float32(0)  # -0.0 + 0.0 is 0.0
+        if not np.isfinite(numbers).all():
+            at = int(np.flatnonzero(~np.isfinite(numbers))[0])
+            raise BitwrightError(
+                f"tensor {name!r} holds {numbers[at]} at element {at} of {len(numbers)}; "
+                "only finite weights can be packed: find the step that made it",
+                kind="value",
+            )
+        return cls(name, array.shape, numbers)
+
+    @cached_property
+    def values(self) -> Values:
+        """All values."""
+        return Values.of(self.numbers)
+
+    @cached_property
+    def nonzero(self) -> np.ndarray:
+        """Flat positions (int64, ascending) of what is not zero."""
+        return np.flatnonzero(self.numbers)
+
+    @cached_property
+    def nonzero_values(self) -> Values:
+        """The values at `nonzero`."""
+        return Values.of(self.numbers[self.nonzero])
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A tensor as its non-zeros: `positions` (int64, ascending, flat) and either `codes` into `codebook` or `values`.
+
+    `codes` is uint8 where the codebook (float32, ascending, without zero) has at most 256 entries, else uint16.
+    """
+
+    positions: np.ndarray
+    codes: np.ndarray | None
+    codebook: np.ndarray | None
+    values: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a record holds: the numbers flat in row-major order, and the non-zeros if the encoding is a sparse one."""
+
+    numbers: np.ndarray
+    sparse: Sparse | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to store a weight: about `bits` bits, made by `make`."""
+
+    bits: float
+    make: Callable[[], bytes]
+
+
+class Encoding(Protocol):
+    """See the module's docstring."""
+
+    @property
+    def name(self) -> str: ...
+    def candidates(self, weight: Weight, profile: Profile) -> Iterator[Candidate]: ...
+    def read(self, cursor: Cursor, shape: tuple[int, ...], trace: Trace = None) -> Content: ...
+
+
+def _discover() -> dict[str, Encoding]:
+    found: dict[str, Encoding] = {}
+    for module_info in pkgutil.iter_modules(__path__):
+        encoding: Encoding = importlib.import_module(f"{__name__}.{module_info.name}").ENCODING
+        if encoding.name in found:
+            raise BitwrightError(f"two encodings are called {encoding.name!r}; rename one")
+        found[encoding.name] = encoding
+    return dict(sorted(found.items()))
+
+
+def list_encodings() -> dict[str, Encoding]:
+    """All encodings by name."""
+    return dict(_all())
+
+
+_found: dict[str, Encoding] = {}
+
+
+def _all() -> dict[str, Encoding]:
+    if not _found:  # not at import: the encodings import this module
+        _found.update(_discover())
+    return _found
+
+
+def encode(weight: Weight, profile: Profile, name: str | None = None) -> tuple[str, bytes]:
+    """The name and the record of the smallest encoding of `weight`, or of the one called `name`.
+
+    Ties go to the first in alphabetical order, so the same weight always gets the same bytes.
+    """
+    if name is not None and name not in _all():
+        raise unknown("encoding", name, _all())
+    chosen = _all() if name is None else {name: _all()[name]}
+    listed = [(c.bits, e, i, c) for e in chosen for i, c in enumerate(chosen[e].candidates(weight, profile))]
+    if not listed:
+        raise BitwrightError(
+            f"tensor {weight.name!r} {weight.shape}: encoding {name!r} cannot hold it exactly; "
+            "take it out of the profile's encodings or change the values",
+            kind="profile",
+        )
+    records = [(c.make(), e) for _, e, _, c in sorted(listed, key=lambda entry: entry[:3])[:SHORT_LIST]]
+    record, best = min(records, key=lambda pair: (len(pair[0]), pair[1], pair[0]))
+    return best, record
+
+
+def decode(name: str, record: bytes, shape: tuple[int, ...], where: str = "record", trace: Trace = None) -> Content:
+    """The content of a record, all of which must be used."""
+    cursor = Cursor(record, where)
+    content = _all()[name].read(cursor, shape, trace)
+    cursor.end()
+    return content

@@ -54,6 +54,7 @@ def lower(
     weights with NaN or infinity, "inputs" for example inputs that are not as described.
     """
     inputs = _example_inputs(example_inputs, preprocess)
+    _check_types(model)
     exported = _export(model, inputs)
     lowering = Lowering(exported, [tuple(x.shape[1:]) for x in inputs])
     lowering.run(_per_input(preprocess, len(inputs)))
@@ -87,6 +88,16 @@ def _example_inputs(example_inputs: object, preprocess: object) -> list[torch.Te
             )
         inputs.append(torch.cat([x[:1], x[:1]]).float())
     return inputs
+
+
+def _check_types(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise BitwrightError(
+                f"{name} is {tensor.dtype}; the engine computes in float32: call model.float() first (values that fit "
+                "16 bits stay exact and are packed as such)",
+                kind="dtype",
+            )
 
 
 def _per_input(preprocess: Any, count: int) -> tuple[Normalization | None, ...]:
@@ -236,6 +247,8 @@ class Lowering:
         if shape != (math.prod(self._shapes[value]),):
             self.fail(node, f"its input was reshaped from {self._shapes[value]} to {shape}; only flattening is known")
         if value not in self._flattened:
+            while exported_shape(argument.args[0]) == shape:  # back to what flattened it, which names the node
+                argument = argument.args[0]
             self._flattened[value] = self.emit(argument, "flatten", (value,), shape)
         return self._flattened[value]
 
@@ -332,35 +345,30 @@ class Lowering:
         return Constant(node.target(*args, **kwargs), origins[0] if origins else "")
 
     def _outputs(self, node: Any) -> None:
-        kinds = {spec.kind.name for spec in self.program.graph_signature.output_specs}
+        specs = self.program.graph_signature.output_specs
         container = self.program.call_spec.out_spec.type
-        if kinds != {"USER_OUTPUT"}:
+        results = [a for a, spec in zip(node.args[0], specs, strict=True) if spec.kind.name == "USER_OUTPUT"]
+        if any(spec.kind.name == "BUFFER_MUTATION" for spec in specs):
             raise BitwrightError(
-                f"the model changes its own buffers or inputs while it runs ({', '.join(sorted(kinds))}); a packed "
-                "model is a pure function",
+                "the model changes its own buffers while it runs; a packed model is a pure function. Do it in "
+                "training only",
                 kind="unsupported-op",
             )
-        if container not in (None, tuple, list) or not all(isinstance(a, torch.fx.Node) for a in node.args[0]):
+        if container not in (None, tuple, list) or not all(isinstance(a, torch.fx.Node) for a in results):
             raise BitwrightError(
                 f"the model returns a {getattr(container, '__name__', container)} or something that is no tensor; "
                 "expected a tensor or a tuple of tensors",
                 kind="unsupported-op",
             )
-        for argument in node.args[0]:
+        for argument in results:
             if isinstance(self._known.get(argument), Constant):
                 raise BitwrightError("an output of the model does not depend on its input", kind="unsupported-op")
-        self.outputs = [self.value(argument, argument) for argument in node.args[0]]
+        self.outputs = [self.value(argument, argument) for argument in results]
 
     def _store(self, node: Any, constant: Constant, role: str, module: str) -> str:
         """Keep a constant as a named float32 tensor; equal ones under one name."""
         name = constant.origin or f"{module}.{role}".lstrip(".")
-        if constant.tensor.dtype != torch.float32:
-            raise BitwrightError(
-                f"{name} is {constant.tensor.dtype}; the engine computes in float32: call model.float() first (values "
-                "that fit 16 bits stay exact and are packed as such)",
-                kind="dtype",
-            )
-        array = np.array(constant.tensor.numpy(), order="C")  # the model may be trained on after this
+        array = np.array(constant.tensor.float().numpy(), order="C")  # the model may be trained on after this
         if not np.isfinite(array).all():
             raise BitwrightError(f"{name} holds NaN or infinity; it can't be packed. Train again", kind="not-finite")
         if not self._is_original(constant, array):

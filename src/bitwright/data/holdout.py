@@ -25,7 +25,8 @@ def hold_out(name: str, part: Part, amount: int | float, how: Literal["stratifie
 def _count(name: str, total: int, amount: int | float) -> int:
     if isinstance(amount, bool) or not isinstance(amount, (int, float)):
         raise BitwrightError(f"dataset {name!r}: validation is {amount!r}; expected a number or a fraction of images")
-    count = amount if isinstance(amount, int) else int(total * amount + 1e-9)
+    # max(0, NaN) is 0, so a NaN ends in the error below
+    count = amount if isinstance(amount, int) else int(total * min(max(0.0, amount), 1.0) + 1e-9)
     if not 1 <= count < total:
         raise BitwrightError(
             f"dataset {name!r}: validation={amount:g} would hold out {count} of {total} images; expected at least 1 "

@@ -82,9 +82,9 @@ def stack(place: Place, pictures: Sequence[tuple[str, np.ndarray, int]]) -> Part
 
 def complete(place: Place, parts: dict[str, Part | None], classes: Sequence[str]) -> Parts:
     """Parts from what there is of "train", "validation" and "test"; without a test part a stratified sixth is it."""
-    train, test = parts["train"], parts["test"]
+    train, test = parts.get("train"), parts.get("test")
     if train is None:
         raise BitwrightError(f"dataset {place.name!r} has no training images; expected at least one per class")
     if test is None:
         train, test = hold_out(place.name, train, SIXTH, "stratified")
-    return Parts(train, test, classes, parts["validation"])
+    return Parts(train, test, classes, parts.get("validation"))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from bitwright.errors import unknown
+from bitwright.errors import BitwrightError, unknown
 from bitwright.models.initialize import xavier_
 from bitwright.models.options import image_shape, probability, whole
 from bitwright.models.registry import register_model
@@ -82,11 +82,12 @@ def lenet_300_100(
 def _mlp(
     name: str, input_shape: Sequence[int], num_classes: int, hidden: Sequence[int], dropout: float, activation: str
 ) -> MLP:
-    sizes = [hidden] if isinstance(hidden, int) else list(hidden)
+    if not isinstance(hidden, (list, tuple)):
+        raise BitwrightError(f"model {name!r}: hidden is {hidden!r}; expected a list of layer widths, e.g. [300, 100]")
     return MLP(
         image_shape(name, input_shape),
         whole(name, "num_classes", num_classes, 2),
-        [whole(name, "hidden", units) for units in sizes],
+        [whole(name, "hidden", units) for units in hidden],
         probability(name, "dropout", dropout),
         activation,
     )

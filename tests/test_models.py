@@ -1,0 +1,259 @@
+"""Registered models: published sizes, reproducible weights, options, and loading weights from files."""
+
+import os
+import sys
+import types
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from bitwright import BitwrightError, create_model, load_dataset, load_weights
+from bitwright.models import list_models, register_model
+
+real = pytest.mark.skipif("BITWRIGHT_DATA" not in os.environ, reason="BITWRIGHT_DATA is not set")
+
+PARAMETERS = {
+    "mlp": 266_610,
+    "lenet-300-100": 266_610,  # 266,200 weights + 410 biases, METHODS 0
+    "lenet-5": 431_080,  # 430,500 weights + 580 biases, METHODS 0
+    "resnet-20": 269_722,  # the public weight files
+    "resnet-32": 464_154,
+    "resnet-44": 658_586,
+    "resnet-56": 853_018,
+    "resnet-110": 1_727_962,  # 1.7 M in the paper
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_model_has_its_published_size():
+    sizes = {name: sum(p.numel() for p in create_model(name).parameters()) for name in list_models()}
+    assert {name: sizes[name] for name in PARAMETERS} == PARAMETERS
+
+
+@pytest.mark.parametrize("name", sorted(PARAMETERS))
+def test_every_model_maps_its_input_shape_to_classes_and_learns(name):
+    model = create_model(name, num_classes=7, seed=0)
+    assert model.input_shape in ((1, 28, 28), (3, 32, 32))
+    out = model(torch.randn(2, *model.input_shape))
+    assert out.shape == (2, 7)
+    out.square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("mlp", (1, 8, 8)), ("lenet-300-100", (1, 8, 8)), ("lenet-5", (3, 16, 20)), ("resnet-20", (1, 9, 5))],
+)
+def test_other_input_shapes(name, shape):
+    model = create_model(name, input_shape=list(shape))
+    assert model.input_shape == shape
+    assert model(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_lenet_5_is_caffes_net_without_relu_after_convolutions():
+    model = create_model("lenet-5", dropout=0.5).eval()
+    kinds = [type(m).__name__ for m in model]
+    assert kinds == ["Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
+    assert model.dropout1.p == 0.5
+    assert model(torch.zeros(1, 1, 28, 28)).tolist() == [[0.0] * 10]  # biases begin at 0
+
+
+def test_mlp_layers_follow_its_options():
+    model = create_model("mlp", hidden=(30, 20), dropout=0.25, activation="tanh", input_shape=(1, 4, 4))
+    assert [tuple(m.weight.shape) for m in model if isinstance(m, nn.Linear)] == [(30, 16), (20, 30), (10, 20)]
+    assert [m.p for m in model if isinstance(m, nn.Dropout)] == [0.25, 0.25]
+    assert sum(isinstance(m, nn.Tanh) for m in model) == 2
+    assert len(create_model("mlp", hidden=())) == 2
+
+
+def test_resnet_shortcut_takes_every_second_pixel_between_zero_channels():
+    block = create_model("resnet-20").layer2[0]
+    x = torch.randn(2, 16, 6, 6)
+    short = block.shortcut(x)
+    assert short.shape == (2, 32, 3, 3)
+    assert torch.equal(short[:, 8:24], x[:, :, ::2, ::2])
+    assert short[:, :8].abs().max() == short[:, 24:].abs().max() == 0
+
+
+def test_first_weights_have_the_variance_that_their_source_says():
+    he = create_model("resnet-20", seed=0).layer3[1].conv1.weight  # 36,864 values
+    assert he.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    xavier = create_model("lenet-5", seed=0).fc1.weight  # 400,000 values
+    assert xavier.std().item() == pytest.approx((1 / 800) ** 0.5, rel=0.01)
+    assert xavier.abs().max().item() <= (3 / 800) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["lenet-300-100", "resnet-20"])
+def test_a_seed_fixes_the_weights_and_leaves_the_global_state(name):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    a, b, c = (create_model(name, seed=s).state_dict() for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    first = next(k for k in a if k.endswith("1.weight"))
+    assert not torch.equal(a[first], c[first])
+
+
+def refused(message, name, **options):
+    with pytest.raises(BitwrightError, match=message):
+        create_model(name, **options)
+
+
+def test_wrong_names_and_options_are_refused():
+    refused(r"unknown model 'lenet5'; did you mean 'lenet-5'\? Known: lenet-300-100, lenet-5, mlp", "lenet5")
+    refused("unknown option of model 'lenet-5' 'classes'; did you mean 'num_classes'", "lenet-5", classes=10)
+    refused("'resnet-20': num_classes is 1; expected a whole number >= 2", "resnet-20", num_classes=1)
+    refused("'mlp': hidden is 2.5; expected a whole number >= 1", "mlp", hidden=[2.5])
+    refused("'mlp': hidden is 'wide'; expected a list", "mlp", hidden="wide")
+    refused(r"dropout is 1.0; expected a number in \[0, 1\)", "lenet-300-100", dropout=1.0)
+    refused("unknown activation 'rleu'; did you mean 'relu'", "mlp", activation="rleu")
+    refused(r"input_shape is \(28, 28\); expected \(channels, height, width\)", "lenet-5", input_shape=(28, 28))
+    refused(r"input_shape is 28; expected \(channels, height, width\)", "lenet-5", input_shape=28)
+    refused(r"\(1, 8, 8\) is too small; the smallest that works is \(1, 16, 16\)", "lenet-5", input_shape=(1, 8, 8))
+    refused("seed is 'x'; expected a whole number", "mlp", seed="x")
+
+
+def test_a_duplicate_name_is_refused():
+    list_models()
+
+    def lenet_5():
+        return nn.Identity()
+
+    with pytest.raises(BitwrightError, match="two models are called 'lenet-5'"):
+        register_model(lenet_5)
+
+
+@pytest.fixture
+def zoo(monkeypatch):
+    module = types.ModuleType("own_zoo")
+    module.net = lambda width=3: nn.Linear(width, 2)
+    module.number = lambda: 7
+    module.hungry = lambda food: nn.Identity()
+    module.anything = lambda **options: nn.Linear(**options)
+    monkeypatch.setitem(sys.modules, "own_zoo", module)
+
+
+def test_factories_of_others_by_import_path(zoo):
+    assert create_model("own_zoo:net", width=5, seed=0).weight.shape == (2, 5)
+    assert create_model("own_zoo:anything", in_features=4, out_features=1).weight.shape == (1, 4)
+    assert isinstance(create_model("torch.nn:Identity"), nn.Identity)
+
+
+def test_import_paths_that_lead_nowhere(zoo):
+    refused(r"can't import module 'no_such_zoo' \(No module named 'no_such_zoo'\).*PYTHONPATH", "no_such_zoo:net")
+    refused(r"can't import module ''", ":net")
+    refused("unknown factory in 'own_zoo' 'nett'; did you mean 'net'", "own_zoo:nett")
+    refused("'own_zoo:number' gave a int; expected a torch.nn.Module", "own_zoo:number")
+    refused("unknown option of model 'own_zoo:net' 'wide'", "own_zoo:net", wide=3)
+    refused("missing a required argument: 'food'", "own_zoo:hungry")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".th", ".pt"])
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
+def test_weights_from_every_kind_of_file(tmp_path, suffix, wrapper):
+    source = create_model("resnet-20", seed=1)
+    state = {f"module.{k}": v for k, v in source.state_dict().items() if not k.endswith("num_batches_tracked")}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"best_prec1": 91.7, wrapper: state} if wrapper else state, path)
+    model = create_model("resnet-20", seed=2)
+    assert load_weights(model, path) is model
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in source.state_dict().items())
+
+
+@real
+def test_pretrained_files_load_by_name_and_reach_their_accuracy():
+    data = load_dataset("cifar-10", preprocess={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]})
+    model = create_model("resnet-20", weights="resnet20-12fca82f").eval()
+    images, labels = data.test.images[:2000], torch.from_numpy(data.test.labels[:2000])
+    with torch.no_grad():
+        right = model(data.preprocess.torch(torch.from_numpy(images))).argmax(1) == labels
+    assert int(right.sum()) == 1833  # and 9,173 of all 10,000, the published 8.27 % error
+    model = create_model("resnet-56", weights="resnet56-4bfd9763")
+    assert torch.isfinite(model.linear.weight).all()
+    with pytest.raises(BitwrightError, match="does not fit ResNet"):
+        create_model("resnet-56", weights="resnet20-12fca82f")
+
+
+def test_every_mismatch_is_listed_and_the_model_stays(tmp_path):
+    model = create_model("lenet-300-100", seed=0)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    state = {k: v + 1 for k, v in before.items()}
+    del state["fc1.bias"]
+    state["fc3.weight"] = torch.zeros(11, 100)
+    state["extra"] = torch.zeros(2)
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BitwrightError) as caught:
+        load_weights(model, tmp_path / "w.safetensors")
+    message = str(caught.value)
+    assert "does not fit MLP with 6 tensors; 3 differ" in message
+    assert "fc1.bias: model (300,), file has none" in message
+    assert "fc3.weight: model (10, 100), file (11, 100)" in message
+    assert "extra: model has none, file (2,)" in message
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    model = create_model("lenet-300-100", seed=0)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    state["fc2.weight"][3, 4] = value
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BitwrightError, match=r"'fc2\.weight' has 1 values that are NaN or infinite of 30000") as caught:
+        load_weights(model, tmp_path / "w.safetensors")
+    assert caught.value.kind == "not-finite"
+    assert torch.isfinite(model.fc2.weight).all()
+
+
+class Trap:
+    """Something that only pickle could bring back."""
+
+
+def test_pickle_is_never_loaded(tmp_path):
+    torch.save({"state_dict": Trap()}, tmp_path / "w.pth")
+    with pytest.raises(BitwrightError, match=r"holds more than tensors.*save model\.state_dict"):
+        load_weights(nn.Linear(2, 2), tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+@pytest.mark.parametrize("cut", [0, 7, 100, -10])
+def test_damaged_weight_files_are_refused(tmp_path, name, cut):
+    whole = tmp_path / f"whole-{name}"
+    state = nn.Linear(20, 20).state_dict()
+    save_file(state, whole) if name.endswith("safetensors") else torch.save(state, whole)
+    (tmp_path / name).write_bytes(whole.read_bytes()[:cut])
+    with pytest.raises(BitwrightError, match=f"{name} (is damaged or no weights file|holds more than tensors)"):
+        load_weights(nn.Linear(20, 20), tmp_path / name)
+
+
+def test_other_content_and_missing_files(tmp_path, monkeypatch):
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(BitwrightError, match="holds list; expected tensors by name"):
+        load_weights(nn.Linear(2, 2), tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    with pytest.raises(BitwrightError, match=r"holds \['epoch'\]; expected tensors by name"):
+        load_weights(nn.Linear(2, 2), tmp_path / "epoch.pth")
+    monkeypatch.setenv("BITWRIGHT_DATA", str(tmp_path))
+    with pytest.raises(BitwrightError, match=rf"no weights 'net'; looked for net, .*{tmp_path}/pretrained/net\.th"):
+        load_weights(nn.Linear(2, 2), "net")
+    monkeypatch.delenv("BITWRIGHT_DATA")
+    with pytest.raises(BitwrightError, match="BITWRIGHT_DATA is not set"):
+        load_weights(nn.Linear(2, 2), "net")
+
+
+def test_a_known_pretrained_file_that_was_changed_is_refused(tmp_path):
+    path = tmp_path / "resnet20-12fca82f.th"
+    torch.save(create_model("resnet-20").state_dict(), path)
+    with pytest.raises(BitwrightError, match=r"has SHA-256 [0-9a-f]{64}, expected 12fca82f"):
+        create_model("resnet-20", weights=path)

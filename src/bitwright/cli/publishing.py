@@ -1,0 +1,33 @@
+"""`bitwright results`: from finished runs to results/, and from results/ to the tables in the documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bitwright.cli import app
+from bitwright.errors import BitwrightError
+
+
+@app.command()
+def results(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Finished runs, one per seed.")] = None,
+    publish: Annotated[
+        bool, typer.Option("--publish", help="Copy the figures and files of RUN... to results/.")
+    ] = False,
+    project: Annotated[Path, typer.Option(help="The project's folder, with results/, docs/ and README.md.")] = Path(),
+) -> None:
+    """Publish runs, then write docs/results.md and the README's table from everything in results/."""
+    from bitwright.results import publish_runs, write_documents
+
+    console = Console()
+    if publish != bool(runs):
+        raise BitwrightError("--publish and the folders of runs belong together: bitwright results --publish RUN...")
+    if runs:
+        for path in publish_runs(runs, project / "results"):
+            console.print(f"published  {path}", highlight=False, soft_wrap=True)
+    for path in write_documents(project):
+        console.print(f"written    {path}", highlight=False, soft_wrap=True)

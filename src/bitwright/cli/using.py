@@ -1,0 +1,100 @@
+"""Commands that use a packed file: inspect, predict, bench. None of them needs torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from bitwright.cli import app
+from bitwright.cli.images import read_images
+from bitwright.errors import BitwrightError
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="A packed model.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.command()
+def inspect(file: File, as_json: AsJson = False) -> None:
+    """What a packed file holds: encoding, density, bits and bytes of every tensor."""
+    from bitwright.packing.inspect import inspect_file
+    from bitwright.report.layers import cell, layer_table
+
+    report = inspect_file(file)
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=1))
+        return
+    facts = layer_table(report)
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in facts["columns"]:
+        table.add_column(column["title"], justify="left" if column["left"] else "right", overflow="fold")
+    for row in facts["rows"]:
+        table.add_row(*(escape(cell(row[column["key"]])) for column in facts["columns"]))
+    console = Console()
+    console.print(table)
+    for note in facts["notes"]:
+        console.print(note, style="dim", highlight=False)
+
+
+@app.command()
+def predict(
+    file: File,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Pictures or .npy arrays.")],
+    top: Annotated[int, typer.Option(help="How many classes to print for each image.", min=1)] = 3,
+    resize: Annotated[bool, typer.Option("--resize", help="Scale pictures to the size that the model takes.")] = False,
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine.", min=1)] = None,
+) -> None:
+    """Print the most likely classes of images."""
+    from bitwright.runtime import load
+
+    model = load(file, threads=threads)
+    if len(model.input_shapes) != 1:
+        raise BitwrightError(f"{file} takes {len(model.input_shapes)} inputs; predict knows what to do with one")
+    console = Console()
+    for path in images:
+        for place, image in read_images(path, model.input_shapes[0], takes_pixels(model.graph), resize):
+            console.print(f"{place}  {_best(model(image), model.classes, top)}", highlight=False, soft_wrap=True)
+
+
+def takes_pixels(graph: Any) -> bool:
+    """Whether the input's normalisation is in the graph, so that raw pixels go in."""
+    return any(node.op == "normalize" and 0 in node.inputs for node in graph.nodes)
+
+
+def _best(logits: np.ndarray, classes: Any, top: int) -> str:
+    """ "7 99.8 %, 9 0.1 %": the softmax of one row, largest first."""
+    row = np.asarray(logits[0], np.float64)
+    share = np.exp(row - row.max())
+    share /= share.sum()
+    names = classes or [str(i) for i in range(len(row))]
+    order = np.argsort(-share, kind="stable")[:top]
+    return ", ".join(f"{names[i]} {100 * share[i]:.1f} %" for i in order)
+
+
+@app.command()
+def bench(
+    file: File,
+    threads: Annotated[int, typer.Option(help="Threads of every contestant.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Milliseconds of a packed file, median and spread, beside onnxruntime float32 where that is installed."""
+    from bitwright.measure.latency import measure_file
+
+    rows = measure_file(file, threads=threads, batch=batch)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    table = Table(box=None, padding=(0, 3, 0, 0))
+    for column in ("", "ms, median", "spread", "images/s"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows["contestants"]:
+        per_second = 1000 * batch / row["median"]
+        table.add_row(row["name"], f"{row['median']:.4f}", f"{row['spread']:.4f}", f"{per_second:,.0f}")
+    Console().print(table)

@@ -1,0 +1,132 @@
+"""The charts of a report as plain plotly figures: {"id", "data", "layout"}.
+
+Colours are names ("line", "c1" .. "c6", "muted"), which the page replaces by those of the light or dark theme.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+Chart = dict[str, Any]
+COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6")
+
+
+def all_charts(facts: dict[str, Any]) -> list[Chart]:
+    """Every chart of the page, in no particular order; the template places them by id."""
+    charts = [curves(i, step) for i, step in enumerate(facts["steps"]) if step["curves"]]
+    charts += [sensitivity(i, scan) for i, (_, scan) in enumerate(facts["sensitivity"])]
+    charts += [
+        weights(i, j, picture) for i, layer in enumerate(facts["pictures"]) for j, picture in enumerate(layer["steps"])
+    ]
+    return [*charts, layer_bytes(facts["layers"]["rows"])]
+
+
+def _line(x: list[Any], y: list[Any], name: str, colour: str, **more: Any) -> dict[str, Any]:
+    line = {"color": colour, "width": 2, **more.pop("line", {})}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": line, **more}
+
+
+def curves(number: int, step: dict[str, Any]) -> Chart:
+    """Training and validation error over all epochs of a step; its trainings one after the other."""
+    train: list[Any] = []
+    validation: list[Any] = []
+    borders = []
+    for training in step["curves"]:
+        if train:
+            borders.append(len(train) + 0.5)
+        train += [row["train_error"] for row in training["rows"]]
+        validation += [row["validation_error"] for row in training["rows"]]
+    epochs = list(range(1, len(train) + 1))
+    mode = "lines" if len(train) > 1 else "markers"
+    return {
+        "id": f"curves-{number}",
+        "data": [
+            _line(epochs, train, "training", "muted", mode=mode),
+            _line(epochs, validation, "validation", "c1", mode=mode),
+        ],
+        "layout": {
+            "height": 260,
+            "xaxis": {"title": {"text": "epoch"}},
+            "yaxis": {"title": {"text": "error, %"}, "rangemode": "tozero"},
+            "shapes": [_border(x) for x in borders],
+        },
+    }
+
+
+def _border(x: float) -> dict[str, Any]:
+    return {
+        "type": "line",
+        "x0": x,
+        "x1": x,
+        "y0": 0,
+        "y1": 1,
+        "yref": "paper",
+        "line": {"color": "grid", "width": 1, "dash": "dot"},
+    }
+
+
+def sensitivity(number: int, scan: dict[str, Any]) -> Chart:
+    """Error after pruning one layer alone, without retraining, against what is cut of it (Han et al. 2015)."""
+    data = []
+    for i, (layer, points) in enumerate(scan["layers"].items()):
+        x, y = [100 * p["sparsity"] for p in points], [p["error"] for p in points]
+        colour = COLOURS[i % len(COLOURS)]
+        data.append(_line([0, *x], [scan["baseline"], *y], layer, colour, mode="lines+markers", marker={"size": 5}))
+    return {
+        "id": f"sensitivity-{number}",
+        "data": data,
+        "layout": {
+            "height": 300,
+            "xaxis": {"title": {"text": "weights of this layer that are cut, %"}},
+            "yaxis": {"title": {"text": "validation error, %"}, "rangemode": "tozero"},
+        },
+    }
+
+
+def weights(layer: int, step: int, picture: dict[str, Any]) -> Chart:
+    """The values of one layer after one step: a histogram, or one stem per value where few are left."""
+    bars: dict[str, Any] = {"type": "bar", "x": picture["x"], "y": picture["y"], "marker": {"color": "c1"}}
+    bars["hovertemplate"] = "%{x:.4g}: %{y}<extra></extra>"
+    if picture["exact"] and len(picture["x"]) > 1:
+        reach = max(picture["x"]) - min(picture["x"])
+        bars["width"] = reach / 160
+    return {
+        "id": f"weights-{layer}-{step}",
+        "data": [bars],
+        "layout": {
+            "height": 150,
+            "bargap": 0,
+            "showlegend": False,
+            "margin": {"l": 44, "r": 8, "t": 6, "b": 26},
+            "xaxis": {"nticks": 5, "zeroline": False},
+            "yaxis": {"nticks": 4},
+        },
+    }
+
+
+def layer_bytes(rows: list[dict[str, Any]]) -> Chart:
+    """Bytes of each stored tensor, the largest on top; the small ones are summed."""
+    ordered = sorted(rows[:-1], key=lambda r: -r["bytes"])  # without the total
+    shown, rest = ordered[:12], ordered[12:]
+    names = [r["name"] for r in shown] + ([f"{len(rest)} smaller"] if rest else [])
+    sizes = [r["bytes"] for r in shown] + ([sum(r["bytes"] for r in rest)] if rest else [])
+    return {
+        "id": "layer-bytes",
+        "data": [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "x": sizes[::-1],
+                "y": names[::-1],
+                "marker": {"color": "c1"},
+                "hovertemplate": "%{y}: %{x:,} bytes<extra></extra>",
+            }
+        ],
+        "layout": {
+            "height": 60 + 24 * len(names),
+            "showlegend": False,
+            "bargap": 0.35,
+            "margin": {"l": 110, "r": 16, "t": 6, "b": 40},
+            "xaxis": {"title": {"text": "bytes"}},
+        },
+    }

@@ -1,0 +1,118 @@
+"""Everything a report shows, read from a run's folder into plain values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bitwright.report.layers import layer_table
+from bitwright.report.histograms import weight_pictures
+
+DRAWN = ("activity", "sensitivity")
+"""Records of steps that have a chart or table of their own."""
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """The facts of a finished run, by the names that the page's template uses."""
+    from bitwright.final import require_finished
+    from bitwright.run import stored_recipe
+
+    require_finished(folder)
+    recipe = stored_recipe(folder)
+    result = _json(folder / "result.json")
+    measurements = _json(folder / "measurements.json") or {}
+    steps = [_step(folder / label, label) for label in recipe.labels]
+    labels = [result["dense"]["step"], *recipe.labels]
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "seed": recipe.seed,
+        "summary": before_after(result, measurements, recipe.published),
+        "published": recipe.published,
+        "result": result,
+        "steps": steps,
+        "layers": _layers(folder / "packed.safetensors"),
+        "activity": _activity(steps),
+        "sensitivity": [(s["label"], s["records"]["sensitivity"]) for s in steps if "sensitivity" in s["records"]],
+        "pictures": weight_pictures(folder, list(dict.fromkeys(labels))),
+        "recipe_text": recipe.to_yaml(),
+        "measurements": measurements,
+    }
+
+
+def before_after(
+    result: dict[str, Any], measurements: dict[str, Any], published: dict[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """The table of a run: one row per quantity, with columns "dense", "packed" and, where given, "published"."""
+    dense, packed = result["dense"], result["packed"]
+    paper = published or {}
+    times = measurements.get("milliseconds", {})
+    ratio = dense["bytes"] / packed["bytes"]
+    rows = [
+        ("test error", f"{dense['error']:.2f} %", f"{packed['error']:.2f} %", _paper(paper.get("error"), "{:.2f} %")),
+        ("test accuracy", f"{dense['accuracy']:.2f} %", f"{packed['accuracy']:.2f} %", ""),
+        ("bytes on disk", f"{dense['bytes']:,}", f"{packed['bytes']:,}", _paper(paper.get("bytes"), "{:,}")),
+        ("times smaller", "1.0", f"{ratio:.1f}", _paper(paper.get("ratio"), "{:.1f}")),
+        ("ms for one image", _ms(times.get("dense")), _ms(times.get("packed")), ""),
+    ]
+    return [dict(zip(("quantity", "dense", "packed", "published"), row, strict=True)) for row in rows]
+
+
+def _paper(value: Any, form: str) -> str:
+    return form.format(value) if isinstance(value, int | float) else ""
+
+
+def _ms(time: dict[str, float] | None) -> str:
+    return f"{time['median']:.3f} ± {time['spread']:.3f}" if time else ""
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def _step(place: Path, label: str) -> dict[str, Any]:
+    facts = _json(place / "step.json")
+    seconds = _json(place / "seconds.json") or {}
+    return {
+        "label": label,
+        "name": facts["step"],
+        "validation": facts["validation"],
+        "records": facts["records"],
+        "seconds": seconds.get("seconds"),
+        "curves": _curves(place),
+        "other_records": _as_text({k: v for k, v in facts["records"].items() if k not in DRAWN}),
+    }
+
+
+def _curves(place: Path) -> list[dict[str, Any]]:
+    """The epochs of every training inside a step, from their metrics.jsonl, in order."""
+    found = []
+    for path in sorted(place.rglob("metrics.jsonl"), key=lambda p: _numbers(p.parent.name)):
+        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        if rows:
+            found.append({"name": path.parent.name, "rows": rows})
+    return found
+
+
+def _numbers(name: str) -> tuple[int, str]:
+    digits = "".join(c for c in name if c.isdigit())
+    return int(digits or 0), name
+
+
+def _layers(packed: Path) -> dict[str, Any]:
+    """The rows and totals of `bitwright inspect`."""
+    from bitwright.packing.inspect import inspect_file
+
+    return layer_table(inspect_file(packed))
+
+
+def _activity(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Han's table of the last step that recorded one."""
+    tables = [s["records"]["activity"] for s in steps if "activity" in s["records"]]
+    return tables[-1] if tables else []
+
+
+def _as_text(records: dict[str, Any]) -> str:
+    """Records as readable text, without the weights' positions and other long lists."""
+    return json.dumps(records, indent=1) if records else ""

@@ -1,0 +1,361 @@
+"""Running a recipe: one folder, every write atomic, resumed by itself after a kill, the same bytes at the end.
+
+    runs/NAME[-seedN]/
+      recipe.yaml             every value resolved; a folder belongs to one recipe
+      1-train/, 2-prune/, ..  one per step: model.safetensors, then step.json, which says that the step is finished,
+                              and what its context keeps to resume it (checkpoints, curves, records)
+      packed.safetensors      the file to ship
+      result.json             what must be equal when the run is repeated: errors, bytes, digests
+      measurements.json       what need not be: seconds, milliseconds, machine, versions, command
+      report.html             the page made of all this
+
+A step always starts from the checkpoint of the step before it, in a newly built model, also when nothing was
+interrupted. So an undisturbed run and a resumed one do the same arithmetic. During the steps only the validation part
+is looked at; `bitwright.final` reads the test part once, after the last step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitwright.errors import BitwrightError
+from bitwright.files import write_atomic
+from bitwright.recipe import Recipe, difference, load_recipe, parse, read_yaml
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitwright.data import Dataset
+    from bitwright.steps import Step
+
+MADE_BY_RUNS = ("recipe.yaml", "packed.safetensors", "result.json", "measurements.json", "report.html")
+"""The files of a run folder; with the step folders, all that `restart` removes."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its folder, the reproducible figures (`result`) and those of this machine (`measurements`)."""
+
+    folder: Path
+    result: dict[str, Any]
+    measurements: dict[str, Any]
+
+    @property
+    def packed(self) -> Path:
+        """The packed model."""
+        return self.folder / "packed.safetensors"
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.folder / "report.html"
+
+
+def run_recipe(
+    recipe: str | Path | Recipe | Mapping[str, Any],
+    folder: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    root: str | Path | None = None,
+    restart: bool = False,
+    progress: Any = None,
+    command: str = "",
+    announce: Callable[[str], None] | None = None,
+) -> RunResult:
+    """Run a recipe, or finish a run that was interrupted, and return its figures.
+
+    `folder` defaults to runs/NAME, with -seedN for seeds other than 0. `root` is where the data is (default: the
+    variable BITWRIGHT_DATA). A folder that holds a run of another recipe, or other files, is refused; `restart` clears
+    a run and begins again. `progress` is handed to every step's `Context`, `announce` is told in words what
+    begins; `command` goes into the report.
+    """
+    checked = load_recipe(recipe, overrides)
+    place = Path(folder) if folder is not None else default_folder(checked)
+    with locked(place):
+        _claim(place, checked, restart)
+        with _threads(checked.threads):
+            return Run(checked, place, root=root, progress=progress, announce=announce).finish(command)
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """runs/NAME or runs/NAME-seedN."""
+    return Path("runs") / (recipe.name + (f"-seed{recipe.seed}" if recipe.seed else ""))
+
+
+def stored_recipe(folder: str | Path) -> Recipe:
+    """The recipe of a run folder."""
+    path = Path(folder) / "recipe.yaml"
+    if not path.is_file():
+        raise BitwrightError(f"{folder} is no run: it has no recipe.yaml; `bitwright run` makes one", kind="no-run")
+    return parse(read_yaml(path.read_text("utf-8"), str(path)), str(path))
+
+
+def extend_run(folder: str | Path, step: Step) -> Recipe:
+    """Append `step` to the recipe of a run, so that running it again continues from its last checkpoint."""
+    stored_recipe(folder)  # refuses before anything is created
+    with locked(Path(folder)):
+        old = stored_recipe(folder)
+        new = Recipe(**{**vars(old), "steps": (*old.steps, step)})
+        write_atomic(Path(folder) / "recipe.yaml", new.to_yaml())
+    return new
+
+
+# -- the folder --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BitwrightError(
+                f"another process is running in {folder}; wait for it, or choose another folder with --out",
+                kind="locked",
+            ) from None
+        yield
+
+
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """The part of a resolved recipe that decides the result: all but description and published figures."""
+    return {k: v for k, v in recipe.to_dict().items() if k not in ("description", "published")}
+
+
+def _claim(folder: Path, recipe: Recipe, restart: bool) -> None:
+    """Make `folder` this recipe's, or refuse."""
+    written = folder / "recipe.yaml"
+    if not written.is_file():
+        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+        if others:
+            raise BitwrightError(
+                f"{folder} holds {', '.join(others[:3])} but no run; choose an empty folder with --out",
+                kind="not-empty",
+            )
+    elif restart:
+        _clear(folder)
+    else:
+        _refuse_another(folder, recipe)
+    write_atomic(written, recipe.to_yaml())
+
+
+def _refuse_another(folder: Path, recipe: Recipe) -> None:
+    raw = read_yaml((folder / "recipe.yaml").read_text("utf-8"), str(folder / "recipe.yaml"))
+    with contextlib.suppress(BitwrightError):  # fields that got a default since are filled in
+        raw = parse(raw).to_dict()
+    changes = difference({k: v for k, v in raw.items() if k not in ("description", "published")}, identity(recipe))
+    if changes:
+        shown = "\n  ".join(changes[:8] + ([f"and {len(changes) - 8} more"] if len(changes) > 8 else []))
+        raise BitwrightError(
+            f"{folder} holds a run of another recipe:\n  {shown}\nchoose another folder with --out, or begin again "
+            "with --restart",
+            kind="another-recipe",
+        )
+
+
+def _clear(folder: Path) -> None:
+    for name in MADE_BY_RUNS:
+        (folder / name).unlink(missing_ok=True)
+    for child in folder.iterdir():
+        if child.is_dir() and re.fullmatch(r"\d+-[a-z0-9-]+", child.name):
+            shutil.rmtree(child)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+# -- the steps ---------------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """One recipe in one folder. Everything it knows is in the folder: a new object goes on where the last one ended."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        *,
+        root: str | Path | None = None,
+        progress: Any = None,
+        announce: Callable[[str], None] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.root = root
+        self.progress = progress
+        self.announce = announce or (lambda line: None)
+
+    @cached_property
+    def data(self) -> Dataset:
+        """The recipe's data set, read when first needed."""
+        from bitwright.data import load_dataset
+
+        options = {k: v for k, v in self.recipe.data.items() if k != "name"}
+        return load_dataset(self.recipe.data["name"], self.root, **options)
+
+    def model(self, label: str | None) -> nn.Module:
+        """A newly built model with the weights that the step `label` left, or its initial ones for None."""
+        model = build_model(self.recipe, self.data)
+        if label is not None:
+            load_checkpoint(model, self.folder / label / "model.safetensors")
+        return model
+
+    def finish(self, command: str = "") -> RunResult:
+        """Do what is not done yet, and return the figures."""
+        from bitwright.final import conclude
+
+        previous: str | None = None
+        for label, step in zip(self.recipe.labels, self.recipe.steps, strict=True):
+            if not (self.folder / label / "step.json").is_file():
+                self.announce(f"{label} {'goes on' if (self.folder / label).exists() else ''}".rstrip())
+                self._apply(label, step, previous)
+            previous = label
+        result, measurements = conclude(self, command)
+        return RunResult(self.folder, result, measurements)
+
+    def _apply(self, label: str, step: Step, previous: str | None) -> None:
+        from bitwright.context import Context
+
+        place = self.folder / label
+        resumed = place.exists()
+        context = Context(
+            self.data,
+            seed=self.recipe.seed,
+            folder=place,
+            label=label,
+            progress=self.progress,
+            find_teacher=self.teacher,
+        )
+        begun = time.perf_counter()
+        model = self.model(previous)
+        context.begin(model)
+        model = step.apply(model, context)
+        save_checkpoint(model, place / "model.safetensors", label)
+        seconds = time.perf_counter() - begun
+        validation = context.evaluate(self.model(label))
+        facts = {
+            "step": step.name,
+            "validation": {"accuracy": validation.accuracy, "error": validation.error, "loss": validation.loss},
+            "records": context.records,
+        }
+        write_atomic(place / "seconds.json", json.dumps({"seconds": round(seconds, 3), "resumed": resumed}))
+        write_atomic(place / "step.json", json.dumps(facts, indent=1))
+
+    def teacher(self, name: str) -> nn.Module:
+        """The model that a finished step of this run left, or the last one of another run's folder."""
+        if name in self.recipe.labels:
+            if not (self.folder / name / "step.json").is_file():
+                raise BitwrightError(f"teacher {name!r} is a step that has not run yet; name an earlier one")
+            return self.model(name)
+        if not (Path(name) / "recipe.yaml").is_file():
+            known = ", ".join(["start", *self.recipe.labels])
+            raise BitwrightError(
+                f"teacher {name!r} is neither a step ({known}) nor the folder of a run", kind="no-teacher"
+            )
+        other = Run(stored_recipe(name), Path(name), root=self.root)
+        if not (other.folder / other.recipe.labels[-1] / "step.json").is_file():
+            raise BitwrightError(f"teacher {name!r} is a run that is not finished; finish it first", kind="no-teacher")
+        return other.model(other.recipe.labels[-1])
+
+
+# -- models and checkpoints --------------------------------------------------------------------------------------------
+
+
+def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
+    """The recipe's model with its initial weights, sized for the images and classes of `data` where it can be."""
+    from bitwright.models import create_model
+
+    options = {k: v for k, v in recipe.model.items() if k != "name"}
+    fitting = {"num_classes": len(data.classes), "in_channels": data.shape[0], "input_shape": data.shape}
+    accepted = _parameters(recipe.model["name"])
+    sizes: dict[str, Any] = {k: v for k, v in fitting.items() if k in accepted and k not in options}
+    model = create_model(recipe.model["name"], seed=recipe.seed, **sizes, **options)
+    if len(data.classes) != (outputs := _outputs(model, data)):
+        raise BitwrightError(
+            f"model {recipe.model['name']} gives {outputs} outputs, but {data.name} has {len(data.classes)} classes; "
+            f"set model.num_classes={len(data.classes)}",
+            kind="outputs",
+        )
+    return model
+
+
+def _parameters(name: str) -> set[str]:
+    """The names of the options that the model factory `name` takes; empty where it can't be found or asked."""
+    import importlib
+    import inspect
+
+    from bitwright.models import list_models
+
+    factory: Any = list_models().get(name)
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        with contextlib.suppress(ImportError, ValueError):  # create_model explains them
+            factory = getattr(importlib.import_module(module), attribute, None)
+    try:
+        return set(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
+def _outputs(model: nn.Module, data: Dataset) -> int:
+    """How many logits the model gives for one image of `data`; images that don't fit are an error."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            return int(model.eval()(torch.zeros(1, *data.shape)).shape[-1])
+    except RuntimeError as error:
+        raise BitwrightError(
+            f"{type(model).__name__} cannot take the {'x'.join(map(str, data.shape))} images of {data.name}: {error}",
+            kind="input-shape",
+        ) from None
+
+
+def save_checkpoint(model: nn.Module, path: Path, label: str) -> None:
+    """Write the weights of a plain model; parametrizations and values that are not finite are refused."""
+    import torch
+    from safetensors.torch import save
+    from torch.nn.utils import parametrize
+
+    wrapped = [n for n, m in model.named_modules() if parametrize.is_parametrized(m)]
+    if wrapped:
+        raise BitwrightError(
+            f"step {label} left parametrizations on {', '.join(wrapped)}; a step must give a plain model"
+        )
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise BitwrightError(f"step {label} left NaN or infinite values in {', '.join(bad)}", kind="not-finite")
+    write_atomic(path, save(state))
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Load what `save_checkpoint` wrote into a model of the same shape."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        model.load_state_dict(load(path.read_bytes()))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise BitwrightError(f"cannot load the checkpoint {path}: {error}", kind="checkpoint") from None

@@ -2,11 +2,109 @@
 
 import numpy as np
 
-# --- coders (native/bind_coders.cc): symbols, lengths, frequencies are contiguous one-dimensional arrays of uint16, uint8,
-# uint16.
+# --- coders (native/bind_coders.cc): contiguous arrays of one dimension; symbols, frequencies uint16, lengths uint8.
 # Decoders raise ValueError on bytes that break FORMAT.md section 5.
 
 def huffman_encode(symbols: np.ndarray, lengths: np.ndarray) -> bytes: ...
 def huffman_decode(data: bytes, lengths: np.ndarray, count: int) -> np.ndarray: ...
 def rans_encode(symbols: np.ndarray, frequencies: np.ndarray, precision: int, lanes: int) -> bytes: ...
 def rans_decode(data: bytes, frequencies: np.ndarray, precision: int, lanes: int, count: int) -> np.ndarray: ...
+
+# --- kernels (native/bind_kernels.cc): arrays are contiguous float32, images NHWC; results are new arrays. ValueError says what
+# was found and what was expected. Every call computes (sum + bias) * scale + shift + residual, then relu, of the parts given;
+# the bits are those of the separate calls, and the same for any number of threads.
+# BITWRIGHT_CPU = ref | avx2 | avx512 narrows the instruction set, set_isa(name) does so in a test, set_isa(None) undoes it.
+
+def cpu_features() -> dict[str, bool]: ...
+def isa() -> str: ...
+def set_isa(name: str | None) -> None: ...
+
+class Conv2dWeights:
+    @property
+    def nbytes(self) -> int: ...
+
+class LinearWeights:
+    @property
+    def nbytes(self) -> int: ...
+
+class SparseLinearWeights:
+    @property
+    def nbytes(self) -> int: ...
+
+# weight [O, C / groups, kernel_h, kernel_w]
+def conv2d_pack(weight: np.ndarray, groups: int = 1) -> Conv2dWeights: ...
+
+# x [N, H, W, C] -> [N, H', W', O]; residual has the shape of the result
+def conv2d(
+    x: np.ndarray,
+    weights: Conv2dWeights,
+    bias: np.ndarray | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    threads: int = 1,
+    *,
+    scale: np.ndarray | None = None,
+    shift: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
+    relu: bool = False,
+) -> np.ndarray: ...
+
+# weight [O, C]
+def linear_pack(weight: np.ndarray) -> LinearWeights: ...
+
+# x [N, C] -> [N, O]
+def linear(
+    x: np.ndarray,
+    weights: LinearWeights,
+    bias: np.ndarray | None = None,
+    threads: int = 1,
+    *,
+    scale: np.ndarray | None = None,
+    shift: np.ndarray | None = None,
+    relu: bool = False,
+) -> np.ndarray: ...
+
+# positions: ascending int64, row * cols + column. With codes (uint8 or uint16) values is the codebook, without them it has one
+# value per position.
+def sparse_linear_pack(
+    rows: int, cols: int, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray
+) -> SparseLinearWeights: ...
+
+# x [N, cols] -> [N, rows]
+def sparse_linear(
+    x: np.ndarray,
+    weights: SparseLinearWeights,
+    bias: np.ndarray | None = None,
+    threads: int = 1,
+    *,
+    scale: np.ndarray | None = None,
+    shift: np.ndarray | None = None,
+    relu: bool = False,
+) -> np.ndarray: ...
+
+# Output sizes as PyTorch's, ceil mode included. The padding of max_pool2d is -inf.
+def max_pool2d(
+    x: np.ndarray,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    ceil: bool = False,
+    threads: int = 1,
+) -> np.ndarray: ...
+def avg_pool2d(
+    x: np.ndarray,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int] = (0, 0),
+    ceil: bool = False,
+    count_include_pad: bool = True,
+    threads: int = 1,
+) -> np.ndarray: ...
+def adaptive_avg_pool2d(x: np.ndarray, size: tuple[int, int], threads: int = 1) -> np.ndarray: ...
+
+# Any shape; affine: x * scale + shift along the last axis.
+def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, threads: int = 1) -> np.ndarray: ...
+def relu(x: np.ndarray, threads: int = 1) -> np.ndarray: ...
+def add(a: np.ndarray, b: np.ndarray, threads: int = 1) -> np.ndarray: ...

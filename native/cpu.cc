@@ -1,0 +1,122 @@
+// CPU detection. The only file that asks the processor.
+#include "cpu.h"
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <stdexcept>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace {
+
+struct Features {
+  bool avx2 = false, fma = false, f16c = false, popcnt = false;
+  bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false;
+  bool avx512vnni = false, avx512vpopcntdq = false;
+};
+
+#if defined(__x86_64__)
+// The register sets that the operating system saves on a context switch; without this, AVX code would corrupt data.
+uint64_t saved_registers() {
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (static_cast<uint64_t>(high) << 32) | low;
+}
+
+Features detect() {
+  constexpr uint64_t kYmm = 0x06;  // xmm, ymm
+  constexpr uint64_t kZmm = 0xe6;  // xmm, ymm, mask registers, zmm 0-15 upper halves, zmm 16-31
+  Features f;
+  uint32_t a, b, c, d;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
+  f.popcnt = c & bit_POPCNT;
+  const bool osxsave = c & bit_OSXSAVE;
+  const uint64_t saved = osxsave ? saved_registers() : 0;
+  const bool ymm = (saved & kYmm) == kYmm && (c & bit_AVX);
+  f.fma = ymm && (c & bit_FMA);
+  f.f16c = ymm && (c & bit_F16C);
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return f;
+  f.avx2 = ymm && (b & bit_AVX2);
+  const bool zmm = ymm && (saved & kZmm) == kZmm;
+  f.avx512f = zmm && (b & bit_AVX512F);
+  f.avx512bw = zmm && (b & bit_AVX512BW);
+  f.avx512vl = zmm && (b & bit_AVX512VL);
+  f.avx512dq = zmm && (b & bit_AVX512DQ);
+  f.avx512vnni = zmm && (c & bit_AVX512VNNI);
+  f.avx512vpopcntdq = zmm && (c & bit_AVX512VPOPCNTDQ);
+  return f;
+}
+#else
+Features detect() { return {}; }
+#endif
+
+const Features& features() {
+  static const Features found = detect();
+  return found;
+}
+
+Isa best_isa() {
+  const Features& f = features();
+  if (!f.avx2 || !f.fma) return Isa::ref;
+  if (!f.avx512f || !f.avx512bw || !f.avx512vl || !f.avx512dq) return Isa::avx2;
+  return Isa::avx512;
+}
+
+Isa parse(const std::string& name, const std::string& where) {
+  for (Isa isa : {Isa::ref, Isa::avx2, Isa::avx512})
+    if (name == isa_name(isa)) return isa;
+  throw std::invalid_argument(where + " is '" + name + "', expected 'ref', 'avx2' or 'avx512'");
+}
+
+Isa default_isa() {
+  const Isa best = best_isa();
+  const char* wish = std::getenv("BITWRIGHT_CPU");
+  if (!wish || !*wish) return best;
+  const Isa named = parse(wish, "environment variable BITWRIGHT_CPU");
+  return named < best ? named : best;
+}
+
+constexpr int kUndecided = -1;
+std::atomic<int> chosen{kUndecided};
+
+}  // namespace
+
+std::vector<std::pair<std::string, bool>> cpu_features() {
+  const Features& f = features();
+  return {{"popcnt", f.popcnt},         {"avx2", f.avx2},
+          {"fma", f.fma},               {"f16c", f.f16c},
+          {"avx512f", f.avx512f},       {"avx512bw", f.avx512bw},
+          {"avx512vl", f.avx512vl},     {"avx512dq", f.avx512dq},
+          {"avx512vnni", f.avx512vnni}, {"avx512vpopcntdq", f.avx512vpopcntdq}};
+}
+
+Isa current_isa() {
+  int isa = chosen.load(std::memory_order_relaxed);
+  if (isa == kUndecided) {
+    isa = static_cast<int>(default_isa());
+    chosen.store(isa, std::memory_order_relaxed);
+  }
+  return static_cast<Isa>(isa);
+}
+
+void set_isa(const std::string& name) {
+  if (name.empty()) {
+    chosen.store(kUndecided, std::memory_order_relaxed);
+    return;
+  }
+  const Isa isa = parse(name, "set_isa: name");
+  if (isa > best_isa())
+    throw std::invalid_argument("set_isa: this machine has no " + name + ", the most it runs is " + isa_name(best_isa()));
+  chosen.store(static_cast<int>(isa), std::memory_order_relaxed);
+}
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::avx512: return "avx512";
+    case Isa::avx2: return "avx2";
+    default: return "ref";
+  }
+}

@@ -1,0 +1,142 @@
+// Which variant runs, and how a call is cut into tasks. The only file that chooses by CPU.
+//
+// Cutting never changes a result: each output is computed by one task, with additions in an order that does not depend
+// on the others.
+#include "dispatch.h"
+
+#include <algorithm>
+
+#include "cpu.h"
+#include "parallel.h"
+
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Below this many multiplications a call takes less time than waking a thread.
+constexpr int64_t kWorthThread = 200'000;
+constexpr int64_t kElementsPerTask = 1 << 15;
+
+int useful_threads(int threads, int64_t multiplications) {
+  return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
+}
+
+auto conv2d_variant(bool depthwise) {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa == Isa::avx512) return depthwise ? depthwise_avx512 : conv2d_avx512;
+  if (isa == Isa::avx2) return depthwise ? depthwise_avx2 : conv2d_avx2;
+#endif
+  return depthwise ? depthwise_ref : conv2d_ref;
+}
+
+auto linear_variant() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa == Isa::avx512) return linear_avx512;
+  if (isa == Isa::avx2) return linear_avx2;
+#endif
+  return linear_ref;
+}
+
+auto sparse_linear_variant() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa == Isa::avx512) return sparse_linear_avx512;
+  if (isa == Isa::avx2) return sparse_linear_avx2;
+#endif
+  return sparse_linear_ref;
+}
+
+// Output rows per task: the input rows they need stay in the first-level cache while all output channels pass over them.
+int64_t conv_rows(const Conv2dShape& s, int threads) {
+  constexpr int64_t kRowBytes = 32 * 1024;
+  const int64_t row = std::max<int64_t>(conv2d_padded_row(&s) * static_cast<int64_t>(sizeof(float)), 1);
+  const int64_t halo = (s.kernel_h - 1) * s.dilation_h + 1;
+  int64_t rows = std::max<int64_t>((kRowBytes / row - halo) / s.stride_h + 1, 2);
+  if (threads > 1) rows = std::min(rows, std::max<int64_t>(s.out_h * s.batch / threads, 2));
+  rows = std::min(rows, s.out_h);
+  return ceil_div(s.out_h, ceil_div(s.out_h, rows));  // tasks of about one size
+}
+
+}  // namespace
+
+void run_conv2d(const Conv2dShape& s, const Conv2dWeights& weights, const Epilogue& epilogue, const float* x, float* out,
+                int threads) {
+  if (s.batch == 0) return;
+  const auto kernel = conv2d_variant(weights.depthwise);
+  const int64_t taps = s.kernel_h * s.kernel_w * weights.group_c;
+  threads = useful_threads(threads, s.batch * s.out_h * s.out_w * s.out_c * taps);
+  const int64_t blocks = weights.depthwise ? block_count(s.out_c) : s.groups * block_count(s.out_c / s.groups);
+  const int64_t rows = conv_rows(s, threads), row_tasks = ceil_div(s.out_h, rows);
+  // Few rows: the channels are divided too.
+  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, s.batch * row_tasks), 1, blocks);
+  const size_t scratch = conv2d_scratch(&s, rows);
+  parallel_for(s.batch * row_tasks * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, chunk = index / parts % row_tasks, image = index / parts / row_tasks;
+    const Conv2dTask task = {image, chunk * rows, std::min((chunk + 1) * rows, s.out_h), blocks * part / parts,
+                             blocks * (part + 1) / parts};
+    kernel(&s, weights.packed.data(), &epilogue, x, out, &task, thread_scratch(scratch));
+  });
+}
+
+void run_linear(int64_t batch, const LinearWeights& w, const Epilogue& epilogue, const float* x, float* out, int threads) {
+  // Samples per task: their inputs stay in the second-level cache while all weights pass over them.
+  constexpr int64_t kSamples = 56;
+  if (batch == 0 || w.out_c == 0) return;
+  const auto kernel = linear_variant();
+  threads = useful_threads(threads, batch * w.in_c * w.out_c);
+  const int64_t blocks = block_count(w.out_c), chunks = ceil_div(batch, kSamples);
+  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, blocks);
+  parallel_for(chunks * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, chunk = index / parts;
+    const LinearTask task = {batch * chunk / chunks, batch * (chunk + 1) / chunks, blocks * part / parts,
+                             blocks * (part + 1) / parts};
+    kernel(w.in_c, w.out_c, w.packed.data(), &epilogue, x, out, &task);
+  });
+}
+
+void run_sparse_linear(int64_t batch, const SparseLinearWeights& w, const Epilogue& epilogue, const float* x, float* out,
+                       int threads) {
+  if (batch == 0 || w.rows == 0) return;
+  const auto kernel = sparse_linear_variant();
+  threads = useful_threads(threads, batch * w.entries);
+  const int64_t chunks = ceil_div(batch, SPARSE_LANES);
+  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, ceil_div(w.rows, SPARSE_OUT_ROWS));
+  const size_t scratch = sparse_linear_scratch(w.cols);
+  parallel_for(chunks * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, chunk = index / parts;
+    const SparseTask task = {chunk * SPARSE_LANES, std::min<int64_t>((chunk + 1) * SPARSE_LANES, batch),
+                             w.rows * part / parts, w.rows * (part + 1) / parts};
+    kernel(&w.matrix, &epilogue, x, out, batch, &task, thread_scratch(scratch));
+  });
+}
+
+void run_pool(PoolKernel kernel, int64_t batch, const PoolShape& s, const float* x, float* out, int threads) {
+  const int64_t in = s.in_h * s.in_w * s.channels, size = s.out_h * s.out_w * s.channels;
+  parallel_for(batch, useful_threads(threads, batch * size * s.kernel_h * s.kernel_w),
+               [&](int64_t image) { kernel(&s, x + image * in, out + image * size); });
+}
+
+void run_affine(int64_t rows, int64_t channels, const float* x, const float* scale, const float* shift, float* out,
+                int threads) {
+  const int64_t step = std::max<int64_t>(kElementsPerTask / std::max<int64_t>(channels, 1), 1);
+  parallel_for(ceil_div(rows, step), useful_threads(threads, rows * channels), [&](int64_t task) {
+    const int64_t begin = task * step, count = std::min(step, rows - begin);
+    affine_portable(count, channels, x + begin * channels, scale, shift, out + begin * channels);
+  });
+}
+
+void run_relu(int64_t count, const float* x, float* out, int threads) {
+  parallel_for(ceil_div(count, kElementsPerTask), useful_threads(threads, count), [&](int64_t task) {
+    const int64_t begin = task * kElementsPerTask;
+    relu_portable(std::min(kElementsPerTask, count - begin), x + begin, out + begin);
+  });
+}
+
+void run_add(int64_t count, const float* a, const float* b, float* out, int threads) {
+  parallel_for(ceil_div(count, kElementsPerTask), useful_threads(threads, count), [&](int64_t task) {
+    const int64_t begin = task * kElementsPerTask;
+    add_portable(std::min(kElementsPerTask, count - begin), a + begin, b + begin, out + begin);
+  });
+}

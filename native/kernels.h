@@ -1,0 +1,130 @@
+// What the compute kernels share: problem descriptions and the declaration of every variant.
+// C headers only, because files of one instruction set include this: an inline function of the C++ library
+// compiled there could be picked by the linker for code that runs on every CPU.
+//
+// Letters: N batch, H W image, C input channels, O output channels, K = kernel_h * kernel_w * C per output.
+// Images are NHWC, vectors [N][C], everything float32 and contiguous. Kernels trust their arguments; the bindings check.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+// Output channels per block of packed weights: two AVX-512 or four AVX2 registers.
+enum { BLOCK = 32, HALF_BLOCK = 16 };
+
+// What happens to a sum before it is stored: y = (sum + bias) * scale + shift + residual, then relu.
+// A null pointer leaves its part out. Multiplication and addition round separately, so that a fused call and separate
+// calls give the same bits.
+typedef struct {
+  const float* bias;      // [O]
+  const float* scale;     // [O]
+  const float* shift;     // [O], set exactly when scale is
+  const float* residual;  // shape of the output
+  int relu;
+} Epilogue;
+
+typedef struct {
+  int64_t batch, in_h, in_w, in_c;
+  int64_t out_h, out_w, out_c;
+  int64_t kernel_h, kernel_w;
+  int64_t stride_h, stride_w;
+  int64_t pad_h, pad_w;
+  int64_t dilation_h, dilation_w;
+  int64_t groups;
+} Conv2dShape;
+
+// A part of a convolution: output rows [row0, row1) of one image, weight blocks [block0, block1).
+typedef struct {
+  int64_t image, row0, row1, block0, block1;
+} Conv2dTask;
+
+// Packed weights of conv2d, per group: blocks of 32 output channels, the last one 16 wide if at most 16 are left, lanes
+// without a channel zero; within a block [kernel_h][kernel_w][C / groups][width].
+static inline int64_t padded_channels(int64_t channels) { return (channels + HALF_BLOCK - 1) / HALF_BLOCK * HALF_BLOCK; }
+static inline int64_t block_count(int64_t channels) { return (channels + BLOCK - 1) / BLOCK; }
+static inline int64_t block_width(int64_t channels, int64_t block) {
+  const int64_t left = padded_channels(channels) - block * BLOCK;
+  return left < BLOCK ? left : BLOCK;
+}
+
+// scratch: conv2d_scratch(shape, rows) bytes, 64-byte aligned.
+#define CONV2D_ARGUMENTS                                                                                            \
+  const Conv2dShape *shape, const float *weights, const Epilogue *epilogue, const float *x, float *out,             \
+      const Conv2dTask *task, void *scratch
+void conv2d_ref(CONV2D_ARGUMENTS);
+void conv2d_avx2(CONV2D_ARGUMENTS);
+void conv2d_avx512(CONV2D_ARGUMENTS);
+
+// groups == C == O. Weights [kernel_h][kernel_w][padded C]; a weight block is 32 channels.
+void depthwise_ref(CONV2D_ARGUMENTS);
+void depthwise_avx2(CONV2D_ARGUMENTS);
+void depthwise_avx512(CONV2D_ARGUMENTS);
+
+static inline int64_t conv2d_input_rows(const Conv2dShape* s, int64_t rows) {
+  return (rows - 1) * s->stride_h + (s->kernel_h - 1) * s->dilation_h + 1;
+}
+// One pointer per input row, one row of zeros and, where the image is padded sideways, a padded copy of each row.
+static inline int64_t conv2d_padded_row(const Conv2dShape* s) { return (s->in_w + 2 * s->pad_w) * s->in_c; }
+static inline int64_t conv2d_scratch(const Conv2dShape* s, int64_t rows) {
+  const int64_t inputs = conv2d_input_rows(s, rows);
+  const int64_t copies = 1 + (s->pad_w ? inputs : 0);
+  const int64_t pointers = (inputs * (int64_t)sizeof(float*) + 63) / 64 * 64;
+  return pointers + copies * conv2d_padded_row(s) * (int64_t)sizeof(float);
+}
+
+// out[n][o] for n in [n0, n1) and the channels of weight blocks [block0, block1); packed like a 1x1 convolution.
+typedef struct {
+  int64_t n0, n1, block0, block1;
+} LinearTask;
+#define LINEAR_ARGUMENTS                                                                                            \
+  int64_t in_c, int64_t out_c, const float *weights, const Epilogue *epilogue, const float *x, float *out,          \
+      const LinearTask *task
+void linear_ref(LINEAR_ARGUMENTS);
+void linear_avx2(LINEAR_ARGUMENTS);
+void linear_avx512(LINEAR_ARGUMENTS);
+
+// Row o holds entries [row_start[o], row_start[o + 1]); entry e is at column columns[e] and has the value
+// table[codes[e]], or table[e] where there are no codes. One of each pair of pointers is null (codes: perhaps both).
+// The arrays may be read up to SPARSE_SLACK entries past their end.
+enum { SPARSE_SLACK = 16 };
+typedef struct {
+  int64_t rows, cols;
+  const int64_t* row_start;
+  const uint16_t* columns16;
+  const uint32_t* columns32;
+  const uint8_t* codes8;
+  const uint16_t* codes16;
+  const float* table;
+  int64_t table_size;
+} SparseMatrix;
+
+// out[n][o] for n in [n0, n1), o in [row0, row1); n1 - n0 <= SPARSE_LANES. batch is that of the whole call: it alone decides
+// the order of the additions, so that the result does not depend on how the work was divided.
+typedef struct {
+  int64_t n0, n1, row0, row1;
+} SparseTask;
+enum { SPARSE_LANES = 64, SPARSE_OUT_ROWS = 16 };
+// scratch: the inputs transposed, and the outputs of a few rows before they are transposed back.
+static inline int64_t sparse_linear_scratch(int64_t cols) {
+  return (cols + SPARSE_OUT_ROWS) * SPARSE_LANES * (int64_t)sizeof(float);
+}
+#define SPARSE_LINEAR_ARGUMENTS                                                                                     \
+  const SparseMatrix *matrix, const Epilogue *epilogue, const float *x, float *out, int64_t batch,                  \
+      const SparseTask *task, void *scratch
+void sparse_linear_ref(SPARSE_LINEAR_ARGUMENTS);
+void sparse_linear_avx2(SPARSE_LINEAR_ARGUMENTS);
+void sparse_linear_avx512(SPARSE_LINEAR_ARGUMENTS);
+
+// Memory-bound operations have one portable variant each.
+typedef struct {
+  int64_t in_h, in_w, channels, out_h, out_w;
+  int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int count_include_pad;
+} PoolShape;
+// x, out: one image.
+void max_pool2d_portable(const PoolShape* shape, const float* x, float* out);
+void avg_pool2d_portable(const PoolShape* shape, const float* x, float* out);
+void adaptive_avg_pool2d_portable(const PoolShape* shape, const float* x, float* out);
+// x, out: [rows][channels]
+void affine_portable(int64_t rows, int64_t channels, const float* x, const float* scale, const float* shift, float* out);
+void relu_portable(int64_t count, const float* x, float* out);
+void add_portable(int64_t count, const float* a, const float* b, float* out);

@@ -1,0 +1,118 @@
+// The inner loop of conv2d and linear: a tile of RY x RX output pixels and NV registers of output channels is kept in
+// registers while the products of all taps are added. Include vec_<isa>.h first.
+//
+// Every sum is one chain of fused multiply-adds in the order ky, kx, c, whatever the tile: how work is divided into tiles
+// and threads never changes a bit.
+#pragma once
+
+typedef struct {
+  // Input. rows[ry * row_stride + ky * row_dilation] is the padded input row that row ry of the tile needs for ky.
+  // Of it, segment g of output pixel p takes the floats from offset + p * pixel_step + g * segment_step.
+  const float* const* rows;
+  int64_t row_stride, row_dilation, kernel_h;
+  int64_t offset, pixel_step;
+  int64_t segments, segment_step, run;
+  // Weights of these channels: [kernel_h][segments][run] groups of NV registers, `width` floats apart.
+  const float* weights;
+  int64_t width;
+  // Output of the tile's first pixel and channel. `lanes` channels are valid.
+  float* out;
+  int64_t out_row_step, out_pixel_step, lanes;
+  // As in Epilogue, advanced to this channel and, the residual, to this output.
+  Epilogue epilogue;
+} Tile;
+
+static inline const float* advance(const float* p, int64_t n) { return p ? p + n : p; }
+
+template <int NV>
+static inline void finish_pixel(const Tile* t, vec* sums, int64_t position) {
+  const Epilogue* e = &t->epilogue;
+#pragma GCC unroll 2
+  for (int v = 0; v < NV; ++v) {
+    const int64_t lanes = t->lanes - v * LANES;
+    if (lanes <= 0) return;
+    vec y = sums[v];
+    if (e->bias) y = add(y, load_first(e->bias + v * LANES, lanes));
+    if (e->scale) {
+      y = mul(y, load_first(e->scale + v * LANES, lanes));
+      y = add(y, load_first(e->shift + v * LANES, lanes));
+    }
+    if (e->residual) y = add(y, load_first(e->residual + position + v * LANES, lanes));
+    if (e->relu) y = maximum(zero(), y);
+    store_first(t->out + position + v * LANES, y, lanes);
+  }
+}
+
+template <int NV, int RY, int RX>
+static void tile(const Tile* t) {
+  vec sums[RY * RX][NV];
+#pragma GCC unroll 64
+  for (int m = 0; m < RY * RX; ++m)
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) sums[m][v] = zero();
+
+  const float* w = t->weights;
+  const int64_t step = t->pixel_step;
+  for (int64_t ky = 0; ky < t->kernel_h; ++ky) {
+    for (int64_t g = 0; g < t->segments; ++g) {
+      const float* x[RY];
+#pragma GCC unroll 2
+      for (int ry = 0; ry < RY; ++ry)
+        x[ry] = t->rows[ry * t->row_stride + ky * t->row_dilation] + t->offset + g * t->segment_step;
+      for (int64_t c = 0; c < t->run; ++c) {
+        vec weight[NV];
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) weight[v] = load(w + v * LANES);
+        w += t->width;
+#pragma GCC unroll 64
+        for (int m = 0; m < RY * RX; ++m) {
+          const vec value = broadcast(x[m / RX][(m % RX) * step]);
+#pragma GCC unroll 2
+          for (int v = 0; v < NV; ++v) sums[m][v] = fma(value, weight[v], sums[m][v]);
+        }
+#pragma GCC unroll 2
+        for (int ry = 0; ry < RY; ++ry) ++x[ry];
+      }
+    }
+  }
+#pragma GCC unroll 64
+  for (int m = 0; m < RY * RX; ++m)
+    finish_pixel<NV>(t, sums[m], (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step);
+}
+
+// The widest tile: half the sums in each of two rows, or all of them in one, but never more than 14 pixels.
+enum { MAX_RX_ONE = TILE_SUMS / 2 };
+
+template <int NV, int RY, int RX>
+static void tile_if(const Tile* t) {
+  if constexpr (NV * RY * RX <= TILE_SUMS) tile<NV, RY, RX>(t);
+}
+
+template <int NV, int RY>
+static void tile_of_width(int64_t rx, const Tile* t) {
+  switch (rx) {
+    case 1: return tile_if<NV, RY, 1>(t);
+    case 2: return tile_if<NV, RY, 2>(t);
+    case 3: return tile_if<NV, RY, 3>(t);
+    case 4: return tile_if<NV, RY, 4>(t);
+    case 5: return tile_if<NV, RY, 5>(t);
+    case 6: return tile_if<NV, RY, 6>(t);
+    case 7: return tile_if<NV, RY, 7>(t);
+    case 8: return tile_if<NV, RY, 8>(t);
+    case 9: return tile_if<NV, RY, 9>(t);
+    case 10: return tile_if<NV, RY, 10>(t);
+    case 11: return tile_if<NV, RY, 11>(t);
+    case 12: return tile_if<NV, RY, 12>(t);
+    case 13: return tile_if<NV, RY, 13>(t);
+    case 14: return tile_if<NV, RY, 14>(t);
+  }
+}
+
+// Registers of channels per pass over a block of this width: AVX2 passes twice over a block of 32.
+static inline int64_t pass_registers(int64_t width) { return width >= 2 * LANES ? 2 : 1; }
+
+// One tile of ry (1 or 2) rows and rx <= MAX_RX_ONE pixels.
+static inline void run_tile(int64_t registers, int64_t ry, int64_t rx, const Tile* t) {
+  if (registers == 2) return ry == 2 ? tile_of_width<2, 2>(rx, t) : tile_of_width<2, 1>(rx, t);
+  if constexpr (LANES == HALF_BLOCK) return ry == 2 ? tile_of_width<1, 2>(rx, t) : tile_of_width<1, 1>(rx, t);
+}

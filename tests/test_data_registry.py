@@ -42,6 +42,8 @@ def test_unknown_names_and_options_list_the_known():
         load_dataset("cifar-100", label="coarse")
     with pytest.raises(BitwrightError, match="unknown dataset 'mnist:x'"):
         load_dataset("mnist:x")
+    with pytest.raises(BitwrightError, match="dataset name is a int; expected text"):
+        load_dataset(7)
 
 
 def test_a_duplicate_name_is_refused():

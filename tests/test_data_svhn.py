@@ -1,5 +1,7 @@
 """SVHN's MATLAB files, on small generated ones of the same form."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.io import savemat
@@ -50,6 +52,13 @@ def test_damaged_files_are_refused(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(BitwrightError, match=r"train_32x32\.mat is damaged"):
         load_dataset("svhn", tmp_path, verify=False)
+
+
+def test_without_scipy(tmp_path, monkeypatch):
+    write(tmp_path, "train")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(BitwrightError, match=r"needs scipy to read \.mat files; pip install scipy"):
+        load_dataset("svhn", tmp_path)
 
 
 def test_known_checksum_and_missing_file(tmp_path):

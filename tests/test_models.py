@@ -119,6 +119,7 @@ def test_wrong_names_and_options_are_refused():
     refused(r"input_shape is \(28, 28\); expected \(channels, height, width\)", "lenet-5", input_shape=(28, 28))
     refused(r"input_shape is 28; expected \(channels, height, width\)", "lenet-5", input_shape=28)
     refused(r"\(1, 8, 8\) is too small; the smallest that works is \(1, 16, 16\)", "lenet-5", input_shape=(1, 8, 8))
+    refused("model name is a Identity; expected text", nn.Identity())
     refused("seed is 'x'; expected a whole number", "mlp", seed="x")
 
 

@@ -59,6 +59,8 @@ def sources() -> dict[str, str]:
 def reader_of(name: str, options: dict[str, Any]) -> Callable[..., Parts]:
     """The reader of dataset `name` with its options bound; an unknown name or option lists the known ones."""
     _discover()
+    if not isinstance(name, str):
+        raise BitwrightError(f"dataset name is a {type(name).__name__}; expected text, e.g. 'mnist'")
     family, colon, rest = name.partition(":")
     key = family + colon
     if key not in _sources:

@@ -41,6 +41,10 @@ def _discover() -> None:
 
 def build(name: str, options: dict[str, Any]) -> nn.Module:
     """The model called `name`, or made by "package.module:factory"."""
+    if not isinstance(name, str):
+        raise BitwrightError(
+            f"model name is a {type(name).__name__}; expected text, e.g. 'lenet-5' or 'package.module:factory'"
+        )
     factory = _imported(name) if ":" in name else models().get(name)
     if factory is None:
         raise unknown("model", name, _models)

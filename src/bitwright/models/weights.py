@@ -72,16 +72,13 @@ def _find(file: str | os.PathLike[str]) -> Path:
 def _read(path: Path) -> Any:
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise BitwrightError(f"can't read weights {path}: {error}") from None
-    expected = _SHA256.get(path.name)
-    if expected and hashlib.sha256(data).hexdigest() != expected:
-        raise BitwrightError(
-            f"{path} has SHA-256 {hashlib.sha256(data).hexdigest()}, expected {expected}; get the file again, or "
-            f"rename it if you changed it yourself",
-            kind="damaged-data",
-        )
-    try:
+        expected = _SHA256.get(path.name)
+        if expected and hashlib.sha256(data).hexdigest() != expected:
+            raise BitwrightError(
+                f"{path} has SHA-256 {hashlib.sha256(data).hexdigest()}, expected {expected}; get the file again, or "
+                f"rename it if you changed it yourself",
+                kind="damaged-data",
+            )
         if path.suffix == ".safetensors":
             return load_safetensors(data)
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

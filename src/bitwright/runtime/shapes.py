@@ -194,12 +194,10 @@ def window_count(size: int, kernel: int, stride: int, before: int, dilation: int
 
         floor((size + 2 before - dilation (kernel - 1) - 1) / stride) + 1
 
-    With `ceil` the division rounds up, but a last window that would start in the padding behind the input is dropped,
-    as PyTorch does.
+    With `ceil` the division rounds up, so the last window may stick out (or be larger than the input), but one that
+    would start in the padding behind the input is dropped, as PyTorch does.
     """
     span = size + 2 * before - dilation * (kernel - 1) - 1
-    if span < 0:
-        return 0
     count = (-(-span // stride) if ceil else span // stride) + 1
     if ceil and (count - 1) * stride >= size + before:
         count -= 1

@@ -1,0 +1,210 @@
+"""Running packed models: `load` a file, call the `Model`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bitwright.errors import BitwrightError
+from bitwright.runtime.graph import Graph, validate
+from bitwright.runtime.native import Tensor, bind, channels_first, channels_last
+from bitwright.runtime.reference import run_reference
+
+if TYPE_CHECKING:
+    from bitwright.packing.encodings import Sparse
+
+Array = np.ndarray
+ENGINES = ("native", "reference")
+CHUNK_BYTES = 8 << 20
+"""A batch is worked through in chunks whose live activations take about this much memory."""
+
+
+def load(
+    path: str | os.PathLike[str], threads: int | None = None, max_bytes: int | None = None, engine: str = "native"
+) -> Model:
+    """The model in a packed file, ready to be called on NumPy arrays. Needs no torch.
+
+    `threads` per call: default all the CPUs that this process may use. `max_bytes` caps the file, what it decodes to,
+    and the activations of one image; default 4 GiB. `engine`: "native", or "reference" (plain NumPy, slow, needs no
+    native extension). Raises `BitwrightError` for a file that is missing, damaged or too large.
+    """
+    from bitwright.packing.container import MAX_BYTES, read_container
+
+    limit = MAX_BYTES if max_bytes is None else max_bytes
+    try:
+        size = os.path.getsize(path)
+        if size > limit:
+            raise BitwrightError(
+                f"{path} has {size:,} bytes; max_bytes is {limit:,}. Raise max_bytes if you trust the file",
+                kind="too-large",
+            )
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BitwrightError(f"can't read the packed file {path}: {error.strerror or error}", kind="file") from error
+    container = read_container(data, limit)
+    return Model(container.graph, container.stored, meta=container.meta, threads=threads, engine=engine)
+
+
+@dataclass(frozen=True)
+class Loose:
+    """An array in the place of a stored tensor."""
+
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def dense(self) -> Array:
+        return self.array
+
+    def sparse(self) -> Sparse | None:
+        return None
+
+
+class Model:
+    """A graph with its weights, callable.
+
+    `model(x)` takes one array per graph input, (N, *input_shape) float32, any N, and returns one array per output: the
+    array itself if there is one, else a tuple. An input that the graph normalizes first also takes uint8 pixels, and
+    its float32 pixels are meant to be in 0..1. Other types are refused, float64 too: nothing is rounded in silence.
+    NaN in, NaN out. Large batches are worked through in chunks, so memory stays bounded. Calls from several threads
+    are safe.
+
+    Attributes: `graph`; `stored`, the tensors by name as they lie in the file; `classes`, names of the outputs or None;
+    `input_shapes`, `output_shapes` without the batch axis; `engine`, "native" or "reference"; `threads`.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        tensors: Mapping[str, Tensor] | Mapping[str, Array],
+        *,
+        meta: Mapping[str, Any] | None = None,
+        threads: int | None = None,
+        engine: str = "native",
+    ) -> None:
+        stored = {n: Loose(np.asarray(t, np.float32)) if isinstance(t, Array) else t for n, t in tensors.items()}
+        shapes = validate(graph, {name: tuple(tensor.shape) for name, tensor in stored.items()})
+        self.graph, self.stored, self.engine = graph, stored, _engine_name(engine)
+        self.threads = _thread_count(threads)
+        self.classes = _class_names((meta or {}).get("classes"))
+        self.input_shapes = graph.inputs
+        self.output_shapes = tuple(shapes[i] for i in graph.outputs)
+        self._pixels = graph.pixel_inputs()
+        if engine == "native":
+            self._steps = bind(graph, shapes, stored, self.threads)
+            plan = [(step.result, step.frees) for step in self._steps]
+        else:
+            self._weights = {name: tensor.dense() for name, tensor in stored.items()}
+            plan = [(i, ()) for i in range(len(graph.inputs), len(shapes))]
+        self._chunk = max(
+            1, CHUNK_BYTES // (4 * _peak([math.prod(shape) for shape in shapes], len(graph.inputs), plan))
+        )
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(map(str, self.input_shapes))
+        return f"Model({shapes} -> {', '.join(map(str, self.output_shapes))}, engine={self.engine!r})"
+
+    def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
+        """The outputs for a batch; see the class."""
+        arrays = self._check(inputs)
+        count = len(arrays[0])
+        outputs = tuple(np.empty((count, *shape), np.float32) for shape in self.output_shapes)
+        run = self._run_native if self.engine == "native" else self._run_reference
+        for start in range(0, count, self._chunk):
+            part = slice(start, start + self._chunk)
+            for output, value in zip(outputs, run([x[part] for x in arrays]), strict=True):
+                output[part] = value
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def _run_native(self, inputs: list[Array]) -> list[Array]:
+        values: list[Any] = [channels_last(x) for x in inputs]
+        values.extend([None] * len(self.graph.nodes))
+        for step in self._steps:
+            values[step.result] = step.run(*[values[i] for i in step.inputs])
+            for i in step.frees:
+                values[i] = None
+        return [channels_first(values[i]) for i in self.graph.outputs]
+
+    def _run_reference(self, inputs: list[Array]) -> list[Array]:
+        return list(run_reference(self.graph, self._weights, tuple(inputs)))
+
+    def _check(self, inputs: tuple[Any, ...]) -> list[Array]:
+        if len(inputs) != len(self.input_shapes):
+            _refuse(f"the model got {len(inputs)} inputs; expected {len(self.input_shapes)}")
+        arrays = [self._check_input(i, np.asarray(x)) for i, x in enumerate(inputs)]
+        if len({len(x) for x in arrays}) > 1:
+            _refuse(f"the inputs have batches of {', '.join(str(len(x)) for x in arrays)}; expected equal ones")
+        return arrays
+
+    def _check_input(self, index: int, x: Array) -> Array:
+        shape = self.input_shapes[index]
+        if x.shape[1:] != shape or x.ndim == 0:
+            wanted = ", ".join(map(str, shape))
+            hint = ": add the batch axis, x[None]" if x.shape == shape else ""
+            _refuse(f"input {index} has shape {x.shape}; expected (N, {wanted}){hint}")
+        if x.dtype == np.uint8 and index not in self._pixels:
+            _refuse(
+                f"input {index} is uint8, but this model has no preprocessing in it: prepare the pixels as in training "
+                "and pass float32, or pack the model with preprocess="
+            )
+        if x.dtype not in (np.uint8, np.float32):
+            pixels = " or uint8 pixels" if index in self._pixels else ""
+            _refuse(f"input {index} is {x.dtype}; expected float32{pixels}: convert it with x.astype(numpy.float32)")
+        return x
+
+
+def _refuse(message: str) -> None:
+    raise BitwrightError(message, kind="input")
+
+
+def _peak(sizes: list[int], inputs: int, plan: list[tuple[int, tuple[int, ...]]]) -> int:
+    """The most elements per image that are alive at once when values are made and freed as planned."""
+    alive = peak = sum(sizes[:inputs])
+    for result, frees in plan:
+        alive += sizes[result]
+        peak = max(peak, alive)
+        alive -= sum(sizes[i] for i in frees)
+    return peak
+
+
+def _engine_name(engine: str) -> str:
+    if engine not in ENGINES:
+        raise BitwrightError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}", kind="unknown-name")
+    if engine == "native":
+        try:
+            from bitwright import _native
+
+            _native.isa()
+        except (ImportError, AttributeError) as error:
+            raise BitwrightError(
+                f"the native engine is not available ({error}); build it by installing bitwright for this Python, or "
+                'load the model with engine="reference" (slow)',
+                kind="engine",
+            ) from error
+        except ValueError as error:
+            raise BitwrightError(str(error), kind="engine") from error
+    return engine
+
+
+def _thread_count(threads: int | None) -> int:
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if type(threads) is not int or not 1 <= threads <= 1024:
+        raise BitwrightError(f"threads is {threads!r}; expected an integer from 1 to 1024, or None", kind="value")
+    return threads
+
+
+def _class_names(classes: object) -> tuple[str, ...] | None:
+    if classes is None:
+        return None
+    if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        raise BitwrightError(f"the file's classes are {classes!r}; expected a list of names", kind="json")
+    return tuple(classes)

@@ -61,18 +61,28 @@ def test_other_input_shapes(name, shape):
 
 def test_lenet_5_is_caffes_net_without_relu_after_convolutions():
     model = create_model("lenet-5", dropout=0.5).eval()
-    kinds = [type(m).__name__ for m in model]
-    assert kinds == ["Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Linear", "ReLU", "Dropout", "Linear"]
-    assert model.dropout1.p == 0.5
+    kinds = [type(m).__name__ for m in model if not isinstance(m, nn.Dropout)]
+    assert kinds == ["Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Linear", "ReLU", "Linear"]
+    assert dropouts(model) == [0, 0, 0.5]
     assert model(torch.zeros(1, 1, 28, 28)).tolist() == [[0.0] * 10]  # biases begin at 0
 
 
 def test_mlp_layers_follow_its_options():
     model = create_model("mlp", hidden=(30, 20), dropout=0.25, activation="tanh", input_shape=(1, 4, 4))
     assert [tuple(m.weight.shape) for m in model if isinstance(m, nn.Linear)] == [(30, 16), (20, 30), (10, 20)]
-    assert [m.p for m in model if isinstance(m, nn.Dropout)] == [0.25, 0.25]
+    assert dropouts(model) == [0, 0.25, 0.25]
     assert sum(isinstance(m, nn.Tanh) for m in model) == 2
-    assert len(create_model("mlp", hidden=())) == 2
+    assert [type(m).__name__ for m in create_model("mlp", hidden=())] == ["Flatten", "Dropout", "Linear"]
+
+
+def dropouts(model):
+    return [m.p for m in model if isinstance(m, nn.Dropout)]
+
+
+def test_dropout_may_differ_from_place_to_place():
+    assert dropouts(create_model("lenet-300-100", dropout=[0.2, 0.3, 0.1])) == [0.2, 0.3, 0.1]
+    assert dropouts(create_model("lenet-300-100", dropout=[0.3, 0.1])) == [0, 0.3, 0.1]
+    assert dropouts(create_model("lenet-5", dropout=[0.1, 0.3, 0.5])) == [0.1, 0.3, 0.5]
 
 
 def test_resnet_shortcut_takes_every_second_pixel_between_zero_channels():
@@ -115,6 +125,8 @@ def test_wrong_names_and_options_are_refused():
     refused("'mlp': hidden is 2.5; expected a whole number >= 1", "mlp", hidden=[2.5])
     refused("'mlp': hidden is 'wide'; expected a list", "mlp", hidden="wide")
     refused(r"dropout is 1.0; expected a number in \[0, 1\)", "lenet-300-100", dropout=1.0)
+    refused("expected a number, or one for each of: the input, hidden layer 1", "lenet-300-100", dropout=[0.1])
+    refused(r"dropout is 'much'; expected a number", "lenet-5", dropout=[0.1, 0.1, "much"])
     refused("unknown activation 'rleu'; did you mean 'relu'", "mlp", activation="rleu")
     refused(r"input_shape is \(28, 28\); expected \(channels, height, width\)", "lenet-5", input_shape=(28, 28))
     refused(r"input_shape is 28; expected \(channels, height, width\)", "lenet-5", input_shape=28)

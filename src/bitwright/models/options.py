@@ -33,3 +33,19 @@ def probability(model: str, option: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise BitwrightError(f"model {model!r}: {option} is {value!r}; expected a number in [0, 1)")
     return float(value)
+
+
+def probabilities(model: str, value: object, places: Sequence[str]) -> tuple[float, ...]:
+    """A dropout option as one probability for each of `places`, of which the first may be left out.
+
+    A number is meant for every place but the first (the input); a list gives one for each, with the first or without.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return (0.0, *(probability(model, "dropout", value) for _ in places[1:]))
+    if len(value) not in (len(places), len(places) - 1):
+        raise BitwrightError(
+            f"model {model!r}: dropout is {list(value)!r}; expected a number, or one for each of: {', '.join(places)} "
+            f"(the first may be left out)"
+        )
+    given = tuple(probability(model, "dropout", p) for p in value)
+    return given if len(given) == len(places) else (0.0, *given)

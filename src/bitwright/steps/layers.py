@@ -1,0 +1,77 @@
+"""What the compression steps ask of layers: a number for each, and weights that are numbers."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.errors import BitwrightError
+
+Number = TypeVar("Number", int, float)
+_TYPES = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})
+
+
+def _hits(pattern: str, layers: Mapping[str, nn.Module]) -> set[str]:
+    if pattern.startswith("re:"):
+        return {name for name in layers if re.search(pattern[3:], name)}
+    return {n for n, m in layers.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}
+
+
+def _rank(pattern: str, layers: Mapping[str, nn.Module]) -> int:
+    return 0 if pattern in layers else 2 if pattern == "*" else 1
+
+
+def per_layer(value: Number | Mapping[str, Number], layers: Mapping[str, nn.Module], what: str) -> dict[str, Number]:
+    """The number of each of `layers` (path -> module), from one number for all or from a mapping pattern -> number.
+
+    Patterns are those of `select_layers`: a shell pattern over paths, a type name, "re:" and a regular expression. A
+    layer's own path goes before any pattern, "*" comes last, and between the others the first that matches counts.
+    `what` names the field in errors.
+
+    Raises BitwrightError for a pattern that matches nothing (a type name may: `{Conv2d: 8, Linear: 5}` suits networks
+    without convolutions) and for a layer without a number.
+    """
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(layers, value)
+    found: dict[str, Number] = {}
+    for pattern in sorted(value, key=lambda p: _rank(p, layers)):
+        hits = _hits(pattern, layers)
+        if not hits and pattern not in _TYPES:
+            raise BitwrightError(
+                f"{what}: pattern {pattern!r} matches nothing; the layers are: {', '.join(layers)}", kind="no-match"
+            )
+        for name in hits:
+            found.setdefault(name, value[pattern])
+    missing = [name for name in layers if name not in found]
+    if missing:
+        raise BitwrightError(
+            f'{what}: no number for layer {missing[0]!r}, only for {", ".join(map(repr, value))}; add the layer or "*",'
+            " or leave it out with `ignore`",
+            kind="no-match",
+        )
+    return {name: found[name] for name in layers}
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The layer's weight as it is used now."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def check_finite(layers: Mapping[str, nn.Module]) -> None:
+    """Raise BitwrightError, naming the layer, where a weight is NaN or infinite."""
+    for name, layer in layers.items():
+        for role, tensor in layer.named_parameters(recurse=False):
+            bad = int((~torch.isfinite(tensor)).sum())
+            if bad:
+                raise BitwrightError(
+                    f"layer {name!r}: {bad} of {tensor.numel()} values of its {role} are NaN or infinite; "
+                    "train it again, with a smaller learning rate or `clip_norm`",
+                    kind="not-finite",
+                )

@@ -111,8 +111,8 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 def _check_identity(path: Path, saved: Checkpoint, identity: dict[str, Any]) -> None:
     old, new = _flat(saved.identity), _flat(json.loads(json.dumps(identity)))
-    if saved.finished and new["start"] == fingerprint(saved.model):
-        new["start"] = old["start"]  # the model that this very training has just finished
+    if saved.finished and new["starting_weights"] == fingerprint(saved.model):
+        new["starting_weights"] = old["starting_weights"]  # the model that this very training has just finished
     differing = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if differing:
         told = "; ".join(f"{n} is {new.get(n)!r}, there it was {old.get(n)!r}" for n in differing[:5])

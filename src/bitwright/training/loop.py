@@ -352,6 +352,6 @@ def _identity(
         },
         "preprocess": asdict(data.preprocess),
         "model": {name: [str(t.dtype), *t.shape] for name, t in weights.items()},
-        "start": checkpoint.fingerprint(weights),
+        "starting_weights": checkpoint.fingerprint(weights),
         "teacher": checkpoint.fingerprint(teacher.state_dict()) if teacher else None,
     }

@@ -17,9 +17,7 @@ Precision = Literal["float32", "bf16"]
 
 def _part(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
-        raise BitwrightError(
-            f"{name} is {value!r}; expected a {kind.__name__}, e.g. {kind.__name__}(...)", kind="setting"
-        )
+        raise BitwrightError(f"{name} is {value!r}; expected {kind.__name__}(...)", kind="setting")
 
 
 def _choice(name: str, value: object, literal: Any) -> None:

@@ -1,0 +1,391 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import bitwright
+from bitwright import BitwrightError
+from bitwright.data.dataset import Split
+from bitwright.training import train
+from bitwright.training.history import Epoch, best_epoch
+from bitwright.training.loop import batch_bounds, fit
+from bitwright.training.losses import soft_targets
+from bitwright.training.progress import Progress, RichProgress, default_progress
+from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
+from training_cases import blobs, equal, linear_net, small_net, weights
+
+PLAIN = Optimizer("SGD", 0.5, {})
+
+
+def test_learns_the_digits():
+    data = bitwright.load_dataset("digits")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10))
+    history = fit(net, data, TrainSettings(epochs=8, optimizer=Optimizer(lr=0.05)))
+    assert history.epochs[-1].validation_error <= 5
+    assert bitwright.training.evaluate.evaluate(net, data.test, data.preprocess).error <= 6
+
+
+def test_one_step_is_gradient_descent_on_the_mean_loss():
+    net, data = linear_net(), blobs()
+    start = weights(net)
+    fit(net, data, TrainSettings(epochs=1, batch_size=90, optimizer=PLAIN, weight_decay=0, select="last"))
+    x = data.preprocess(data.train.images).reshape(90, 16).astype(np.float64)
+    w, b = start["1.weight"].double().numpy(), start["1.bias"].double().numpy()
+    z = x @ w.T + b
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    difference = (p - np.eye(3)[data.train.labels]) / 90
+    np.testing.assert_allclose(net[1].weight.detach(), w - 0.5 * difference.T @ x, atol=1e-6)
+    np.testing.assert_allclose(net[1].bias.detach(), b - 0.5 * difference.sum(0), atol=1e-6)
+
+
+def test_clipping_limits_the_norm_of_the_whole_gradient():
+    nets = [linear_net(), linear_net()]
+    start = weights(nets[0])
+    moves = []
+    for net, clip in zip(nets, (None, 0.01), strict=True):
+        settings = TrainSettings(epochs=1, batch_size=90, optimizer=PLAIN, clip_norm=clip, weight_decay=0.5)
+        fit(net, blobs(), settings)
+        moves.append(torch.cat([(start[n] - t).flatten() for n, t in weights(net).items()]) / 0.5)
+    assert moves[0].norm() > 0.1
+    assert moves[1].norm().item() == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(moves[1] / moves[1].norm(), moves[0] / moves[0].norm(), atol=1e-3, rtol=0)
+
+
+def test_seed_and_label_decide_everything():
+    def result(seed, label, noise):
+        torch.manual_seed(noise)  # what the caller's generator holds must not matter
+        net = small_net(dropout=0.3)
+        fit(net, blobs(), TrainSettings(epochs=2), seed=seed, label=label)
+        return weights(net)
+
+    first = result(0, "train", 1)
+    assert equal(first, result(0, "train", 2))
+    assert not equal(first, result(1, "train", 1))
+    assert not equal(first, result(0, "other", 1))
+
+
+def test_the_callers_randomness_and_model_are_left_alone():
+    net = small_net(dropout=0.3)
+    net[1].eval()
+    attributes, modes = set(vars(net)), [m.training for m in net]
+    torch.manual_seed(4)
+    state = torch.get_rng_state()
+    fit(net, blobs(), TrainSettings(epochs=1, precision="bf16"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(vars(net)) == attributes
+    assert [m.training for m in net] == modes
+    assert all(p.is_contiguous() for p in net.parameters())
+
+
+@given(count=st.integers(1, 300), size=st.integers(1, 70))
+def test_batches_cover_everything_once_and_leave_no_single_sample(count, size):
+    bounds = batch_bounds(count, size)
+    assert [i for first, last in bounds for i in range(first, last)] == list(range(count))
+    assert all(last - first <= size + 1 for first, last in bounds)
+    if count > 1 and size > 1:
+        assert min(last - first for first, last in bounds) > 1
+
+
+def test_batch_norm_survives_a_single_left_over_sample():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    assert len(fit(net, blobs(train=91), TrainSettings(epochs=1, batch_size=30)).epochs) == 1
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared-error", "squared-hinge"])
+def test_every_loss_learns(loss):
+    settings = TrainSettings(epochs=10, optimizer=Optimizer(lr=0.05), loss=loss)
+    epochs = fit(linear_net(), blobs(), settings).epochs
+    assert epochs[-1].train_loss < 0.7 * epochs[0].train_loss
+    assert epochs[-1].validation_error < 20
+
+
+def test_label_smoothing_lowers_confidence():
+    def confidence(smoothing):
+        net, data = linear_net(), blobs()
+        fit(net, data, TrainSettings(epochs=20, optimizer=Optimizer(lr=0.1), label_smoothing=smoothing))
+        x = data.preprocess.torch(torch.from_numpy(data.train.images))
+        return net(x).softmax(1).max(1).values.mean().item()
+
+    assert confidence(0.3) < confidence(0.0) - 0.1
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32_weights():
+    seen = []
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            y = super().forward(x)
+            seen.append(y.dtype)
+            return y
+
+    net = nn.Sequential(nn.Flatten(), Spy(16, 3))
+    for _ in range(2):  # the second training of the same model, too
+        seen.clear()
+        fit(net, blobs(), TrainSettings(epochs=1, precision="bf16"))
+        assert torch.bfloat16 in seen
+    seen.clear()
+    fit(net, blobs(), TrainSettings(epochs=1))
+    assert set(seen) == {torch.float32}
+    assert net[1].weight.dtype == torch.float32
+
+
+def errors(*values):
+    return [Epoch(i, 0.0, 0.0, 0.0, v, 0.1, 0.0) for i, v in enumerate(values, 1)]
+
+
+def test_best_epoch_is_the_earliest_of_equals():
+    assert best_epoch(errors(5, 3, 4, 3)) == 2
+    assert best_epoch([]) == 0
+
+
+def snapshots(settings, seed=0):
+    """A training and the weights after each of its epochs."""
+    net, after = linear_net(), []
+
+    class Watch(Progress):
+        def update(self, done, text=""):
+            if text:
+                after.append(weights(net))
+
+    history = fit(net, blobs(signal=25), settings, seed=seed, progress=Watch())
+    return net, history, after
+
+
+def test_select_best_and_last():
+    settings = TrainSettings(epochs=6, optimizer=Optimizer(lr=1.0))
+    net, history, after = snapshots(settings)
+    found = [epoch.validation_error for epoch in history.epochs]
+    assert history.selected == found.index(min(found)) + 1 < 6  # otherwise best and last are the same
+    assert equal(weights(net), after[history.selected - 1])
+    net, history, after = snapshots(dataclasses.replace(settings, select="last"))
+    assert history.selected == 6
+    assert equal(weights(net), after[-1])
+
+
+def test_patience_stops_early():
+    settings = TrainSettings(epochs=30, optimizer=Optimizer(lr=1.0), patience=3)
+    _, history, _ = snapshots(settings)
+    found = [epoch.validation_error for epoch in history.epochs]
+    assert len(found) == best_epoch(history.epochs) + 3 < 30
+
+
+def test_no_epochs_change_nothing(tmp_path):
+    net = small_net()
+    start = weights(net)
+    assert fit(net, blobs(), TrainSettings(epochs=0), folder=tmp_path).epochs == ()
+    assert equal(weights(net), start)
+
+
+def test_training_figures_are_means_over_the_samples():
+    net, data = linear_net(), blobs()
+    settings = TrainSettings(epochs=1, batch_size=40, optimizer=Optimizer("SGD", 1e-12, {}), weight_decay=0)
+    epoch = fit(net, data, settings).epochs[0]  # weights that stand still: figures of all 90 by hand
+    z = net(data.preprocess.torch(torch.from_numpy(data.train.images)))
+    y = torch.from_numpy(data.train.labels)
+    assert epoch.train_loss == pytest.approx(nn.functional.cross_entropy(z, y).item(), rel=1e-5)
+    assert epoch.train_error == pytest.approx(100 * (z.argmax(1) != y).float().mean().item())
+
+
+class TestDistillation:
+    def test_weight_one_forgets_the_labels(self):
+        data = blobs()
+        lying = dataclasses.replace(data, train=Split(data.train.images, (data.train.labels + 1) % 3))
+        teacher = linear_net()
+        fit(teacher, data, TrainSettings(epochs=20, optimizer=Optimizer(lr=0.1)))
+        for kind in ("soft", "logits"):
+            student = linear_net()
+            settings = TrainSettings(
+                epochs=30, optimizer=Optimizer(lr=0.05), distill=Distill(kind=kind, weight=1.0), select="last"
+            )
+            assert fit(student, lying, settings, teacher=teacher).epochs[-1].validation_error < 10
+
+    def test_the_objective_mixes_both_losses(self):
+        student, teacher, data = linear_net(), small_net(dropout=0.5), blobs()
+        settings = TrainSettings(
+            epochs=1, batch_size=90, optimizer=Optimizer("SGD", 1e-12, {}), distill=Distill(weight=0.25, temperature=3)
+        )
+        found = fit(student, data, settings, teacher=teacher).epochs[0].train_loss
+        x, y = data.preprocess.torch(torch.from_numpy(data.train.images)), torch.from_numpy(data.train.labels)
+        zs, zt = student(x), teacher.eval()(x)
+        expected = 0.75 * nn.functional.cross_entropy(zs, y) + 0.25 * soft_targets(zs, zt, 3)
+        assert found == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_the_teacher_is_not_changed(self):
+        teacher = small_net(dropout=0.5)
+        start = weights(teacher)
+        fit(linear_net(), blobs(), TrainSettings(epochs=1, distill=Distill()), teacher=teacher)
+        assert equal(weights(teacher), start)
+        assert teacher.training
+        assert all(p.grad is None for p in teacher.parameters())
+
+    def test_settings_and_teacher_belong_together(self):
+        with pytest.raises(BitwrightError, match="'train' has no teacher; distilling needs both"):
+            fit(linear_net(), blobs(), TrainSettings(epochs=1, distill=Distill()))
+        with pytest.raises(BitwrightError, match=r"has a teacher, but settings\.distill is not set"):
+            fit(linear_net(), blobs(), TrainSettings(epochs=1), teacher=linear_net())
+        with pytest.raises(BitwrightError, match="the teacher gives 4 logits, the model 3"):
+            fit(linear_net(), blobs(), TrainSettings(epochs=1, distill=Distill()), teacher=linear_net(4))
+
+
+class TestBadInput:
+    def test_divergence_names_label_epoch_and_remedy(self):
+        settings = TrainSettings(epochs=5, optimizer=Optimizer(lr=1e30))
+        message = (
+            r"the loss is (nan|inf) in epoch \d of '2-share/train-1': .*lr=1e\+29 instead of 1e\+30.*clip_norm=1\.0"
+        )
+        with pytest.raises(BitwrightError, match=message):
+            fit(small_net(), blobs(), settings, label="2-share/train-1")
+
+    def test_clipping_is_told_to_be_tighter(self):
+        settings = TrainSettings(epochs=5, optimizer=Optimizer(lr=1e38), clip_norm=5)
+        with pytest.raises(BitwrightError, match="or a clip_norm below 5"):
+            fit(linear_net(), blobs(), settings)
+
+    def test_weights_that_diverge_in_the_last_step(self):
+        settings = TrainSettings(epochs=1, batch_size=90, optimizer=Optimizer(lr=3e38), weight_decay=1e3)
+        with pytest.raises(BitwrightError, match=r"1\.weight holds (-?inf|nan) in epoch 1 of 'train'; try a smaller"):
+            fit(linear_net(), blobs(), settings)
+
+    def test_weights_that_come_broken(self):
+        net = linear_net()
+        with torch.no_grad():
+            net[1].weight[0, 0] = math.nan
+        with pytest.raises(BitwrightError, match=r"1\.weight holds nan before 'train'; start from weights"):
+            fit(net, blobs(), TrainSettings(epochs=1))
+
+    def test_validation_that_diverges(self):
+        data = blobs()
+        images = data.validation.images.astype(np.float32)
+        images[0] = np.nan
+        broken = dataclasses.replace(data, validation=Split(images, data.validation.labels))
+        with pytest.raises(BitwrightError, match="the validation loss is nan in epoch 1 of 'train'"):
+            fit(linear_net(), broken, TrainSettings(epochs=1))
+
+    @pytest.mark.parametrize("name", ["train", "validation"])
+    def test_empty_splits(self, name):
+        data = blobs()
+        empty = Split(data.train.images[:0], data.train.labels[:0])
+        with pytest.raises(BitwrightError, match=f"the {name} split of 'blobs' is empty; training 'train' needs it"):
+            fit(linear_net(), dataclasses.replace(data, **{name: empty}), TrainSettings(epochs=1))
+
+    @pytest.mark.parametrize(
+        ("net", "message"),
+        [
+            (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), r"the model, a Sequential, can't take .*\(1, 4, 4\) each"),
+            (linear_net(classes=2), "the model gives 2 logits, but there is a label 2; create it with num_classes=3"),
+            (nn.Conv2d(1, 3, 3), r"the model gives \(2, 3, 2, 2\) for 2 images; expected \(2, classes\)"),
+        ],
+    )
+    def test_models_that_do_not_fit_the_data(self, net, message):
+        with pytest.raises(BitwrightError, match=message):
+            fit(net, blobs(), TrainSettings(epochs=1))
+
+
+class TestFolder:
+    def test_metrics_are_one_json_object_per_line(self, tmp_path):
+        history = fit(small_net(), blobs(), TrainSettings(epochs=3), folder=tmp_path)
+        lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        assert lines == [dataclasses.asdict(epoch) for epoch in history.epochs]
+        assert [line["epoch"] for line in lines] == [1, 2, 3]
+
+    def test_tensorboard_gets_every_epoch(self, tmp_path):
+        from tensorboardX.proto.event_pb2 import Event
+
+        history = fit(small_net(), blobs(), TrainSettings(epochs=3), folder=tmp_path)
+        (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+        data, found = file.read_bytes(), {}
+        while data:  # a record: length, its checksum, the event, its checksum
+            size = int.from_bytes(data[:8], "little")
+            event = Event.FromString(data[12 : 12 + size])
+            data = data[16 + size :]
+            for value in event.summary.value:
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+        expected = {epoch.epoch: pytest.approx(epoch.validation_error, rel=1e-6) for epoch in history.epochs}
+        assert found["error/validation"] == expected
+        assert set(found) >= {"loss/train", "loss/validation", "error/train", "lr"}
+
+    def test_a_folder_changes_no_result(self, tmp_path):
+        with_folder, without = small_net(0.3), small_net(0.3)
+        fit(with_folder, blobs(), TrainSettings(epochs=2), folder=tmp_path)
+        fit(without, blobs(), TrainSettings(epochs=2))
+        assert equal(weights(with_folder), weights(without))
+
+
+class TestProgress:
+    def test_counts_batches_from_start_to_end(self):
+        calls = []
+
+        class Log(Progress):
+            def start(self, label, total, done=0):
+                calls.append(("start", label, total, done))
+
+            def update(self, done, text=""):
+                calls.append(("update", done, text))
+
+            def finish(self):
+                calls.append(("finish",))
+
+        fit(linear_net(), blobs(), TrainSettings(epochs=2, batch_size=30), progress=Log(), label="1-train")
+        assert calls[0] == ("start", "1-train", 6, 0)
+        assert calls[-1] == ("finish",)
+        assert calls[-2][1] == 6
+        assert calls[-2][2].startswith("validation error ")
+
+    def test_finishes_after_an_error(self):
+        calls = []
+
+        class Log(Progress):
+            def finish(self):
+                calls.append("finish")
+
+        with pytest.raises(BitwrightError):
+            fit(linear_net(), blobs(), TrainSettings(optimizer=Optimizer(lr=1e38)), progress=Log())
+        assert calls == ["finish"]
+
+    def test_a_bar_only_where_somebody_watches(self, monkeypatch, capsys):
+        monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+        assert type(default_progress()) is Progress
+        monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+        assert type(default_progress()) is RichProgress
+        monkeypatch.setenv("FORCE_COLOR", "1")
+        fit(linear_net(), blobs(), TrainSettings(epochs=2), progress=RichProgress(), label="1-train")
+        out, err = capsys.readouterr()
+        assert "1-train" in err
+        assert out == ""
+
+
+class TestTrainFunction:
+    def test_names_stand_for_settings(self):
+        ours, long = small_net(), small_net()
+        assert train(ours, blobs(), epochs=2, seed=3, optimizer="AdamW", lr=0.003, schedule="cosine") is ours
+        settings = TrainSettings(
+            epochs=2, optimizer=Optimizer("AdamW", 0.003, {}), schedule=Schedule("cosine"), weight_decay=5e-4
+        )
+        fit(long, blobs(), settings, seed=3)
+        assert equal(weights(ours), weights(long))
+
+    def test_sgd_keeps_its_momentum(self):
+        ours, long = linear_net(), linear_net()
+        train(ours, blobs(), epochs=2, optimizer="SGD")
+        fit(long, blobs(), TrainSettings(epochs=2))
+        assert equal(weights(ours), weights(long))
+
+    def test_a_teacher_is_enough_to_distil(self):
+        ours, long = linear_net(), linear_net()
+        train(ours, blobs(), epochs=1, teacher=small_net())
+        fit(long, blobs(), TrainSettings(epochs=1, distill=Distill()), teacher=small_net())
+        assert equal(weights(ours), weights(long))
+
+    def test_unknown_settings_list_the_known(self):
+        with pytest.raises(BitwrightError, match=r"unknown training setting 'learning_rate'.*batch_size.*lr"):
+            train(linear_net(), blobs(), learning_rate=0.1)
+
+    def test_is_the_packages_train(self):
+        assert bitwright.train is train

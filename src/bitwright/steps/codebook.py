@@ -25,16 +25,20 @@ class _Lookup(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (codes,) = ctx.saved_tensors
         gradient, flat = gradients[0], codes.flatten()
-        sums = _sums(gradient.flatten().double(), flat, ctx.size + 1)[1:]
+        add = sums_by_counting if flat.device.type == "cpu" else sums_by_sorting
+        sums = add(gradient.flatten().double(), flat, ctx.size + 1)[1:]
         if ctx.mean:
             sums = sums / torch.bincount(flat, minlength=ctx.size + 1)[1:].clamp(min=1)
         return sums.to(gradient.dtype), None, None
 
 
-def _sums(values: Tensor, codes: Tensor, size: int) -> Tensor:
-    """The sum of the values of each code, always in the same order."""
-    if values.device.type == "cpu":
-        return torch.bincount(codes, weights=values, minlength=size)
+def sums_by_counting(values: Tensor, codes: Tensor, size: int) -> Tensor:
+    """The sum of the values of each code, (size,), one after another: on a CPU always in the same order."""
+    return torch.bincount(codes, weights=values, minlength=size)
+
+
+def sums_by_sorting(values: Tensor, codes: Tensor, size: int) -> Tensor:
+    """The same in an order that is fixed on a GPU too, where `bincount` adds as its threads come along."""
     order = torch.argsort(codes, stable=True)
     return torch.segment_reduce(values[order], "sum", lengths=torch.bincount(codes, minlength=size), initial=0.0)
 

@@ -84,6 +84,8 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "max-pool": (nn.MaxPool2d(2), (3, 7, 8)),
     "max-pool-ceil": (nn.MaxPool2d(3, 2, 1, ceil_mode=True), (3, 8, 7)),
     "max-pool-dilated": (nn.MaxPool2d((2, 3), (1, 2), dilation=(3, 2)), (3, 8, 9)),
+    "max-pool-larger": (nn.MaxPool2d(3, 2, ceil_mode=True), (3, 2, 2)),
+    "avg-pool-larger": (nn.AvgPool2d(4, 3, 1, ceil_mode=True), (3, 2, 1)),
     "avg-pool": (nn.AvgPool2d(2), (3, 7, 8)),
     "avg-pool-ceil": (nn.AvgPool2d(3, 2, 1, ceil_mode=True), (3, 8, 7)),
     "avg-pool-inside": (nn.AvgPool2d((3, 2), (2, 3), 1, ceil_mode=True, count_include_pad=False), (3, 8, 9)),

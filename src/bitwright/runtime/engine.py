@@ -118,10 +118,11 @@ class Model:
         count = len(arrays[0])
         outputs = tuple(np.empty((count, *shape), np.float32) for shape in self.output_shapes)
         run = self._run_native if self.engine == "native" else self._run_reference
-        for start in range(0, count, self._chunk):
-            part = slice(start, start + self._chunk)
-            for output, value in zip(outputs, run([x[part] for x in arrays]), strict=True):
-                output[part] = value
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are values like others
+            for start in range(0, count, self._chunk):
+                part = slice(start, start + self._chunk)
+                for output, value in zip(outputs, run([x[part] for x in arrays]), strict=True):
+                    output[part] = value
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _run_native(self, inputs: list[Array]) -> list[Array]:

@@ -65,7 +65,7 @@ def test_layers_get_their_own_numbers_and_others_stay():
     model, _ = prune(small_net(), Prune(fraction={"Conv2d": 0.25, "*": 0.9}, retrain=None, dead_neurons=False))
     assert density(model[0]) == pytest.approx(0.75, abs=0.02)
     assert density(model[5]) == pytest.approx(0.1, abs=0.01)
-    model, _ = prune(small_net(), Prune(layers=("Linear",), threshold=0.05, retrain=None))
+    model, _ = prune(small_net(), Prune(layers=("Linear",), threshold=0.05, retrain=None, dead_neurons=False))
     assert torch.equal(model[0].weight, before[0].weight)
     assert model[5].weight[model[5].weight != 0].abs().min() >= 0.05
 
@@ -74,11 +74,11 @@ def test_layers_get_their_own_numbers_and_others_stay():
     "step",
     [
         Prune(fraction=0.8, rounds=3, retrain=ONE, final=FEW),
-        Prune(fraction=0.8, scope="global", rounds=(0.5, 1.0), retrain=ONE),
-        Prune(quality=0.7, rounds=(1.0, 1.0), retrain=ONE, local=True),
+        Prune(fraction=0.8, scope="global", rounds=(0.5, 1.0), retrain=ONE, dead_neurons=False),
+        Prune(quality=0.7, rounds=(1.0, 1.0), retrain=ONE, local=True, dead_neurons=False),
         Prune(fraction=0.8, schedule="gradual", every=2, retrain=FEW, final=ONE),
-        Prune(fraction=0.8, schedule="gradual", every=4, ramp=1.0, retrain=FEW),
-        Prune(fraction=0.8, regrow=True, every=2, retrain=FEW),
+        Prune(fraction=0.8, schedule="gradual", every=4, ramp=1.0, retrain=FEW, dead_neurons=False),
+        Prune(fraction=0.8, regrow=True, every=2, retrain=FEW, dead_neurons=False),
         Prune(fraction=0.8, regrow=True, schedule="gradual", every=3, retrain=FEW, final=ONE),
     ],
 )
@@ -101,13 +101,15 @@ def test_every_way_ends_sparse_trained_and_plain(step: Prune):
 
 
 def test_rounds_grow_on_the_cubic_schedule():
-    _, records = prune(small_net(), Prune(layers=("5",), fraction=0.8, rounds=4, retrain=None))
+    _, records = prune(small_net(), Prune(layers=("5",), fraction=0.8, rounds=4, retrain=None, dead_neurons=False))
     kept = [r["kept"]["5"] for r in records["pruning"]["rounds"]]
     assert kept == pytest.approx([1 - 0.8 * (1 - (1 - t / 4) ** 3) for t in (1, 2, 3, 4)], abs=0.003)
 
 
 def test_repeating_one_quality_prunes_more_each_time():
-    _, records = prune(small_net(), Prune(layers=("5",), quality=0.5, rounds=(1, 1, 1), retrain=None))
+    _, records = prune(
+        small_net(), Prune(layers=("5",), quality=0.5, rounds=(1, 1, 1), retrain=None, dead_neurons=False)
+    )
     first, second, third = (r["kept"]["5"] for r in records["pruning"]["rounds"])
     assert first > second > third
     _, records = prune(
@@ -123,8 +125,8 @@ def test_zeros_of_earlier_steps_stay_in_all_layers():
         model[0].weight[:, :, 0] = 0
         model[5].weight[:, :10] = 0
     for step in (
-        Prune(layers=("5",), fraction=0.5, retrain=FEW),
-        Prune(fraction=0.5, regrow=True, every=2, retrain=FEW),
+        Prune(layers=("5",), fraction=0.5, retrain=FEW, dead_neurons=False),
+        Prune(fraction=0.5, regrow=True, every=2, retrain=FEW, dead_neurons=False),
     ):
         model, _ = prune(model, step)
         assert torch.all(model[0].weight[:, :, 0] == 0)
@@ -138,18 +140,21 @@ def test_local_retraining_freezes_in_turn(monkeypatch: pytest.MonkeyPatch):
         seen.append({n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad})
 
     monkeypatch.setattr(Context, "train", train)
-    prune(small_net(), Prune(fraction=0.5, local=True, retrain=ONE))
+    prune(small_net(), Prune(fraction=0.5, local=True, retrain=ONE, dead_neurons=False))
     assert seen == [{"5"}, {"0", "1"}]
 
 
 def test_dropout_shrinks_with_the_square_root_of_connections(monkeypatch: pytest.MonkeyPatch):
     seen = []
     monkeypatch.setattr(Context, "train", lambda self, model, settings: seen.append(model[4].p))
-    prune(small_net(dropout=0.5), Prune(layers=("5",), fraction=0.91, rounds=(0.5, 1.0), retrain=ONE))
+    prune(
+        small_net(dropout=0.5), Prune(layers=("5",), fraction=0.91, rounds=(0.5, 1.0), retrain=ONE, dead_neurons=False)
+    )
     assert seen == pytest.approx([0.5 * 0.545**0.5, 0.15], abs=2e-3)  # 9 % kept, D_o = .5 -> .15
     seen.clear()
-    prune(small_net(dropout=0.5), Prune(fraction=0.91, retrain=ONE, dropout="keep"))
-    assert seen == [0.5]
+    prune(small_net(dropout=0.5), Prune(fraction=0.91, retrain=ONE, dropout="keep", dead_neurons=False))
+    prune(small_net(dropout=0.5), Prune(fraction=0.91, retrain=ONE, dropout="off", dead_neurons=False))
+    assert seen == [0.5, 0.0]
 
 
 def test_gradual_training_moves_masks_and_dropout_every_few_steps(monkeypatch: pytest.MonkeyPatch):
@@ -175,7 +180,7 @@ def test_gradual_training_moves_masks_and_dropout_every_few_steps(monkeypatch: p
     [
         Prune(quality="auto", tolerance=30.0, rounds=2, retrain=FEW),
         Prune(fraction=0.8, schedule="gradual", every=2, retrain=FEW, final=FEW),
-        Prune(fraction=0.6, regrow=True, every=2, retrain=FEW),
+        Prune(fraction=0.6, regrow=True, every=2, retrain=FEW, dead_neurons=False),
     ],
 )
 def test_a_killed_pruning_goes_on_with_equal_bits(step: Prune, tmp_path: Path):

@@ -147,7 +147,8 @@ def test_dropout_is_scaled_by_what_pruning_left(monkeypatch: pytest.MonkeyPatch)
         model[5].weight[:, 16:] = 0
     share(model, Share(bits=3))
     share(model, Share(bits=3, dropout="keep"))
-    assert seen == [0.25, 0.5]
+    share(model, Share(bits=3, dropout="off"))
+    assert seen == [0.25, 0.5, 0.0]
 
 
 def test_seed_decides_and_folder_resumes(tmp_path: Path):

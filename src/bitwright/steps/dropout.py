@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -46,6 +47,12 @@ class ScaledDropout:
         """Back to D_o, which the model's constructor gave and the next step expects."""
         for _, module, original in self._pairs:
             module.p = original
+
+
+def follow(dropout: ScaledDropout, how: Literal["scaled", "keep", "off"], kept: Mapping[str, float]) -> None:
+    """What a step's `dropout` field asks for: scaled to the kept shares, as it is, or none."""
+    if how != "keep":
+        dropout.scale(kept if how == "scaled" else dict.fromkeys(kept, 0.0))
 
 
 @contextmanager

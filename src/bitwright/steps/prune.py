@@ -14,7 +14,7 @@ from bitwright.errors import BitwrightError
 from bitwright.measure.activity import measure_activity
 from bitwright.measure.sensitivity import propose, scan
 from bitwright.steps.dead import remove_dead_neurons
-from bitwright.steps.dropout import ScaledDropout, scaled_dropout
+from bitwright.steps.dropout import ScaledDropout, follow, scaled_dropout
 from bitwright.steps.layers import check_finite, per_layer, weight_of
 from bitwright.steps.masks import By, Masks, Rule, holding_zeros
 from bitwright.steps.step import Step, select_layers
@@ -70,7 +70,7 @@ class Prune(Step):
                   3.1): `l1` and `weight_decay` there. A tenth of the original learning rate is the paper's for LeNets.
     final         other settings for the last round; after "gradual" a training more, with the masks fixed.
     dropout       "scaled": D_r = D_o sqrt(C_r / C_o) for the dropout in front of each pruned layer, C its connections;
-                  D_o again at the end. "keep" leaves it.
+                  D_o again at the end. "keep" leaves it, "off" does without.
     local         train the linear layers with everything else frozen, then everything else with them frozen (section
                   3.3: co-adapted features survive; for deep networks).
     dead_neurons  at the end, neurons that nothing reads or that always say the same become all zero, what they said
@@ -105,7 +105,7 @@ class Prune(Step):
     ramp: float = 0.6
     retrain: TrainSettings | None = field(default_factory=lambda: _RETRAIN)
     final: TrainSettings | None = None
-    dropout: Literal["scaled", "keep"] = "scaled"
+    dropout: Literal["scaled", "keep", "off"] = "scaled"
     local: bool = False
     dead_neurons: bool = True
 
@@ -266,8 +266,7 @@ class _Training:
 
     def follow(self, kept: dict[str, float] | None = None) -> None:
         """Let dropout follow the masks."""
-        if self.step.dropout == "scaled":
-            self.dropout.scale(kept or self.masks.kept())
+        follow(self.dropout, self.step.dropout, kept or self.masks.kept())
 
     def fixed(self, settings: TrainSettings) -> None:
         self.context.train(self.model, settings)

@@ -15,7 +15,7 @@ from bitwright.errors import BitwrightError
 from bitwright.measure.size import entropy_bits
 from bitwright.steps.clusters import Clusters, Initial, cluster
 from bitwright.steps.codebook import Codebook
-from bitwright.steps.dropout import scaled_dropout
+from bitwright.steps.dropout import follow, scaled_dropout
 from bitwright.steps.half import to_half
 from bitwright.steps.layers import check_finite, per_layer, weight_of
 from bitwright.steps.masks import attach, attached, detach, holding_zeros
@@ -54,7 +54,8 @@ class Share(Step):
     retrain         settings for training the codebooks (with biases and norms); None leaves them as k-means found them.
     bias_bits       also let each of these layers' biases share 2^bits values (zeros apart); None leaves biases alone.
     half_codebook   round the values to float16 at the end, so that the file holds 2 bytes for each.
-    dropout         "scaled": D_r = D_o sqrt(C_r / C_o) while training, as in `prune`; "keep" leaves it.
+    dropout         "scaled": D_r = D_o sqrt(C_r / C_o) while training, as in `prune`; "keep" leaves it, "off" does
+                    without.
 
     Records: "sharing" (per layer: weights, non-zeros, values, entropy of the codes in bits, distortion relative to the
     variance, codebook before and after training).
@@ -78,7 +79,7 @@ class Share(Step):
     retrain: TrainSettings | None = field(default_factory=lambda: _RETRAIN)
     bias_bits: int | None = None
     half_codebook: bool = False
-    dropout: Literal["scaled", "keep"] = "scaled"
+    dropout: Literal["scaled", "keep", "off"] = "scaled"
 
     def __post_init__(self) -> None:
         for bits in _numbers(self.bits) + ([] if self.bias_bits is None else [self.bias_bits]):
@@ -99,8 +100,7 @@ class Share(Step):
         kept = {name: float((weight_of(layer) != 0).float().mean()) for name, layer in layers.items()}
         shares = self._shares(layers, found)
         with holding_zeros(others), scaled_dropout(model, layers) as dropout, _codebooks(shares, self.gradient):
-            if self.dropout == "scaled":
-                dropout.scale(kept)
+            follow(dropout, self.dropout, kept)
             if self.retrain:
                 context.train(model, self.retrain)
             if self.half_codebook:

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 
 from bitwright import _native
 
-# |variant - reference| <= SUM_TOLERANCE * sum |x| |w|. Variants add n products in another order and round once per fused
-# multiply-add: the error grows like sqrt(n) * 2^-24 for values like these, 6e-6 for the largest n here (10,000).
+# |variant - reference| <= SUM_TOLERANCE * sum |x| |w|. Variants add n products in another order and round once per
+# fused multiply-add: the error grows like sqrt(n) * 2^-24 for values like these, 6e-6 for the largest n here (10,000).
 SUM_TOLERANCE = 1e-5
 
 ISAS = ("ref", "avx2", "avx512")
@@ -252,6 +252,16 @@ def test_fused_epilogue_equals_separate_calls_bit_for_bit(isa: str, name: str) -
         residual = numbers(*separate.shape)
         separate = _native.relu(_native.add(separate, residual))
         np.testing.assert_array_equal(call(bias, scale=scale, shift=shift, residual=residual, relu=True), separate)
+
+
+@pytest.mark.parametrize("name", operations())
+def test_variants_equal_the_reference(isa: str, name: str) -> None:
+    call, channels = operations()[name]
+    found = call(numbers(channels))
+    _native.set_isa("ref")
+    expected = call(numbers(channels))
+    # No operand of these calls is above 5, no sum has more than 45 products.
+    assert_close(found, expected, np.full_like(expected, 45 * 5 * 5))
 
 
 @pytest.mark.parametrize("name", operations())

@@ -43,6 +43,15 @@ static inline void finish_pixel(const Tile* t, vec* sums, int64_t position) {
   }
 }
 
+// Pixel m of a row lies m = j * 2^k pixel steps on, j odd. The few odd multiples stay in registers and the power of two is
+// part of the address, so that 14 pixels need 7 registers instead of 13; there are not more.
+static const int ODD_MULTIPLES = 7;
+static inline const float* pixel_value(const float* x, const int64_t* odd, int m) {
+  if (m == 0) return x;
+  const int k = __builtin_ctz(m);
+  return (const float*)((const char*)x + (odd[(m >> k) / 2] << k));
+}
+
 template <int NV, int RY, int RX>
 static void tile(const Tile* t) {
   vec sums[RY * RX][NV];
@@ -52,7 +61,9 @@ static void tile(const Tile* t) {
     for (int v = 0; v < NV; ++v) sums[m][v] = zero();
 
   const float* w = t->weights;
-  const int64_t step = t->pixel_step;
+  int64_t odd[ODD_MULTIPLES];
+#pragma GCC unroll 7
+  for (int i = 0; i < ODD_MULTIPLES; ++i) odd[i] = (2 * i + 1) * t->pixel_step * (int64_t)sizeof(float);
   for (int64_t ky = 0; ky < t->kernel_h; ++ky) {
     for (int64_t g = 0; g < t->segments; ++g) {
       const float* x[RY];
@@ -60,13 +71,16 @@ static void tile(const Tile* t) {
       for (int ry = 0; ry < RY; ++ry)
         x[ry] = t->rows[ry * t->row_stride + ky * t->row_dilation] + t->offset + g * t->segment_step;
       for (int64_t c = 0; c < t->run; ++c) {
+        // Without this the compiler would compute all multiples before the loop, and run out of registers.
+#pragma GCC unroll 7
+        for (int i = 0; i < RX / 2; ++i) __asm__("" : "+r"(odd[i]));
         vec weight[NV];
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) weight[v] = load(w + v * LANES);
         w += t->width;
 #pragma GCC unroll 64
         for (int m = 0; m < RY * RX; ++m) {
-          const vec value = broadcast(x[m / RX][(m % RX) * step]);
+          const vec value = broadcast(*pixel_value(x[m / RX], odd, m % RX));
 #pragma GCC unroll 2
           for (int v = 0; v < NV; ++v) sums[m][v] = fma(value, weight[v], sums[m][v]);
         }
@@ -81,7 +95,7 @@ static void tile(const Tile* t) {
 }
 
 // The widest tile: half the sums in each of two rows, or all of them in one, but never more than 14 pixels.
-enum { MAX_RX_ONE = TILE_SUMS / 2 };
+static const int MAX_RX_ONE = TILE_SUMS / 2;
 
 template <int NV, int RY, int RX>
 static void tile_if(const Tile* t) {

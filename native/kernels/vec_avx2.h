@@ -5,7 +5,7 @@
 
 #include "kernels.h"
 
-enum { LANES = 8, TILE_SUMS = 12 };  // TILE_SUMS: registers a tile may use for its sums, of 16
+static const int LANES = 8, TILE_SUMS = 12;  // TILE_SUMS: registers a tile may use for its sums, of 16
 typedef __m256 vec;
 
 static inline __m256i first(int64_t n) {

@@ -5,7 +5,7 @@
 
 #include "kernels.h"
 
-enum { LANES = 16, TILE_SUMS = 28 };  // TILE_SUMS: registers a tile may use for its sums, of 32
+static const int LANES = 16, TILE_SUMS = 28;  // TILE_SUMS: registers a tile may use for its sums, of 32
 typedef __m512 vec;
 
 static inline __mmask16 first(int64_t n) { return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1); }
@@ -19,7 +19,8 @@ static inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
 static inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 // b where a is not greater, so that NaN and -0.0 pass as in `b < 0 ? 0 : b`.
-static inline vec maximum(vec a, vec b) { return _mm512_max_ps(a, b); }
+// (Masked, because g++ 12 warns about the undefined source inside _mm512_max_ps; it is the same instruction.)
+static inline vec maximum(vec a, vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
 static inline vec keep_first(vec v, int64_t n) { return _mm512_maskz_mov_ps(first(n), v); }
 static inline float sum(vec v) { return _mm512_reduce_add_ps(v); }
 

@@ -1,0 +1,113 @@
+"""The objects of the native build: instructions of one set only where the dispatch guards them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bitwright import _native
+
+ROOT = Path(__file__).resolve().parent.parent
+KERNELS = ROOT / "native" / "kernels"
+SUFFIXES = ("_avx2", "_avx512")
+# Registers that the baseline does not have.
+WIDE = {"ymm": re.compile(r"%ymm"), "zmm": re.compile(r"%zmm"), "vex": re.compile(r"^\s+[0-9a-f]+:\s+v[a-z]")}
+
+
+def kernel_objects() -> list[Path]:
+    """Objects of the newest build of every kernel source that exists."""
+    found: dict[str, Path] = {}
+    for path in sorted(ROOT.glob("build/*/CMakeFiles/_native.dir/native/**/*.cc.o"), key=lambda p: p.stat().st_mtime):
+        source = path.name.removesuffix(".o")
+        if (KERNELS / source).exists() or (ROOT / "native" / source).exists():
+            found[source] = path
+    return list(found.values())
+
+
+OBJECTS = kernel_objects()
+
+
+def output_of(tool: str, *arguments: str) -> str:
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is not installed")
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def objects_or_skip() -> list[Path]:
+    if not OBJECTS:
+        pytest.skip("no build folder with objects beside this checkout")
+    return OBJECTS
+
+
+def is_kernel(path: Path) -> bool:
+    return path.parent.name == "kernels"
+
+
+def test_every_kernel_source_was_built() -> None:
+    built = {path.name.removesuffix(".o") for path in objects_or_skip() if is_kernel(path)}
+    assert built == {path.name for path in KERNELS.glob("*.cc")}
+
+
+def test_kernel_objects_have_no_weak_symbols() -> None:
+    """The linker may keep the copy of a weak function that was compiled for AVX-512 and call it on any CPU."""
+    for path in filter(is_kernel, objects_or_skip()):
+        weak = [line for line in output_of("nm", str(path)).splitlines() if re.search(r" [WVu] ", line)]
+        assert not weak, f"{path.name}: {weak}"
+
+
+def test_kernel_objects_export_one_function() -> None:
+    for path in filter(is_kernel, objects_or_skip()):
+        exported = [line.split()[-1] for line in output_of("nm", str(path)).splitlines() if " T " in line]
+        assert len(exported) == 1, f"{path.name} exports {exported}"
+        assert path.name.removesuffix(".cc.o") in exported[0]
+
+
+def test_wide_instructions_only_in_dispatched_files() -> None:
+    for path in objects_or_skip():
+        stem = path.name.removesuffix(".cc.o")
+        code = output_of("objdump", "-d", "--no-show-raw-insn", str(path))
+        found = {name for name, pattern in WIDE.items() if any(map(pattern.search, code.splitlines()))}
+        allowed = {"_avx2": {"ymm", "vex"}, "_avx512": {"ymm", "zmm", "vex"}}
+        for suffix in SUFFIXES:
+            if stem.endswith(suffix):
+                assert found <= allowed[suffix], f"{path.name} uses {found}"
+                break
+        else:
+            assert not found, f"{path.name} is built for every CPU but uses {found}"
+
+
+def test_dispatched_files_use_what_they_are_for() -> None:
+    """Guards against a lost compile flag, which would be slow and otherwise unseen."""
+    for path in objects_or_skip():
+        for suffix, register in (("_avx2", "%ymm"), ("_avx512", "%zmm")):
+            if path.name.removesuffix(".cc.o").endswith(suffix):
+                assert register in output_of("objdump", "-d", "--no-show-raw-insn", str(path)), path.name
+
+
+@pytest.mark.parametrize("source", sorted(KERNELS.glob("*")), ids=lambda p: p.name)
+def test_kernel_files_include_only_c_and_intrinsics(source: Path) -> None:
+    allowed = {"immintrin.h", "stdint.h", "stddef.h", "string.h", "math.h"}
+    for name in re.findall(r"^#include <(.+)>", source.read_text(), re.MULTILINE):
+        assert name in allowed, f"{source.name} includes <{name}>"
+    for name in re.findall(r'^#include "(.+)"', source.read_text(), re.MULTILINE):
+        assert name == "kernels.h" or (KERNELS / name).exists(), f'{source.name} includes "{name}"'
+
+
+def test_every_dispatched_kernel_has_all_variants() -> None:
+    variants: dict[str, set[str]] = {}
+    for path in KERNELS.glob("*_*.cc"):
+        operation, _, isa = path.stem.rpartition("_")
+        if isa in ("ref", "avx2", "avx512"):
+            variants.setdefault(operation, set()).add(isa)
+    assert set(variants) >= {"conv2d", "depthwise", "linear", "sparse_linear"}
+    assert all(isas == {"ref", "avx2", "avx512"} for isas in variants.values()), variants
+
+
+def test_the_stub_names_every_function() -> None:
+    stub = (ROOT / "src" / "bitwright" / "_native.pyi").read_text()
+    declared = set(re.findall(r"^(?:def|class) (\w+)", stub, re.MULTILINE))
+    assert declared == {name for name in dir(_native) if not name.startswith("_")}

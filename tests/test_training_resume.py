@@ -213,6 +213,7 @@ class TestAnotherTraining:
             ({"seed": 1}, "seed is 1, there it was 0"),
             ({"label": "3-train"}, "label is '3-train', there it was 'train'"),
             ({"model": linear_net}, r"model\.0\.bias is None, there it was \['torch\.float32', 4\]"),
+            ({"model": lambda: small_net(0.1)}, r"architecture is"),
             ({"data": blobs(seed=1)}, r"data\.fingerprint is"),
             ({"data": blobs(train=60)}, r"data\.counts is \[60, 45\], there it was \[90, 45\]"),
         ],

@@ -38,6 +38,7 @@ from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSetti
         (lambda: Optimizer(lr=0), r"optimizer\.lr is 0; expected a number above 0"),
         (lambda: Optimizer(lr="fast"), r"optimizer\.lr is 'fast'; expected a number"),
         (lambda: Optimizer(options=("momentum", 0.9)), r"optimizer\.options is \('momentum', 0\.9\); give a table"),
+        (lambda: Optimizer(options={"momentum": {0.9}}), r"give a table of SGD's keyword arguments with plain numbers"),
         (lambda: Schedule("linear"), r"unknown schedule 'linear'.*one-cycle"),
         (lambda: Schedule("step"), r"schedule 'step' has no milestones; give the epochs"),
         (lambda: Schedule("step", milestones="80"), r"milestones is '80'; give a list"),

@@ -75,7 +75,8 @@ def fit(
     with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
         training = _Training(model, data, settings, seed, label, devices, teacher)
         try:
-            return training.run(path, identity, saved, progress or default_progress())
+            shown = (progress or default_progress()) if devices.is_main else Progress()
+            return training.run(path, identity, saved, shown)
         except BaseException:
             if start is not None:
                 model.load_state_dict(start)
@@ -351,6 +352,7 @@ def _identity(
             "fingerprint": checkpoint.fingerprint(few),
         },
         "preprocess": asdict(data.preprocess),
+        "architecture": checkpoint.text_fingerprint(repr(model)),
         "model": {name: [str(t.dtype), *t.shape] for name, t in weights.items()},
         "starting_weights": checkpoint.fingerprint(weights),
         "teacher": checkpoint.fingerprint(teacher.state_dict()) if teacher else None,

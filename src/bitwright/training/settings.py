@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -54,10 +55,15 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         _number("optimizer.lr", self.lr, above=0)
-        if not isinstance(self.options, dict):
+        try:
+            json.dumps(self.options)
+            plain = isinstance(self.options, dict)
+        except (TypeError, ValueError):
+            plain = False
+        if not plain:
             raise BitwrightError(
-                f"optimizer.options is {self.options!r}; give a table of {self.name}'s keyword arguments, "
-                f'e.g. {{"momentum": 0.9}}',
+                f"optimizer.options is {self.options!r}; give a table of {self.name}'s keyword arguments with plain "
+                f'numbers, e.g. {{"momentum": 0.9}}',
                 kind="setting",
             )
 

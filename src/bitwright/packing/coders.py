@@ -1,6 +1,6 @@
 """Streams: symbols to bytes by the cheapest coder, and back (FORMAT.md section 5).
 
-The coders themselves are native; `huffman.py`, `rans.py` and `adaptive.py` hold the same in readable Python and take
+The coders themselves are native; `huffman.py`, `rans.py` and `context.py` hold the same in readable Python and take
 over where the extension is missing. Both give and take the same bytes.
 """
 
@@ -22,6 +22,12 @@ try:
     from bitwright import _native
 except ImportError:  # a platform without the extension decodes slowly, but it decodes
     _native = None
+
+
+def native() -> Any:
+    """The extension module, or None."""
+    return _native
+
 
 RAW, HUFFMAN, RANS = 0, 1, 2
 NAMES = {"raw": RAW, "huffman": HUFFMAN, "rans": RANS}

@@ -31,7 +31,7 @@ _MOST_DIMENSIONS = 8
 
 
 class Record:
-    """The bytes of one encoded tensor, or of a shared vector. Decodes on demand, and checks all that FORMAT.md 4 asks for."""
+    """The bytes of one encoded tensor, or of a shared vector. Decodes on demand, and checks FORMAT.md 4 and 5."""
 
     def __init__(self, where: str, encoding: str, shape: tuple[int, ...], data: bytes) -> None:
         self.where, self.encoding, self.shape, self.data = where, encoding, shape, data
@@ -50,8 +50,8 @@ class Record:
 class Stored:
     """A tensor of a file, still encoded.
 
-    `nbytes` are the bytes of its record; of a shared vector, its share by number of elements. `start` is where a member of a
-    shared vector begins, None for a tensor with a record of its own.
+    `nbytes` are the bytes of its record; of a shared vector, its share by number of elements. `start` is where a
+    member of a shared vector begins, None for a tensor with a record of its own.
     """
 
     name: str
@@ -103,8 +103,8 @@ def write_container(
     """The smallest file of `graph` and `tensors` (float32 or float16) that `profile` allows.
 
     Equal arguments give equal bytes, whatever the order of `tensors`. The result is read back and compared bit for bit.
-    Raises BitwrightError: a weight that is not finite, another dtype, a graph that is not valid, a tensor that is unused or
-    missing, an encoding that cannot hold a tensor.
+    Raises BitwrightError: a weight that is not finite, another dtype, a graph that is not valid, a tensor that is
+    unused or missing, an encoding that cannot hold a tensor.
     """
     profile = profile or Profile()
     weights = {name: Weight.of(name, np.asarray(array)) for name, array in tensors.items()}

@@ -133,11 +133,8 @@ def _tensors(header: dict[str, Any], body: bytes) -> tuple[bytes, bytes]:
             "use the release that packed it, or pack the model again",
             kind="version",
         )
-    if not all(isinstance(value, str) for value in metadata.values()) or set(header) != {
-        "__metadata__",
-        "data",
-        "graph",
-    }:
+    texts = all(isinstance(value, str) for value in metadata.values())
+    if not texts or set(header) != {"__metadata__", "data", "graph"}:
         refuse(f"a header with {sorted(header)}, exactly 'data' and 'graph' are expected", "header")
     ranges = {name: _range(name, header[name]) for name in ("data", "graph")}
     (first, middle), (start, end) = sorted(ranges.values())

@@ -25,10 +25,10 @@ _PAPER_WIDTHS = range(1, 9)
 class Row:
     """One tensor.
 
-    `bits_per_weight` and `nbytes` count its whole record (its share of a shared vector). `entropy_bytes` is the bound that a coder without
-    memory could reach on the same streams: their order-0 entropy, plus what is not coded (lists of values). Coders that
-    look at neighbours can be below it. `paper_bytes` is what the paper would count (see `PAPER`), None where it counts
-    nothing (biases and other vectors).
+    `bits_per_weight` and `nbytes` count its whole record (its share of a shared vector). `entropy_bytes` is the bound
+    that a coder without memory could reach on the same streams: their order-0 entropy, plus what is not coded (lists of
+    values). Coders that look at neighbours can be below it. `paper_bytes` is what the paper would count (see `PAPER`),
+    None where it counts nothing (biases and other vectors).
     """
 
     layer: str
@@ -114,7 +114,7 @@ def _row(stored: Stored, layer: str, role: str) -> Row:
         role=role,
         encoding=stored.encoding if stored.start is None else f"{stored.encoding} (shared)",
         shape=stored.shape,
-        density=np.count_nonzero(numbers) / max(1, len(numbers)),
+        density=int(np.count_nonzero(numbers)) / max(1, len(numbers)),
         bits_per_weight=8 * stored.nbytes / max(1, len(numbers)),
         nbytes=stored.nbytes,
         entropy_bytes=math.ceil(bound),
@@ -126,9 +126,9 @@ def _row(stored: Stored, layer: str, role: str) -> Row:
 def paper_bytes(numbers: np.ndarray) -> int:
     """Bytes as Deep Compression counts a layer: Huffman-coded codes and gaps, codebook of 32 bits per entry, no tables.
 
-    The codes' statistics include the fillers, as the paper's do. The index width is the one that costs least. A layer with
-    too many distinct values counts 32 bits per entry; one without zeros has no index. Han, Mao, Dally, ICLR 2016, sections
-    2 to 4.
+    The codes' statistics include the fillers, as the paper's do. The index width is the one that costs least. A layer
+    with too many distinct values counts 32 bits per entry; one without zeros has no index. Han, Mao, Dally, ICLR 2016,
+    sections 2 to 4.
     """
     positions = np.flatnonzero(numbers)
     table, times = np.unique(numbers[positions], return_counts=True)

@@ -13,7 +13,7 @@ WIDEST_INDEX = 16
 class View:
     """A matrix without its left-out rows and columns, visited row by row or column by column.
 
-    `rows` and `columns` are masks of what is kept (None: all) of a matrix of `shape`; `transposed` means column by column.
+    `rows` and `columns` are masks of what is kept (None: all) of a matrix of `shape`; `transposed`: column by column.
     """
 
     shape: tuple[int, int]
@@ -28,8 +28,13 @@ class View:
         c = self.shape[1] if self.columns is None else int(self.columns.sum())
         return (c, r) if self.transposed else (r, c)
 
+    @property
+    def masks(self) -> list[np.ndarray]:
+        """The masks that are stored."""
+        return [mask for mask in (self.rows, self.columns) if mask is not None]
+
     def visit(self, flat: np.ndarray) -> np.ndarray:
-        """Places in visiting order of the elements at `flat` (row-major in the whole matrix). Unsorted if transposed."""
+        """Places in visiting order of the elements at `flat` (row-major, whole matrix); unsorted if transposed."""
         r, c = np.divmod(flat, max(1, self.shape[1]))
         if self.rows is not None:
             r = (np.cumsum(self.rows) - 1)[r]

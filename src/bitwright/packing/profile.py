@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from bitwright.errors import BitwrightError, unknown
 
 CODERS = ("raw", "huffman", "rans")
-POSITIONS = ("gaps", "mask")
+POSITIONS = ("gaps", "mask", "context")
 VALUES = ("float32", "float16", "codes")
 
 
@@ -22,6 +22,8 @@ class Profile:
     encodings
         Tensor name pattern (as in a shell) -> encoding that must be taken. The first pattern that fits counts. Tensors
         that are matched never join a shared vector.
+    preferred
+        The encoding of every tensor of two or more dimensions that it can hold, whatever its size.
     positions, values
         How sparse tensors may say where their non-zeros are, and what they are.
     linear_index_bits, conv_index_bits
@@ -32,6 +34,7 @@ class Profile:
 
     coders: tuple[str, ...] = CODERS
     encodings: Mapping[str, str] = field(default_factory=dict)
+    preferred: str | None = None
     positions: tuple[str, ...] = POSITIONS
     values: tuple[str, ...] = VALUES
     linear_index_bits: int | None = None
@@ -59,7 +62,8 @@ class Profile:
         layers; Deep Compression's own tables have 5 for all layers of the LeNets and of VGG-16, 4 for AlexNet.
         """
         return cls(
-            coders=("huffman",),
+            coders=("raw", "huffman"),
+            preferred="sparse",
             positions=("gaps",),
             linear_index_bits=linear_index_bits,
             conv_index_bits=conv_index_bits,

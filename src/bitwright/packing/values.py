@@ -40,6 +40,13 @@ class Values:
             return cls(numbers, None, None)
         return cls(numbers, table, codes.astype(np.uint16))
 
+    @property
+    def listed(self) -> tuple[np.ndarray, np.ndarray]:
+        """Table and codes, where it is known that they exist."""
+        assert self.table is not None
+        assert self.codes is not None
+        return self.table, self.codes
+
     def reorder(self, order: np.ndarray) -> Values:
         """The same values visited in another order."""
         codes = None if self.codes is None else self.codes[order]
@@ -68,21 +75,17 @@ class Values:
     def estimate(self, kind: int) -> float:
         """About the bits that `write` will take."""
         if kind == CODES:
-            assert self.table is not None and self.codes is not None
-            size = 16 if fits_half(self.table) else 32
-            return 24 + size * len(self.table) + estimate_bits(np.bincount(self.codes), width_of(self.codes))
+            table, codes = self.listed
+            size = 16 if fits_half(table) else 32
+            return 24 + size * len(table) + estimate_bits(np.bincount(codes), width_of(codes))
         return sum(estimate_bits(np.bincount(plane, minlength=256), 8) for plane in planes(self.numbers, kind))
 
     def write(self, kind: int, coders: Collection[int]) -> bytes:
         """The bytes of FORMAT.md 4.1."""
         if kind != CODES:
             return b"".join(write_stream(plane, width_of(plane), coders) for plane in planes(self.numbers, kind))
-        assert self.table is not None and self.codes is not None
-        half = fits_half(self.table)
-        table = self.table.astype("<f2" if half else "<f4").tobytes()
-        return (
-            varint(len(self.table) - 1) + bytes([half]) + table + write_stream(self.codes, width_of(self.codes), coders)
-        )
+        table, codes = self.listed
+        return write_list(table) + write_stream(codes, width_of(codes), coders)
 
 
 def fits_half(numbers: np.ndarray) -> bool:
@@ -104,7 +107,7 @@ def planes(numbers: np.ndarray, kind: int) -> list[np.ndarray]:
 
 
 def read_values(cursor: Cursor, kind: int, count: int, fillers: bool = False, trace: Trace = None) -> Values:
-    """The `count` values at the cursor; refuses what is not finite, negative zeros, lists out of order, codes too large."""
+    """The `count` values at the cursor; refuses what FORMAT.md 4.1 forbids."""
     if kind == CODES:
         return _read_codes(cursor, count, fillers, trace)
     dtype, rotate = ("<u4", 31) if kind == FLOAT32 else ("<u2", 15)
@@ -116,10 +119,17 @@ def read_values(cursor: Cursor, kind: int, count: int, fillers: bool = False, tr
     return Values(_checked(cursor, numbers), None, None, fillers)
 
 
-def _read_codes(cursor: Cursor, count: int, fillers: bool, trace: Trace) -> Values:
+def write_list(table: np.ndarray) -> bytes:
+    """The list of distinct values, in float16 where that is exact."""
+    half = fits_half(table)
+    return varint(len(table) - 1) + bytes([half]) + table.astype("<f2" if half else "<f4").tobytes()
+
+
+def read_list(cursor: Cursor, longest: int = LARGEST_TABLE) -> np.ndarray:
+    """The list of distinct values, strictly ascending."""
     size = cursor.varint() + 1
-    if size > LARGEST_TABLE:
-        raise cursor.fail(f"a list of {size} values, {LARGEST_TABLE} are allowed", kind="codebook")
+    if size > longest:
+        raise cursor.fail(f"a list of {size} values, {longest} are allowed", kind="codebook")
     kind = cursor.u8()
     if kind > 1:
         raise cursor.fail(f"a list of values of kind {kind}", kind="codebook")
@@ -127,9 +137,14 @@ def _read_codes(cursor: Cursor, count: int, fillers: bool, trace: Trace) -> Valu
     table = _checked(cursor, np.frombuffer(raw, "<f2" if kind else "<f4").astype(np.float32))
     if not (table[:-1] < table[1:]).all():
         raise cursor.fail("the list of values is not strictly ascending", kind="codebook")
+    return table
+
+
+def _read_codes(cursor: Cursor, count: int, fillers: bool, trace: Trace) -> Values:
+    table = read_list(cursor)
     codes = read_stream(cursor, count, trace)
-    if len(codes) and int(codes.max()) >= size + fillers:
-        raise cursor.fail(f"code {int(codes.max())} where there are {size} values", kind="codebook")
+    if len(codes) and int(codes.max()) >= len(table) + fillers:
+        raise cursor.fail(f"code {int(codes.max())} where there are {len(table)} values", kind="codebook")
     numbers = np.append(np.float32(0), table)[codes] if fillers else table[codes]
     return Values(numbers, table, codes, fillers)
 

@@ -5,8 +5,8 @@ An encoding is an object with
 * `name`: what the file calls it;
 * `candidates(weight, profile)`: the ways in which it can hold `weight` exactly, each with about how many bits it takes
   and a function that makes the bytes of the record. None at all if it can't.
-* `read(cursor, shape, trace)`: a record's content. Refuses anything that FORMAT.md forbids. The number of elements has been
-  checked against `max_bytes` before.
+* `read(cursor, shape, trace)`: a record's content. Refuses anything that FORMAT.md forbids. The number of elements has
+  been checked against `max_bytes` before.
 
 The packer asks all encodings, makes the most promising records, takes the smallest, and verifies it bit for bit.
 """
@@ -146,8 +146,9 @@ def encode(weight: Weight, profile: Profile, name: str | None = None) -> tuple[s
     """
     if name is not None and name not in _all():
         raise unknown("encoding", name, _all())
-    chosen = _all() if name is None else {name: _all()[name]}
-    listed = [(c.bits, e, i, c) for e in chosen for i, c in enumerate(chosen[e].candidates(weight, profile))]
+    listed = _candidates(weight, profile, list(_all()) if name is None else [name])
+    if name is None and profile.preferred is not None and len(weight.shape) >= 2:
+        listed = [entry for entry in listed if entry[1] == profile.preferred] or listed
     if not listed:
         raise BitwrightError(
             f"tensor {weight.name!r} {weight.shape}: encoding {name!r} cannot hold it exactly; "
@@ -157,6 +158,11 @@ def encode(weight: Weight, profile: Profile, name: str | None = None) -> tuple[s
     records = [(c.make(), e) for _, e, _, c in sorted(listed, key=lambda entry: entry[:3])[:SHORT_LIST]]
     record, best = min(records, key=lambda pair: (len(pair[0]), pair[1], pair[0]))
     return best, record
+
+
+def _candidates(weight: Weight, profile: Profile, names: list[str]) -> list[tuple[float, str, int, Candidate]]:
+    """(estimated bits, encoding, number) of each candidate, which together order them, and the candidate."""
+    return [(c.bits, e, i, c) for e in names for i, c in enumerate(_all()[e].candidates(weight, profile))]
 
 
 def decode(name: str, record: bytes, shape: tuple[int, ...], where: str = "record", trace: Trace = None) -> Content:

@@ -35,13 +35,13 @@ class Codebook:
 
 
 def _sparse(values: Values) -> Sparse | None:
-    assert values.table is not None and values.codes is not None
+    table, codes = values.listed
     positions = np.flatnonzero(values.numbers)
     if 2 * len(positions) > len(values.numbers) or not len(positions):
         return None
-    codes = values.codes[positions]
-    codes -= codes > np.searchsorted(values.table, 0)  # the codebook without its zero
-    table = values.table[values.table != 0]
+    codes = codes[positions]
+    codes -= codes > np.searchsorted(table, 0)  # the codebook without its zero
+    table = table[table != 0]
     return Sparse(positions, codes.astype(np.uint8 if len(table) <= 256 else np.uint16), table, None)
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from bitwright.packing.bits import Cursor, varint
 from bitwright.packing.coders import coder_codes, entropy_bits, estimate_bits, read_stream, stream_width, write_stream
 from bitwright.packing.encodings import Candidate, Content, Sparse, Weight, matrix_shape
+from bitwright.packing.grid import LARGEST_LIST, read_grid, smallest, strides, write_grid
 from bitwright.packing.positions import WIDEST_INDEX, View, from_gaps, gap_counts, to_gaps
 from bitwright.packing.profile import VALUES as VALUE_NAMES
 from bitwright.packing.profile import Profile
@@ -23,6 +25,8 @@ from bitwright.packing.values import CODES, FLOAT32, Trace, Values, read_values
 
 GAPS, MASK, CONTEXT = 0, 1, 2
 TRANSPOSED, LIVE_ROWS, LIVE_COLUMNS, RESERVED = 4, 8, 16, 128
+_CONTEXT_GAIN = 0.7  # how much smaller than mask and codes the context coder may be at best, for the short list
+_LARGEST_CONTEXT = 1 << 24  # elements; larger matrices would take seconds to decode
 _SPARSEST_MASK = 1 << 10  # a mask is not considered where more than so many elements come on one non-zero
 
 
@@ -39,6 +43,8 @@ class SparseEncoding:
         if not kinds:
             return
         kind = min(kinds, key=weight.nonzero_values.estimate)
+        if "context" in profile.positions and len(weight.numbers) <= _LARGEST_CONTEXT:
+            yield _context(weight, profile, kind)
         for view in _views(weight, profile):
             yield from _Plan(weight, view, kind, coder_codes(profile.coders)).candidates(profile)
 
@@ -71,19 +77,23 @@ class _Plan:
     coders: Collection[int]
 
     def candidates(self, profile: Profile) -> Iterator[Candidate]:
-        places = self.view.visit(self.weight.nonzero)
-        order = np.argsort(places, kind="stable") if self.view.transposed else None
-        places = places if order is None else places[order]
+        places, order = self._places()
         elements, value_bits = math.prod(self.view.lines), self.weight.nonzero_values.estimate(self.kind)
-        base = 8.0 + sum(
-            20 + entropy_bits(np.bincount(m)) for m in (self.view.rows, self.view.columns) if m is not None
-        )
+        base = 8.0 + sum(20 + entropy_bits(np.bincount(mask)) for mask in self.view.masks)
         if "gaps" in profile.positions:
             width, bits = self._best_width(places, profile.index_bits(len(self.weight.shape)))
             yield Candidate(base + bits, lambda: self._gaps(places, order, width))
         mask_bits = entropy_bits(np.array([elements - len(places), len(places)]))
         if "mask" in profile.positions and elements <= _SPARSEST_MASK * (len(places) + 1):
             yield Candidate(base + mask_bits + 40 + value_bits, lambda: self._mask(places, order))
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The non-zeros' places, ascending, and how their values must be reordered."""
+        places = self.view.visit(self.weight.nonzero)
+        if not self.view.transposed:
+            return places, None
+        order = np.argsort(places, kind="stable")
+        return places[order], order
 
     def _best_width(self, places: np.ndarray, forced: int | None) -> tuple[int, float]:
         """The index width that costs least, codes of the fillers included, and about how many bits that takes."""
@@ -102,8 +112,7 @@ class _Plan:
     def _head(self, kind: int) -> bytes:
         flags = kind + TRANSPOSED * self.view.transposed + (self.kind << 5)
         flags += LIVE_ROWS * (self.view.rows is not None) + LIVE_COLUMNS * (self.view.columns is not None)
-        masks = [m for m in (self.view.rows, self.view.columns) if m is not None]
-        lines = b"".join(write_stream(m, 1, self.coders) for m in masks)
+        lines = b"".join(write_stream(mask, 1, self.coders) for mask in self.view.masks)
         return bytes([flags]) + lines + varint(len(self.weight.nonzero))
 
     def _values(self, order: np.ndarray | None) -> Values:
@@ -119,10 +128,31 @@ class _Plan:
         stream = write_stream(gaps, width, self.coders)
         return bytes(head) + varint(len(gaps)) + stream + values.write(kind, self.coders)
 
+    def grid(self, stride: int) -> bytes:
+        """The record with the context coder."""
+        places, order = self._places()
+        values = self._values(order)
+        record = self._head(CONTEXT) + write_grid(self.view, places, values, self.kind, stride)
+        return record if self.kind == CODES else record + values.write(self.kind, self.coders)
+
     def _mask(self, places: np.ndarray, order: np.ndarray | None) -> bytes:
         mask = np.zeros(math.prod(self.view.lines), bool)
         mask[places] = True
         return self._head(MASK) + write_stream(mask, 1, self.coders) + self._values(order).write(self.kind, self.coders)
+
+
+def _context(weight: Weight, profile: Profile, kind: int) -> Candidate:
+    """The context coder, in the visiting orders, strides and choices of left-out lines that may suit the weight."""
+    if kind == CODES and len(weight.nonzero_values.listed[0]) > LARGEST_LIST:
+        kind = FLOAT32
+    elements, nonzeros = len(weight.numbers), len(weight.nonzero)
+    bits = entropy_bits(np.array([elements - nonzeros, nonzeros])) + weight.nonzero_values.estimate(kind)
+    views = list(_views(weight, profile))
+    whole = [v for v in views if v.columns is None and not v.transposed][-1]  # all columns, or a stride has no meaning
+    plans = [(whole, stride) for stride in strides(weight.shape)]
+    plans += [(v, 0) for v in (views[-1], views[len(views) // 2 - 1]) if v is not whole]
+    tries = [partial(_Plan(weight, v, kind, coder_codes(profile.coders)).grid, stride) for v, stride in plans]
+    return Candidate(_CONTEXT_GAIN * bits, lambda: smallest(list(tries)))
 
 
 def _views(weight: Weight, profile: Profile) -> Iterator[View]:
@@ -174,6 +204,7 @@ def _read_mask(cursor: Cursor, view: View, nonzeros: int, kind: int, trace: Trac
 _READ_POSITIONS: dict[int, Callable[[Cursor, View, int, int, Trace], tuple[np.ndarray, Values]]] = {
     GAPS: _read_gaps,
     MASK: _read_mask,
+    CONTEXT: read_grid,
 }
 
 

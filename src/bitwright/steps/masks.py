@@ -148,11 +148,18 @@ def attached(layer: nn.Module, tensor: str) -> tuple[nn.Module, nn.Parameter]:
 
 
 def detach(layer: nn.Module, tensor: str) -> None:
-    """Make the tensor a plain parameter again, with the value that was computed last (and 0.0 for -0.0)."""
+    """Make the tensor a plain parameter again, with the value that was computed last (and 0.0 for -0.0).
+
+    Also puts weight before bias again: where gradients are summed over all parameters, their order decides the last
+    bit, and a run that was resumed has them in the constructor's.
+    """
     attached(layer, tensor)[1].grad = None
     parametrize.remove_parametrizations(layer, tensor)
     with torch.no_grad():
         getattr(layer, tensor).add_(0.0)
+    for name in ("weight", "bias"):
+        if name in layer._parameters:
+            layer._parameters[name] = layer._parameters.pop(name)
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 ENGINES = ("native", "reference")
-CHUNK_BYTES = 8 << 20
-"""A batch is worked through in chunks whose live activations take about this much memory."""
+CHUNK_BYTES = 4 << 20
+"""A batch is worked through in chunks whose live activations take about this much memory, to stay in the cache: ResNet-20
+and LeNet-5 ran as fast or faster with 2 to 8 MiB than with 0.5 or 64."""
 
 
 def load(

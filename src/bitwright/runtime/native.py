@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 Array = np.ndarray
 Call = Callable[..., Array]
 
-SPARSE_DENSITY = 0.3
-"""Linear layers stored sparse run on the sparse kernel below this share of non-zeros."""
+SPARSE_DENSITY = 0.2
+"""Linear layers stored sparse run on the sparse kernel below this share of non-zeros.
+
+Measured with AVX-512 on 100x300 to 1024x1024 at batches of 1, 64 and 256, time of the sparse kernel over that of the
+dense one: 0.05 to 0.8 at a density of 0.1, 0.3 to 1.2 at 0.2, 0.3 to 1.7 at 0.3.
+"""
 
 
 class Tensor(Protocol):

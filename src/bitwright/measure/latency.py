@@ -1,0 +1,125 @@
+"""How long things take: medians of calls that take turns, after their outputs were compared.
+
+Contestants take turns so that all meet the same machine; the input changes from call to call; the first rounds are not
+counted. The spread is half the distance of the quartiles: half of all calls lie within median +- spread, if they are
+symmetric.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from bitwright.errors import BitwrightError
+from bitwright.measure.machine import describe_machine, versions
+from bitwright.measure.onnx_peer import open_peer
+from bitwright.runtime.engine import Model, load
+
+Array = np.ndarray
+
+BATCHES = 4
+"""Different inputs that the calls go through in turn."""
+WARM_UP = 3
+ROUNDS = (30, 20_000)
+"""At least and at most so many counted rounds."""
+TOLERANCE = 1e-4
+"""Largest difference of an output of the peer, as a share of the outputs' range: float32 engines differ by rounding."""
+
+
+def measure_file(
+    path: str | os.PathLike[str], threads: int = 1, batch: int = 1, seconds: float = 2.0
+) -> dict[str, Any]:
+    """Milliseconds of a packed file in the native engine, beside onnxruntime float32 where that is installed.
+
+    The peer runs the dense float32 weights that the file decodes to, on the same inputs (random float32 images; pixels
+    in 0..1 where the file normalizes them) and with as many `threads`. Outputs are compared before anything is timed.
+    `seconds` is about how long to measure.
+
+    Gives {"contestants": [{"name", "median", "spread", "rounds"}], "notes": [why there is no peer], "isa", "threads",
+    "batch", "machine", "versions"}, times in ms for one call on the whole batch. Raises `BitwrightError` if the peer's
+    outputs differ (kind "differs"), or as `load` does.
+    """
+    for name, value in (("threads", threads), ("batch", batch)):
+        if type(value) is not int or value < 1:
+            raise BitwrightError(f"{name} is {value!r}; expected an integer from 1", kind="value")
+    from bitwright import _native
+
+    model = load(path, threads=threads)
+    inputs = _random_inputs(model, batch)
+    callees: dict[str, Callable[..., Any]] = {"bitwright": model}
+    notes = []
+    try:
+        dense = {name: tensor.dense() for name, tensor in model.stored.items()}
+        peer = open_peer(model.graph, dense, threads)
+        compare_outputs("onnxruntime float32", peer(*inputs[0]), model(*inputs[0]))
+        callees["onnxruntime float32"] = peer
+    except ImportError as error:
+        notes.append(f"{error.name} is not installed; `pip install bitwright[bench]` brings the float32 peer")
+    except BitwrightError as error:
+        if error.kind != "no-peer":
+            raise
+        notes.append(str(error))
+    times = take_turns(callees, inputs, seconds)
+    return {
+        "contestants": [{"name": name, **found} for name, found in times.items()],
+        "notes": notes,
+        "isa": _native.isa(),
+        "threads": threads,
+        "batch": batch,
+        "machine": describe_machine(),
+        "versions": versions(),
+    }
+
+
+def take_turns(
+    callees: Mapping[str, Callable[..., Any]], inputs: list[tuple[Array, ...]], seconds: float = 2.0
+) -> dict[str, dict[str, float]]:
+    """Median and spread in ms, and the rounds counted, of each function, called in turns on the inputs in turn."""
+    seen: dict[str, list[float]] = {name: [] for name in callees}
+    end, done = time.perf_counter() + seconds, 0
+    while done < WARM_UP + ROUNDS[0] or (time.perf_counter() < end and done < ROUNDS[1]):
+        arguments = inputs[done % len(inputs)]
+        for name, function in callees.items():
+            begun = time.perf_counter_ns()
+            function(*arguments)
+            seen[name].append((time.perf_counter_ns() - begun) / 1e6)
+        done += 1
+    result = {}
+    for name, values in seen.items():
+        low, median, high = np.percentile(values[WARM_UP:], (25, 50, 75))
+        spread = float(high - low) / 2
+        result[name] = {"median": float(median), "spread": spread, "rounds": len(values) - WARM_UP}
+    return result
+
+
+def compare_outputs(name: str, found: Any, expected: Any) -> None:
+    """Raise if the outputs of a contestant are not ours (within `TOLERANCE` of their range)."""
+    ours = expected if isinstance(expected, tuple) else (expected,)
+    for i, (theirs, mine) in enumerate(zip(found, ours, strict=True)):
+        if theirs.shape != mine.shape:
+            raise BitwrightError(
+                f"{name} gives output {i} the shape {theirs.shape}; ours is {mine.shape}", kind="differs"
+            )
+        scale = max(float(np.ptp(mine)), 1e-30)
+        difference = float(np.abs(theirs - mine).max()) / scale
+        if not difference <= TOLERANCE:
+            raise BitwrightError(
+                f"{name} differs in output {i} by {difference:.1e} of its range; at most {TOLERANCE:.0e} is rounding. "
+                "One of the two is wrong, so no time is given",
+                kind="differs",
+            )
+
+
+def _random_inputs(model: Model, batch: int) -> list[tuple[Array, ...]]:
+    random = np.random.default_rng(0)
+
+    def one(index: int, shape: tuple[int, ...]) -> Array:
+        pixels = index in model.graph.pixel_inputs()
+        values = random.random((batch, *shape)) if pixels else random.standard_normal((batch, *shape))
+        return values.astype(np.float32)
+
+    return [tuple(one(i, shape) for i, shape in enumerate(model.input_shapes)) for _ in range(BATCHES)]

@@ -1,0 +1,130 @@
+"""The float32 peer computes the same; times come with what they were measured on."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitwright import BitwrightError
+from bitwright.measure import latency, onnx_peer
+from bitwright.measure.latency import compare_outputs, measure_file, take_turns
+from bitwright.measure.onnx_peer import open_peer
+from bitwright.packing.container import write_container
+from bitwright.runtime.graph import Graph, Node
+from bitwright.runtime.reference import run_reference
+from test_runtime_graph import AVG_POOL, CONV, GOOD, MAX_POOL
+
+
+def file_of(tmp_path: Any, *nodes: Node, **stored: np.ndarray) -> Any:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(write_container(Graph(((4, 6, 8),), nodes, (len(nodes),)), stored, {}))
+    return path
+
+
+NODES = (
+    Node("normalize", (0,), {}, {"scale": "s", "shift": "t"}),
+    Node("conv2d", (1,), CONV, {"weight": "w", "bias": "b"}),
+    Node("flatten", (2,)),
+)
+WEIGHTS = {"s": np.full(4, 2, np.float32), "t": np.ones(4, np.float32), "b": np.ones(2, np.float32)}
+WEIGHTS["w"] = np.random.default_rng(0).standard_normal((2, 4, 3, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", GOOD, ids=lambda case: case[0])
+def test_the_peer_computes_the_same(case):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    op, shape, attributes, roles, stored, _ = case
+    if op == "adaptive_avg_pool2d":
+        attributes = {"size": [2, 4]}
+    random = np.random.default_rng(2)
+    weights = {name: random.standard_normal(size).astype(np.float32) for name, size in stored.items()}
+    graph = Graph((shape, shape), (Node(op, (0,), attributes, roles), Node("add", (0, 1))), (2, 3))
+    inputs = tuple(random.standard_normal((3, *shape)).astype(np.float32) for _ in range(2))
+    for found, expected in zip(
+        open_peer(graph, weights, 1)(*inputs), run_reference(graph, weights, inputs), strict=True
+    ):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (Node("adaptive_avg_pool2d", (0,), {"size": [4, 4]}), r"no adaptive pool of \(6, 8\) to \(4, 4\)"),
+        (Node("avg_pool2d", (0,), {**AVG_POOL, "kernel": [3, 3], "ceil": True}), "torch does not"),
+    ],
+)
+def test_without_an_equal_operation_there_is_no_peer_but_a_note(node, message, tmp_path):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(BitwrightError, match=message) as caught:
+        open_peer(Graph(((4, 6, 8),), (node,), (1,)), {}, 1)
+    assert caught.value.kind == "no-peer"
+    rows = measure_file(file_of(tmp_path, node), seconds=0)
+    assert [row["name"] for row in rows["contestants"]] == ["bitwright"]
+    assert rows["notes"] == [str(caught.value)]
+
+
+def test_a_file_is_measured_beside_its_peer(tmp_path):
+    pytest.importorskip("onnxruntime")
+    rows = measure_file(file_of(tmp_path, *NODES, **WEIGHTS), threads=1, batch=3, seconds=0)
+    assert [row["name"] for row in rows["contestants"]] == ["bitwright", "onnxruntime float32"]
+    for row in rows["contestants"]:
+        assert row["median"] > 0
+        assert row["spread"] >= 0
+        assert row["rounds"] == latency.ROUNDS[0]
+    assert rows["threads"] == 1
+    assert rows["batch"] == 3
+    assert rows["isa"] in ("ref", "avx2", "avx512")
+    assert rows["machine"]["cpu"]
+    assert rows["notes"] == []
+
+
+def test_without_onnxruntime_a_note_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    rows = measure_file(file_of(tmp_path, Node("max_pool2d", (0,), MAX_POOL)), seconds=0)
+    assert [row["name"] for row in rows["contestants"]] == ["bitwright"]
+    assert "onnxruntime is not installed; `pip install bitwright[bench]`" in rows["notes"][0]
+
+
+def test_a_contestant_that_differs_is_not_timed(tmp_path, monkeypatch):
+    path = file_of(tmp_path, *NODES, **WEIGHTS)
+    monkeypatch.setattr(latency, "open_peer", lambda *_: lambda x: [np.zeros((len(x), 48), np.float32)])
+    with pytest.raises(BitwrightError, match=r"onnxruntime float32 differs in output 0 by .* of its range") as caught:
+        measure_file(path)
+    assert caught.value.kind == "differs"
+
+
+def test_outputs_are_compared_by_their_range():
+    ours = np.array([[0.0, 100.0]], np.float32)
+    compare_outputs("x", [ours + np.float32(0.005)], ours)
+    for wrong in (ours + np.float32(0.05), ours * np.float32(np.nan)):
+        with pytest.raises(BitwrightError, match="x differs in output 0"):
+            compare_outputs("x", [wrong], ours)
+    with pytest.raises(BitwrightError, match=r"x gives output 0 the shape \(2,\); ours is \(1, 2\)"):
+        compare_outputs("x", [ours[0]], ours)
+
+
+def test_what_onnxruntime_does_not_take_is_a_note(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(onnx_peer, "to_onnx", lambda *_: b"not a model")
+    with pytest.raises(BitwrightError, match="no peer: onnxruntime does not take the model") as caught:
+        open_peer(Graph(((4,),), (), (0,)), {}, 1)
+    assert caught.value.kind == "no-peer"
+
+
+@pytest.mark.parametrize("options", [{"threads": 0}, {"batch": 0}, {"batch": 1.5}])
+def test_options_that_are_refused(options):
+    with pytest.raises(BitwrightError, match="expected an integer from 1"):
+        measure_file("any", **options)
+
+
+def test_calls_take_turns_on_changing_inputs():
+    seen: list[tuple[str, int]] = []
+    callees = {name: lambda x, name=name: seen.append((name, int(x[0]))) for name in "ab"}
+    times = take_turns(callees, [(np.array([i]),) for i in range(3)], seconds=0)
+    assert seen[:7] == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 0)]
+    assert times["a"]["rounds"] == times["b"]["rounds"] == len(seen) // 2 - latency.WARM_UP

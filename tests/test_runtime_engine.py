@@ -287,6 +287,18 @@ def test_without_the_extension_the_error_names_the_way_out(monkeypatch):
     assert Model(Graph(((4,),), (), (0,)), {}, engine="reference")(np.ones((1, 4), np.float32)).tolist() == [[1] * 4]
 
 
+def test_weights_that_grow_when_they_are_laid_out_are_capped(tmp_path):
+    """Two channels in each of 2,000 groups: kernels pad every group to 16."""
+    attributes = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 2000}
+    graph = Graph(((4000, 1, 1),), (Node("conv2d", (0,), attributes, {"weight": "w"}),), (1,))
+    path = tmp_path / "groups"
+    path.write_bytes(write_container(graph, {"w": np.ones((4000, 2, 3, 3), np.float32)}, {}))
+    assert load(path)(np.ones((1, 4000, 1, 1), np.float32)).tolist() == [[[[2.0]]] * 4000]
+    with pytest.raises(BitwrightError, match=r"2,304,000 bytes for its weights .*; max_bytes is 1,000,000") as caught:
+        load(path, max_bytes=1_000_000)
+    assert caught.value.kind == "too-large"
+
+
 def test_files_that_can_not_be_read(tmp_path):
     with pytest.raises(BitwrightError, match=r"can't read the packed file .*absent: No such file") as caught:
         load(tmp_path / "absent")

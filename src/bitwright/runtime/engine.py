@@ -13,7 +13,7 @@ import numpy as np
 
 from bitwright.errors import BitwrightError
 from bitwright.runtime.graph import Graph, validate
-from bitwright.runtime.native import Tensor, bind, channels_first, channels_last
+from bitwright.runtime.native import Tensor, bind, channels_first, channels_last, packed_bytes
 from bitwright.runtime.reference import run_reference
 
 if TYPE_CHECKING:
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 ENGINES = ("native", "reference")
+SMALL_WEIGHTS = 1 << 20
+"""Weights up to this size may be padded beyond `max_bytes`: a tight cap should not refuse a tiny layer."""
 CHUNK_BYTES = 4 << 20
-"""A batch is worked through in chunks whose live activations take about this much memory, to stay in the cache: ResNet-20
-and LeNet-5 ran as fast or faster with 2 to 8 MiB than with 0.5 or 64."""
+"""A batch is worked through in chunks whose live activations take about this much memory, to stay in the cache:
+ResNet-20 and LeNet-5 ran as fast or faster with 2 to 8 MiB than with 0.5 or 64."""
 
 
 def load(
@@ -49,6 +51,12 @@ def load(
     except OSError as error:
         raise BitwrightError(f"can't read the packed file {path}: {error.strerror or error}", kind="file") from error
     container = read_container(data, limit)
+    if (packed := packed_bytes(container.graph, container.stored)) > max(limit, SMALL_WEIGHTS):
+        raise BitwrightError(
+            f"{path} needs {packed:,} bytes for its weights when they are laid out for the kernels; max_bytes is "
+            f"{limit:,}",
+            kind="too-large",
+        )
     return Model(container.graph, container.stored, meta=container.meta, threads=threads, engine=engine)
 
 

@@ -7,6 +7,7 @@ the product and the sums of an epilogue separately, so this changes no bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +29,9 @@ SPARSE_DENSITY = 0.2
 Measured with AVX-512 on 100x300 to 1024x1024 at batches of 1, 64 and 256, time of the sparse kernel over that of the
 dense one: 0.05 to 0.8 at a density of 0.1, 0.3 to 1.2 at 0.2, 0.3 to 1.7 at 0.3.
 """
+
+LANES = 16
+"""Kernels pack the output channels of each group in blocks of a multiple of this."""
 
 
 class Tensor(Protocol):
@@ -72,6 +76,17 @@ def channels_last(x: Array) -> Array:
 def channels_first(x: Array) -> Array:
     """(N, ..., C) to (N, C, ...), a view."""
     return np.moveaxis(x, -1, 1) if x.ndim > 2 else x
+
+
+def packed_bytes(graph: Graph, tensors: Mapping[str, Tensor]) -> int:
+    """About what the weights take when kernels have packed them; more than decoded, where groups are narrow."""
+    elements = 0
+    for name, groups in {
+        (n.weights["weight"], n.attributes.get("groups", 1)) for n in graph.nodes if "weight" in n.weights
+    }:
+        outputs, *rest = tensors[name].shape
+        elements += groups * -(-outputs // groups // LANES) * LANES * math.prod(rest)
+    return 4 * elements
 
 
 def bind(graph: Graph, shapes: list[tuple[int, ...]], tensors: Mapping[str, Tensor], threads: int) -> list[Step]:

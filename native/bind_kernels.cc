@@ -135,6 +135,8 @@ SparseLinearWeights pack_sparse_linear(int64_t rows, int64_t cols, const Array& 
   if (values_expected != count)
     refuse((codes ? "codes has " : "values has ") + std::to_string(values_expected) + " entries, expected as many as positions: " +
            std::to_string(count));
+  if (count > UINT32_MAX) refuse("positions has " + std::to_string(count) + " entries, expected at most 4294967295");
+  product(rows, cols / SPARSE_COLUMNS + 2, "the index of the matrix");
   const uint8_t* codes8 = nullptr;
   const uint16_t* codes16 = nullptr;
   if (codes && codes->dtype() == nb::dtype<uint16_t>())

@@ -104,7 +104,7 @@ void run_sparse_linear(int64_t batch, const SparseLinearWeights& w, const Epilog
   threads = useful_threads(threads, batch * w.entries);
   const int64_t chunks = ceil_div(batch, SPARSE_LANES);
   const int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, ceil_div(w.rows, SPARSE_OUT_ROWS));
-  const size_t scratch = sparse_linear_scratch(w.cols);
+  const size_t scratch = sparse_linear_scratch(ceil_div(w.rows, parts));
   parallel_for(chunks * parts, threads, [&](int64_t index) {
     const int64_t part = index % parts, chunk = index / parts;
     const SparseTask task = {chunk * SPARSE_LANES, std::min<int64_t>((chunk + 1) * SPARSE_LANES, batch),

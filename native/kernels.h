@@ -82,13 +82,14 @@ void linear_ref(LINEAR_ARGUMENTS);
 void linear_avx2(LINEAR_ARGUMENTS);
 void linear_avx512(LINEAR_ARGUMENTS);
 
-// Row o holds entries [row_start[o], row_start[o + 1]); entry e is at column columns[e] and has the value
-// table[codes[e]], or table[e] where there are no codes. One of each pair of pointers is null (codes: perhaps both).
+// Entry e is at column columns[e] and has the value table[codes[e]], or table[e] where there are no codes. Entries are in
+// the order of rows, within a row of columns; those of row o within column block b (of SPARSE_COLUMNS columns) are
+// [starts[b * rows + o], starts[(b + 1) * rows + o]). One of each pair of pointers is null (codes: perhaps both).
 // The arrays may be read up to SPARSE_SLACK entries past their end.
-enum { SPARSE_SLACK = 16 };
+enum { SPARSE_SLACK = 16, SPARSE_COLUMNS = 128, SPARSE_LANES = 64, SPARSE_OUT_ROWS = 16 };
 typedef struct {
-  int64_t rows, cols;
-  const int64_t* row_start;
+  int64_t rows, cols, column_blocks;
+  const uint32_t* starts;  // [column_blocks + 1][rows]
   const uint16_t* columns16;
   const uint32_t* columns32;
   const uint8_t* codes8;
@@ -96,16 +97,17 @@ typedef struct {
   const float* table;
   int64_t table_size;
 } SparseMatrix;
+static inline int64_t sparse_begin(const SparseMatrix* m, int64_t row) { return m->starts[row]; }
+static inline int64_t sparse_end(const SparseMatrix* m, int64_t row) { return m->starts[m->column_blocks * m->rows + row]; }
 
 // out[n][o] for n in [n0, n1), o in [row0, row1); n1 - n0 <= SPARSE_LANES. batch is that of the whole call: it alone decides
 // the order of the additions, so that the result does not depend on how the work was divided.
 typedef struct {
   int64_t n0, n1, row0, row1;
 } SparseTask;
-enum { SPARSE_LANES = 64, SPARSE_OUT_ROWS = 16 };
-// scratch: the inputs transposed, and the outputs of a few rows before they are transposed back.
-static inline int64_t sparse_linear_scratch(int64_t cols) {
-  return (cols + SPARSE_OUT_ROWS) * SPARSE_LANES * (int64_t)sizeof(float);
+// scratch: one block of inputs transposed, and the sums of `rows` rows before they are transposed back.
+static inline int64_t sparse_linear_scratch(int64_t rows) {
+  return (SPARSE_COLUMNS + rows) * SPARSE_LANES * (int64_t)sizeof(float);
 }
 #define SPARSE_LINEAR_ARGUMENTS                                                                                     \
   const SparseMatrix *matrix, const Epilogue *epilogue, const float *x, float *out, int64_t batch,                  \

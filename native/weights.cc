@@ -64,10 +64,15 @@ void columns_into(Aligned<T>& to, const int64_t* positions, int64_t count, int64
 SparseLinearWeights::SparseLinearWeights(int64_t rows, int64_t cols, int64_t entries, const int64_t* positions,
                                          const uint8_t* codes8_in, const uint16_t* codes16_in, const float* table_in,
                                          int64_t table_size)
-    : rows(rows), cols(cols), entries(entries), row_start(rows + 1) {
-  for (int64_t row = 0, e = 0; row <= rows; ++row) {
-    while (e < entries && positions[e] < row * cols) ++e;
-    row_start.data()[row] = e;
+    : rows(rows), cols(cols), entries(entries) {
+  const int64_t blocks = (cols + SPARSE_COLUMNS - 1) / SPARSE_COLUMNS;
+  starts = Aligned<uint32_t>((blocks + 1) * rows);
+  for (int64_t row = 0, e = 0; row < rows; ++row) {
+    for (int64_t block = 0; block <= blocks; ++block) {
+      const int64_t column = block * SPARSE_COLUMNS < cols ? block * SPARSE_COLUMNS : cols;
+      while (e < entries && positions[e] < row * cols + column) ++e;
+      starts.data()[block * rows + row] = static_cast<uint32_t>(e);
+    }
   }
   if (cols <= 65536)
     columns_into(columns16, positions, entries, cols);
@@ -76,10 +81,10 @@ SparseLinearWeights::SparseLinearWeights(int64_t rows, int64_t cols, int64_t ent
   if (codes8_in) copy_into(codes8, codes8_in, entries, SPARSE_SLACK);
   if (codes16_in) copy_into(codes16, codes16_in, entries, SPARSE_SLACK);
   copy_into(table, table_in, table_size, SPARSE_SLACK);
-  matrix = {rows, cols, row_start.data(), columns16.data(), columns32.data(), codes8.data(), codes16.data(),
+  matrix = {rows, cols, blocks, starts.data(), columns16.data(), columns32.data(), codes8.data(), codes16.data(),
             table.data(), table_size};
 }
 
 int64_t SparseLinearWeights::bytes() const {
-  return row_start.bytes() + columns16.bytes() + columns32.bytes() + codes8.bytes() + codes16.bytes() + table.bytes();
+  return starts.bytes() + columns16.bytes() + columns32.bytes() + codes8.bytes() + codes16.bytes() + table.bytes();
 }

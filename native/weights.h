@@ -47,7 +47,7 @@ struct LinearWeights {
 
 struct SparseLinearWeights {
   int64_t rows, cols, entries;
-  Aligned<int64_t> row_start;
+  Aligned<uint32_t> starts;
   Aligned<uint16_t> columns16;
   Aligned<uint32_t> columns32;
   Aligned<uint8_t> codes8;

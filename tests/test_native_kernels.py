@@ -24,6 +24,15 @@ ISAS = ("ref", "avx2", "avx512")
 SIZES = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 64, 67)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """The oracle's small convolutions lose more by waking threads than they gain."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     try:
@@ -218,9 +227,9 @@ def test_sparse_linear_ignores_infinite_values_of_other_rows(isa: str) -> None:
 
 
 def test_sparse_linear_weights_stay_small() -> None:
-    """The matrix is never expanded: 3 bytes per entry of 2 % density, and the row starts."""
+    """The matrix is never expanded: 3 bytes per entry, and where each row begins in each block of 128 columns."""
     weights, dense = sparse_case(300, 784, 0.02, 32)
-    assert weights.nbytes < 3.2 * np.count_nonzero(dense) + 8 * 301 + 300
+    assert weights.nbytes < 3 * np.count_nonzero(dense) + 4 * 300 * (7 + 1) + 500
 
 
 # --- the end of every sum ---------------------------------------------------------------------------------------------

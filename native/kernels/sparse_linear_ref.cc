@@ -17,7 +17,7 @@ void sparse_linear_ref(SPARSE_LINEAR_ARGUMENTS) {
   for (int64_t n = task->n0; n < task->n1; ++n) {
     for (int64_t row = task->row0; row < task->row1; ++row) {
       float sum = 0;
-      for (int64_t e = matrix->row_start[row]; e < matrix->row_start[row + 1]; ++e)
+      for (int64_t e = sparse_begin(matrix, row); e < sparse_end(matrix, row); ++e)
         sum += value(matrix, e) * x[n * matrix->cols + column(matrix, e)];
       out[n * matrix->rows + row] = finish(epilogue, sum, row, n * matrix->rows + row);
     }

@@ -4,6 +4,8 @@
 // More samples: samples in the lanes over a transposed input, so that a column and a code are looked up once for up to
 // SPARSE_LANES products and nothing is gathered.
 #pragma once
+#include <string.h>
+
 #include "transpose.h"
 
 enum { FEW_SAMPLES = 2 };
@@ -50,40 +52,31 @@ static float row_product(const Values values, const Column* columns, const float
   return sum(add(s0, s1));
 }
 
-// sums[NV * LANES] = products of one row with as many transposed samples. xt: [cols][SPARSE_LANES].
+// sums[NV * LANES] += products of entries [begin, end) with as many samples. xt: [SPARSE_COLUMNS][SPARSE_LANES], the inputs
+// from column `first` on.
 template <int NV, class Column, class Values>
-static void row_products(const Values values, const Column* columns, const float* xt, int64_t begin, int64_t end,
-                         float* sums) {
-  vec s0[NV], s1[NV];
-#pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v) s0[v] = s1[v] = zero();
-  int64_t e = begin;
-  for (; e + 2 <= end; e += 2) {
-    const vec w0 = broadcast(values.one(e)), w1 = broadcast(values.one(e + 1));
-    const float *x0 = xt + (int64_t)columns[e] * SPARSE_LANES, *x1 = xt + (int64_t)columns[e + 1] * SPARSE_LANES;
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) s0[v] = fma(w0, load(x0 + v * LANES), s0[v]);
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) s1[v] = fma(w1, load(x1 + v * LANES), s1[v]);
-  }
-  if (e < end) {
+static inline void add_products(const Values& values, const Column* columns, int64_t first, const float* xt, int64_t begin,
+                                int64_t end, float* sums) {
+  vec s[NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) s[v] = load(sums + v * LANES);
+  for (int64_t e = begin; e < end; ++e) {
     const vec w = broadcast(values.one(e));
-    const float* v0 = xt + (int64_t)columns[e] * SPARSE_LANES;
-#pragma GCC unroll 8
-    for (int v = 0; v < NV; ++v) s0[v] = fma(w, load(v0 + v * LANES), s0[v]);
+    const float* x = xt + ((int64_t)columns[e] - first) * SPARSE_LANES;
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) s[v] = fma(w, load(x + v * LANES), s[v]);
   }
-#pragma GCC unroll 8
-  for (int v = 0; v < NV; ++v) store(sums + v * LANES, add(s0[v], s1[v]));
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) store(sums + v * LANES, s[v]);
 }
 
-// As many registers at a time as their sums fit beside the operands. samples <= SPARSE_LANES; lanes past it are not used.
-template <class Column, class Values>
-static void row_all_samples(const Values values, const Column* columns, const float* xt, int64_t begin, int64_t end,
-                            int64_t samples, float* sums) {
-  int64_t n = 0;
-  for (; n + 3 * LANES < samples; n += 4 * LANES) row_products<4>(values, columns, xt + n, begin, end, sums + n);
-  for (; n + LANES < samples; n += 2 * LANES) row_products<2>(values, columns, xt + n, begin, end, sums + n);
-  for (; n < samples; n += LANES) row_products<1>(values, columns, xt + n, begin, end, sums + n);
+// sums: [rows of the task][SPARSE_LANES], one block of columns added.
+template <int NV, class Column, class Values>
+static void add_block(const Values& values, const Column* columns, const SparseMatrix* m, int64_t block,
+                      const SparseTask* task, const float* xt, float* sums) {
+  const uint32_t *begin = m->starts + block * m->rows, *end = begin + m->rows;
+  for (int64_t row = task->row0; row < task->row1; ++row, sums += SPARSE_LANES)
+    add_products<NV>(values, columns, block * SPARSE_COLUMNS, xt, begin[row], end[row], sums);
 }
 
 static float finish_one(const Epilogue* e, float y, int64_t row) {
@@ -118,20 +111,31 @@ static void sparse_product(const Values values, const Column* columns, const Spa
     for (int64_t n = 0; n < samples; ++n)
       for (int64_t row = task->row0; row < task->row1; ++row)
         out[n * m->rows + row] = finish_one(
-            e, row_product(values, columns, x + n * m->cols, m->row_start[row], m->row_start[row + 1]), row);
+            e, row_product(values, columns, x + n * m->cols, sparse_begin(m, row), sparse_end(m, row)), row);
     return;
   }
-  float* xt = (float*)scratch;
-  float* sums = xt + m->cols * SPARSE_LANES;  // [SPARSE_OUT_ROWS][SPARSE_LANES]
-  transpose(samples, m->cols, x, m->cols, xt, SPARSE_LANES);
-  for (int64_t row = task->row0; row < task->row1; row += SPARSE_OUT_ROWS) {
-    const int64_t rows = task->row1 - row < SPARSE_OUT_ROWS ? task->row1 - row : SPARSE_OUT_ROWS;
-    for (int64_t r = 0; r < rows; ++r) {
-      float* s = sums + r * SPARSE_LANES;
-      row_all_samples(values, columns, xt, m->row_start[row + r], m->row_start[row + r + 1], samples, s);
-      finish_many(e, s, samples, row + r);
+  const int64_t rows = task->row1 - task->row0;
+  float *xt = (float*)scratch, *sums = xt + SPARSE_COLUMNS * SPARSE_LANES;
+  memset(sums, 0, rows * SPARSE_LANES * sizeof(float));
+  // Lanes past the last sample compute on whatever is there; nobody looks at them.
+  memset(xt, 0, SPARSE_COLUMNS * SPARSE_LANES * sizeof(float));
+  // Block after block of columns: the inputs of one stay in the first-level cache while all rows pass over them.
+  for (int64_t block = 0; block < m->column_blocks; ++block) {
+    const int64_t first = block * SPARSE_COLUMNS, left = m->cols - first;
+    transpose(samples, left < SPARSE_COLUMNS ? left : SPARSE_COLUMNS, x + first, m->cols, xt, SPARSE_LANES);
+    for (int64_t n = 0; n < samples;) {
+      if (samples - n > 2 * LANES)
+        add_block<4>(values, columns, m, block, task, xt + n, sums + n), n += 4 * LANES;
+      else if (samples - n > LANES)
+        add_block<2>(values, columns, m, block, task, xt + n, sums + n), n += 2 * LANES;
+      else
+        add_block<1>(values, columns, m, block, task, xt + n, sums + n), n += LANES;
     }
-    transpose(rows, samples, sums, SPARSE_LANES, out + row, m->rows);
+  }
+  for (int64_t row = 0; row < rows; row += SPARSE_OUT_ROWS) {
+    const int64_t some = rows - row < SPARSE_OUT_ROWS ? rows - row : SPARSE_OUT_ROWS;
+    for (int64_t r = row; r < row + some; ++r) finish_many(e, sums + r * SPARSE_LANES, samples, task->row0 + r);
+    transpose(some, samples, sums + row * SPARSE_LANES, SPARSE_LANES, out + task->row0 + row, m->rows);
   }
 }
 

@@ -19,8 +19,7 @@ static inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 static inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
 static inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 // b where a is not greater, so that NaN and -0.0 pass as in `b < 0 ? 0 : b`.
-// (Masked, because g++ 12 warns about the undefined source inside _mm512_max_ps; it is the same instruction.)
-static inline vec maximum(vec a, vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+static inline vec maximum(vec a, vec b) { return _mm512_max_ps(a, b); }
 static inline vec keep_first(vec v, int64_t n) { return _mm512_maskz_mov_ps(first(n), v); }
 static inline float sum(vec v) { return _mm512_reduce_add_ps(v); }
 
@@ -34,12 +33,17 @@ static inline vec gather_first(const float* base, ints i, int64_t n) {
   return _mm512_mask_i32gather_ps(zero(), first(n), i, base, 4);
 }
 // A codebook of up to TABLE_REGISTERS entries, looked up without memory.
-enum { TABLE_REGISTERS = 32 };
+enum { TABLE_REGISTERS = 64 };
 typedef struct {
-  vec low, high;
+  vec part[4];
 } table_vec;
 static inline table_vec load_table(const float* t, int64_t size) {
-  table_vec r = {load_first(t, size), size > 16 ? load_first(t + 16, size - 16) : zero()};
+  table_vec r;
+  for (int i = 0; i < 4; ++i) r.part[i] = size > 16 * i ? load_first(t + 16 * i, size - 16 * i) : zero();
   return r;
 }
-static inline vec look_up(table_vec t, ints i) { return _mm512_permutex2var_ps(t.low, i, t.high); }
+// The permutation uses the low five bits of each index; bit 5 chooses the pair of registers.
+static inline vec look_up(table_vec t, ints i) {
+  const vec low = _mm512_permutex2var_ps(t.part[0], i, t.part[1]), high = _mm512_permutex2var_ps(t.part[2], i, t.part[3]);
+  return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(i, _mm512_set1_epi32(32)), high);
+}

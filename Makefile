@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN    := .venv/bin
 NATIVE := $(shell find native -name '*.cc' -o -name '*.h') CMakeLists.txt pyproject.toml
+# An editable install knows the packages of the day it was made.
+PACKAGES := $(shell find src -name __init__.py)
 
 .PHONY: demo test lint format bench build clean
 demo: build
@@ -29,7 +31,7 @@ build: .venv/.built
 	$(BIN)/pip install --quiet "scikit-build-core>=0.10" "nanobind>=2.4" "cmake>=3.26" ninja
 	touch $@
 
-.venv/.built: .venv/.tools $(NATIVE)
+.venv/.built: .venv/.tools $(NATIVE) $(PACKAGES)
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[train,bench,dev]"
 	touch $@
 

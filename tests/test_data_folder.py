@@ -109,4 +109,4 @@ def test_a_test_class_that_training_lacks(tmp_path):
 @pytest.mark.parametrize("size", [0, "big", [4], [4, -1], [4.5, 3]])
 def test_bad_options(tmp_path, size):
     refused(tmp_path, "size is .*; expected a number of pixels or", size=size)
-    refused(tmp_path, "unknown color 'blue' Known: grey, rgb", color="blue")
+    refused(tmp_path, "unknown color 'blue'. Known: grey, rgb", color="blue")

@@ -26,7 +26,7 @@ def test_all_of_torch_is_known():
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(BitwrightError, match=r"unknown optimizer 'Adamw'; did you mean 'Adam'\? Known: .*AdamW"):
+    with pytest.raises(BitwrightError, match=r"unknown optimizer 'Adamw'; did you mean 'AdamW'\? Known: .*AdamW"):
         create_optimizer(Optimizer("Adamw"), linear_net())
 
 

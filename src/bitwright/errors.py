@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class BitwrightError(Exception):
     """Something a user can cause or mend.
@@ -15,11 +18,10 @@ class BitwrightError(Exception):
         self.kind = kind
 
 
-def unknown(what: str, name: object, known: object) -> BitwrightError:
+def unknown(what: str, name: object, known: Iterable[object]) -> BitwrightError:
     """The error for a name that isn't in a registry: it lists the names that are."""
-    import difflib
-
-    names = sorted(str(k) for k in known)  # type: ignore[attr-defined]
-    close = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    names = sorted(str(k) for k in known)
+    folded = {n.casefold(): n for n in names}
+    close = difflib.get_close_matches(str(name).casefold(), folded, n=1)
+    hint = f"; did you mean {folded[close[0]]!r}?" if close else "."
     return BitwrightError(f"unknown {what} {name!r}{hint} Known: {', '.join(names) or 'none'}", kind="unknown-name")

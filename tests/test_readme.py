@@ -1,0 +1,28 @@
+"""The README tells the truth about the tree, and its example runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_the_printed_tree_is_the_real_one():
+    spec = importlib.util.spec_from_file_location("tree", ROOT / "docs" / "tree.py")
+    tree = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tree)
+    assert tree.written(README) == README, "run: python docs/tree.py"
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    example = example.replace('"mnist", root="data"', '"digits"').replace("epochs=20", "epochs=5")
+    example = example.replace("zeros(1, 1, 28, 28)", "zeros(1, 1, 8, 8)")
+    example = example.replace('create_model("lenet-300-100")', 'create_model("lenet-300-100", input_shape=(1, 8, 8))')
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert float(capsys.readouterr().out.split()[-1]) > 0.8
+    assert (tmp_path / "lenet.safetensors").stat().st_size < 15_000

@@ -146,7 +146,7 @@ def _counts(size: int) -> list[Count]:
 
 
 class Model:
-    """Walks over the grid (lines x length levels, flat): with an encoder it reads levels, with a decoder it writes them."""
+    """Walks over the grid (flat): with an encoder it reads the levels, with a decoder it writes them."""
 
     def __init__(self, grid: list[int], shape: Shape, coder: Encoder | Decoder) -> None:
         self.grid, self.shape, self.coder = grid, shape, coder

@@ -1,0 +1,173 @@
+"""Makes the golden files: small packed models, and broken ones whose name says how they must be refused.
+
+They are frozen: a reader must go on reading (or refusing) them for ever. Run this only to add new ones; it never
+overwrites a file. What the good ones hold is in `good.npz`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from bitwright.packing.container import write_container
+from bitwright.packing.envelope import unwrap, wrap
+from bitwright.packing.profile import Profile
+from bitwright.runtime.graph import Graph, Node
+
+FOLDER = Path(__file__).parent
+
+
+def small_model() -> tuple[Graph, dict[str, np.ndarray]]:
+    """Convolution, batch norm, two linear layers: tensors that are sparse, shared, half, float, with a codebook."""
+    rng = np.random.default_rng(0)
+    levels = np.array([-0.5, -0.25, 0.25, 0.5, 1.0], np.float32)
+    pool = {"kernel": [2, 2], "stride": [2, 2], "padding": [0, 0], "dilation": [1, 1], "ceil": False}
+    conv = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+    nodes = (
+        Node("conv2d", (0,), conv, {"weight": "conv.weight", "bias": "conv.bias"}, "conv"),
+        Node("affine", (1,), {}, {"scale": "norm.scale", "shift": "norm.shift"}, "norm"),
+        Node("relu", (2,), {}, {}, "relu"),
+        Node("max_pool2d", (3,), pool, {}, "pool"),
+        Node("flatten", (4,), {}, {}, "flatten"),
+        Node("linear", (5,), {}, {"weight": "fc.weight", "bias": "fc.bias"}, "fc"),
+        Node("linear", (6,), {}, {"weight": "out.weight"}, "out"),
+    )
+    fc = levels[rng.integers(0, 5, (12, 64))]
+    fc[rng.random(fc.shape) < 0.85] = 0
+    fc[3] = 0
+    tensors = {
+        "conv.weight": rng.standard_normal((4, 1, 3, 3)).astype(np.float32),
+        "conv.bias": np.array([0, 0.1, -0.3, 0], np.float32),
+        "norm.scale": rng.random(4).astype(np.float32),
+        "norm.shift": rng.random(4).astype(np.float16).astype(np.float32),
+        "fc.weight": fc,
+        "fc.bias": rng.standard_normal(12).astype(np.float16).astype(np.float32),
+        "out.weight": levels[rng.integers(0, 3, (3, 12))],
+    }
+    return Graph(((1, 8, 8),), nodes, (7,)), tensors
+
+
+PROFILES = {
+    "best": Profile(),
+    "paper": Profile.paper(),
+    "raw": Profile(coders=("raw",), positions=("mask",)),
+    "rans": Profile(coders=("rans",), positions=("gaps",)),
+    "dense": Profile(encodings={"*": "dense"}),
+    "context-float": Profile(positions=("context",), values=("float32",), preferred="sparse"),
+}
+
+
+def with_checksum(file: bytes, graph: bytes) -> bytes:
+    """The file with another compressed graph, checksum and header redone."""
+    data = unwrap(file, 1 << 30)[1]
+    template = wrap({}, data)
+    length = int.from_bytes(template[:8], "little")
+    checked = zlib.crc32(graph, zlib.crc32(data)).to_bytes(4, "little") + graph
+    header = json.loads(template[8 : 8 + length])
+    header["graph"] = {"dtype": "U8", "shape": [len(checked)], "data_offsets": [len(data), len(data) + len(checked)]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return len(text).to_bytes(8, "little") + text + data + checked
+
+
+def deflate(text: bytes) -> bytes:
+    """Raw deflate."""
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    return deflater.compress(text) + deflater.flush()
+
+
+def edited(file: bytes, **changes: object) -> bytes:
+    """The file with other values in its JSON, everything else redone."""
+    content, data = unwrap(file, 1 << 30)
+    return wrap({**content, **changes}, data)
+
+
+def broken(good: bytes) -> dict[str, bytes]:
+    """One file per refusal of FORMAT.md 6 that concerns a whole file: name (kind, then why) -> bytes."""
+    content, data = unwrap(good, 1 << 30)
+    length = int.from_bytes(good[:8], "little")
+    text, tensors = good[8 : 8 + length], content["t"]
+
+    def header(old: bytes, new: bytes) -> bytes:
+        changed = text.replace(old, new)
+        assert changed != text
+        return len(changed).to_bytes(8, "little") + changed + good[8 + length :]
+
+    bomb = deflate(b" " * (1 << 25))
+    nodes = content["n"]
+    first = [[*tensors[0][:1], [1 << 20, 1 << 20], *tensors[0][2:]], *tensors[1:]]
+    renamed = [[tensors[1][0], *tensors[0][1:]], *tensors[1:]]
+    other = [[*tensors[0][:2], "zip", *tensors[0][3:]], *tensors[1:]]
+    negative = [[*tensors[0][:1], [-1, 3], *tensors[0][2:]], *tensors[1:]]
+    sizes = [entry if len(entry) == 3 else [*entry[:3], entry[3] + 1] for entry in tensors]
+    return {
+        "truncated-empty": b"",
+        "truncated-header": good[: length // 2],
+        "truncated-tensors": good[:-1],
+        "magic-text": b"not a model at all, just text",
+        "magic-format": header(b'"format":"bitwright"', b'"format":"pt"'),
+        "version-2": header(b'"version":"1"', b'"version":"2"'),
+        "header-json": header(b'"data"', b'"data'),
+        "header-long": (1 << 17).to_bytes(8, "little") + b"{" + bytes(1 << 9),
+        "header-trailing": good + b"\0",
+        "header-dtype": header(b"U8", b"I8"),
+        "header-extra": header(b',"graph"', b',"more":{},"graph"'),
+        "header-overlap": header(b'"data_offsets":[0,', b'"data_offsets":[1,'),
+        "checksum": good[:-1] + bytes([good[-1] ^ 1]),
+        "deflate": with_checksum(good, b"\xff\xff"),
+        "deflate-trailing": with_checksum(good, deflate(b"{}") + b"\0"),
+        "too-large-bomb": with_checksum(good, bomb),
+        "too-large-tensor": edited(good, t=first),
+        "json-list": with_checksum(good, deflate(b"[]")),
+        "json-twice": with_checksum(good, deflate(b'{"i":1,"i":2}')),
+        "json-nan": with_checksum(good, deflate(b'{"i":NaN}')),
+        "json-deep": with_checksum(good, deflate(b"[" * 100_000)),
+        "json-surrogate": with_checksum(good, deflate(b'{"i":"\\ud800"}')),
+        "json-keys": edited(good, x=1),
+        "json-node": edited(good, n=[["relu", [0], {}, {}]]),
+        "json-entry": edited(good, t=[["a"]]),
+        "graph-op": edited(good, n=[["fly", *nodes[0][1:]], *nodes[1:]]),
+        "graph-tensor": edited(good, n=[[*nodes[0][:3], {"weight": 99}, "conv"], *nodes[1:]]),
+        "graph-shape": edited(good, i=[[2, 8, 8]]),
+        "graph-unused": edited(good, n=nodes[:5], o=[1]),
+        "tensor-shape": edited(good, t=negative),
+        "tensor-name": edited(good, t=renamed),
+        "tensor-encoding": edited(good, t=other),
+        "tensor-sizes": edited(good, t=sizes),
+        "tensor-shared": edited(good, t=[[*tensors[0][:2], 9], *tensors[1:]]),
+        "tensor-order": edited(good, t=tensors[::-1], n=_renumbered(nodes, len(tensors))),
+        "stream-coder": wrap(content, b"\x0f" + data[1:]),
+    }
+
+
+def _renumbered(nodes: list, count: int) -> list:
+    """The nodes for tensors in reverse order."""
+    return [[*node[:3], {role: count - 1 - n for role, n in node[3].items()}, node[4]] for node in nodes]
+
+
+def files() -> dict[str, bytes]:
+    """All golden files by name."""
+    graph, tensors = small_model()
+    meta = {"classes": ["a", "b", "ü"]}
+    result = {f"good-{name}": write_container(graph, tensors, meta, profile) for name, profile in PROFILES.items()}
+    # the first record must have a stream whose coder can be damaged, so the broken ones start from the dense file
+    result.update({f"broken-{name}": data for name, data in broken(result["good-dense"]).items()})
+    return result
+
+
+def main() -> None:
+    """Write what is not there yet."""
+    for name, data in files().items():
+        path = FOLDER / f"{name}.safetensors"
+        if path.exists():
+            continue
+        path.write_bytes(data)
+        print(path.name, len(data))
+    if not (FOLDER / "good.npz").exists():
+        np.savez(FOLDER / "good.npz", **small_model()[1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,262 @@
+"""Every encoding, registered or to come: exact on all it takes, refuses the rest; the relative index of the papers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+
+from bitwright import BitwrightError
+from bitwright.packing.bits import Cursor, varint
+from bitwright.packing.coders import NAMES, write_stream
+from bitwright.packing.encodings import Weight, decode, encode, list_encodings
+from bitwright.packing.positions import View, from_gaps, to_gaps
+from bitwright.packing.profile import Profile
+from bitwright.packing.values import CODES, FLOAT16, FLOAT32, Values, planes, read_values
+
+ALL = frozenset(NAMES.values())
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+FEW = st.sampled_from([0.0, -0.0, 0.5, -0.25, 3.4028234663852886e38, 1.401298464324817e-45, 1e-3])
+SHAPES = nps.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
+TENSORS = st.one_of(nps.arrays(np.float32, SHAPES, elements=FINITE), nps.arrays(np.float32, SHAPES, elements=FEW))
+PROFILES = st.sampled_from(
+    [
+        Profile(),
+        Profile.paper(),
+        Profile.paper(linear_index_bits=1, conv_index_bits=1),
+        Profile(coders=("raw",), positions=("mask",)),
+        Profile(coders=("rans",), positions=("gaps",), values=("float32",)),
+        Profile(positions=("context",), values=("float16", "float32")),
+    ]
+)
+
+
+def bits(array):
+    return np.ascontiguousarray(array, np.float32).reshape(-1).view(np.uint32).tolist()
+
+
+@settings(max_examples=200, deadline=None)
+@given(TENSORS, PROFILES)
+def test_every_candidate_gives_back_every_bit(tensor, profile):
+    weight = Weight.of("w", tensor)
+    for name, encoding in list_encodings().items():
+        for candidate in encoding.candidates(weight, profile):
+            content = decode(name, candidate.make(), tensor.shape)
+            assert bits(content.numbers) == bits(tensor + np.float32(0))  # -0.0 becomes 0.0, nothing else changes
+            if content.sparse is not None:
+                check_sparse(content.sparse, weight.numbers)
+
+
+def check_sparse(sparse, numbers):
+    assert sparse.positions.dtype == np.int64
+    assert sparse.positions.tolist() == np.flatnonzero(numbers).tolist()
+    if sparse.codes is None:
+        assert sparse.values.tolist() == numbers[sparse.positions].tolist()
+    else:
+        assert sparse.codes.dtype == (np.uint8 if len(sparse.codebook) <= 256 else np.uint16)
+        assert (np.diff(sparse.codebook) > 0).all()
+        assert 0 not in sparse.codebook
+        assert sparse.codebook[sparse.codes].tolist() == numbers[sparse.positions].tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(TENSORS)
+def test_the_smallest_is_never_much_larger_than_float32(tensor):
+    name, record = encode(Weight.of("w", tensor), Profile())
+    assert len(record) <= 4 * tensor.size + 12
+    assert encode(Weight.of("w", tensor.copy(order="F")), Profile()) == (name, record)
+
+
+def test_all_four_are_found():
+    assert list(list_encodings()) == ["codebook", "dense", "half", "sparse"]
+
+
+RNG = np.random.default_rng(0)
+NORMAL = RNG.standard_normal((40, 50)).astype(np.float32)
+SPARSE = np.where(RNG.random((40, 50)) < 0.05, NORMAL, 0)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "name"),
+    [
+        (NORMAL, "dense"),
+        (NORMAL[:2, :9].astype(np.float16), "half"),
+        (np.sign(NORMAL) * np.float32(0.3), "codebook"),
+        (SPARSE, "sparse"),
+        (np.zeros((40, 50), np.float32), "codebook"),
+    ],
+)
+def test_each_wins_on_its_own_ground(tensor, name):
+    found, record = encode(Weight.of("w", tensor), Profile())
+    assert found == name
+    assert decode(name, record, tensor.shape).numbers.tolist() == tensor.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize("name", ["half", "codebook", "sparse"])
+def test_an_encoding_that_cannot_hold_a_tensor_says_so(name):
+    dense = np.arange(1, 70_002, dtype=np.float32)
+    with pytest.raises(BitwrightError, match=rf"tensor 'w'.*encoding '{name}' cannot hold it exactly") as caught:
+        encode(Weight.of("w", dense), Profile(), name)
+    assert caught.value.kind == "profile"
+
+
+def test_wrong_tensors_are_refused_with_their_name():
+    with pytest.raises(BitwrightError, match=r"'conv1.weight' holds nan at element 2 of 3") as caught:
+        Weight.of("conv1.weight", np.array([1, 2, np.nan], np.float32))
+    assert caught.value.kind == "value"
+    with pytest.raises(BitwrightError, match="'w' holds -inf"):
+        Weight.of("w", np.array([-np.inf], np.float32))
+    with pytest.raises(BitwrightError, match="'w' has dtype int64") as caught:
+        Weight.of("w", np.arange(3))
+    assert caught.value.kind == "dtype"
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, half, sparse"):
+        encode(Weight.of("w", NORMAL), Profile(), "zip")
+    for field, names in {"coders": "huffman", "positions": "context", "values": "float16"}.items():
+        with pytest.raises(BitwrightError, match=rf"unknown.*'zip'.*{names}"):
+            Profile(**{field: ("zip",)})
+    with pytest.raises(BitwrightError, match="index of 17 bits"):
+        Profile(conv_index_bits=17)
+
+
+# --- the relative index
+
+
+@pytest.mark.parametrize(
+    ("places", "width", "gaps", "fillers"),
+    [
+        ([1, 4, 15], 3, [1, 2, 7, 2], [2]),  # figure 2 of Deep Compression
+        ([2, 3, 22], 4, [2, 0, 15, 2], [2]),  # a column of EIE: [0,0,1,2,0 x 18,3]
+        ([0], 1, [0], []),
+        ([8], 3, [7, 0], [0]),
+        ([7], 3, [7], []),
+        ([], 5, [], []),
+    ],
+)
+def test_the_relative_index_of_the_papers(places, width, gaps, fillers):
+    found, is_filler = to_gaps(np.array(places, np.int64), width)
+    assert found.tolist() == gaps
+    assert np.flatnonzero(is_filler).tolist() == fillers
+    assert from_gaps(found)[~is_filler].tolist() == places
+
+
+@given(st.sets(st.integers(0, 5000), max_size=60), st.integers(1, 16))
+def test_gaps_come_back_for_every_width(places, width):
+    places = np.array(sorted(places), np.int64)
+    gaps, is_filler = to_gaps(places, width)
+    assert (gaps < 1 << width).all()
+    assert (gaps[is_filler] == (1 << width) - 1).all()
+    assert from_gaps(gaps)[~is_filler].tolist() == places.tolist()
+
+
+def test_fillers_cost_what_the_formula_says():
+    """Expected fillers per non-zero, (1-d)^(2^b) / (1 - (1-d)^(2^b)): 0.37 for d = 4 % and b = 5."""
+    places = np.flatnonzero(np.random.default_rng(0).random(1_000_000) < 0.04)
+    for width in (4, 5):
+        keep = (1 - 0.04) ** (1 << width)
+        assert to_gaps(places, width)[1].sum() / len(places) == pytest.approx(keep / (1 - keep), rel=0.02)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.booleans(), st.booleans(), st.integers(0, 2**32))
+def test_views_visit_and_come_back(rows, columns, transposed, drop, seed):
+    weight = np.random.default_rng(seed).random((rows, columns)) < 0.4
+    keep = (weight.any(1), weight.any(0)) if drop else (None, None)
+    view, flat = View((rows, columns), transposed, *keep), np.flatnonzero(weight)
+    places = view.visit(flat)
+    assert view.flat(places).tolist() == flat.tolist()
+    small = weight[weight.any(1)][:, weight.any(0)] if drop else weight
+    assert sorted(places.tolist()) == np.flatnonzero(small.T if transposed else small).tolist()
+
+
+def test_the_paper_profile_writes_gaps_of_the_given_width():
+    profile = Profile.paper(linear_index_bits=5, conv_index_bits=3)
+    for shape, width in (((40, 50), 5), ((40, 2, 5, 5), 3)):
+        name, record = encode(Weight.of("w", SPARSE.reshape(shape)), profile)
+        trace = []
+        decode(name, record, shape, trace=trace)
+        assert name == "sparse"
+        assert trace[0].width == width
+        assert {stream.coder for stream in trace} <= {"huffman", "raw"}
+
+
+# --- refusals of section 4
+
+
+def values_of(kind, numbers):
+    return Values.of(np.array(numbers, np.float32)).write(kind, ALL)
+
+
+def gaps(nonzeros, entries, gap_bytes, values, flags=0):
+    return bytes([flags]) + varint(nonzeros) + varint(entries) + gap_bytes + values
+
+
+def stream(symbols, width):
+    return write_stream(np.array(symbols, np.uint16), width, ALL)
+
+
+def codes(table, symbols, kind=0):
+    data = np.array(table, "<f4").tobytes()
+    return varint(len(table) - 1) + bytes([kind]) + data + stream(symbols, 3)
+
+
+BITS32 = np.array([np.inf, -0.0], np.float32)
+BROKEN = {
+    "flags 0x80": ("sparse", "sparse", b"\x80"),
+    "flags 0x60": ("sparse", "sparse", b"\x60"),
+    "flags 0x3": ("sparse", "sparse", b"\x03"),
+    "9 non-zeros among 8": ("sparse", "sparse", b"\x00" + varint(9)),
+    "1 entries for 2": ("sparse", "sparse", b"\x00\x02\x01"),
+    "9 entries for 2": ("sparse", "sparse", b"\x00\x02\x09"),
+    "a stream is missing": ("stream", "sparse", b"\x00\x02\x02"),
+    "position 8 of 8": ("sparse", "sparse", gaps(2, 2, stream([0, 7], 3), b"")),
+    "0 fillers, 1 expected": ("sparse", "sparse", gaps(1, 2, stream([0, 1], 3), values_of(FLOAT32, [1, 2]))),
+    "a filler at the end": ("sparse", "sparse", gaps(1, 2, stream([0, 3], 2), values_of(FLOAT32, [1, 0]))),
+    "without the widest gap": ("sparse", "sparse", gaps(1, 2, stream([2, 1], 2), values_of(FLOAT32, [0, 1]))),
+    "a zero among the values": ("sparse", "sparse", gaps(2, 2, stream([0, 1], 2), values_of(FLOAT32, [0, 1]))),
+    "3 ones in the mask, 2 expected": ("sparse", "sparse", b"\x01\x02" + stream([1, 1, 1, 0, 0, 0, 0, 0], 1)),
+    "symbols of 2 bits where 1": ("stream", "sparse", b"\x01\x02" + stream([3] * 8, 2)),
+    "not finite": ("value", "dense", b"".join(stream(p, 8) for p in planes(np.repeat(BITS32[:1], 8), FLOAT32))),
+    "that is -0.0": ("value", "half", b"".join(stream(p, 8) for p in planes(np.repeat(BITS32[1:], 8), FLOAT16))),
+    "not strictly ascending": ("codebook", "codebook", codes([1, 1], [0] * 8)),
+    "code 2 where there are 2": ("codebook", "codebook", codes([1, 2], [2] * 8)),
+    "list of values of kind 2": ("codebook", "codebook", codes([1, 2], [0] * 8, kind=2)),
+    "list of 65537 values": ("codebook", "codebook", varint(65536)),
+    "1 bytes left at the end": ("tensor", "codebook", codes([1, 2], [0] * 8) + b"\0"),
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_broken_records_are_refused(message):
+    kind, name, record = BROKEN[message]
+    with pytest.raises(BitwrightError, match=message) as caught:
+        decode(name, record, (2, 4), "tensor 'w'")
+    assert caught.value.kind == kind
+    assert "tensor 'w'" in str(caught.value)
+    assert "pack the model again" in str(caught.value)
+
+
+def test_fillers_need_their_own_code():
+    """Code 0 is the filler where there are some: code 2 is the second value, code 3 none."""
+    record = bytes([CODES << 5]) + varint(1) + varint(2) + stream([1, 0], 1)
+    content = decode("sparse", record + codes([5, 6], [0, 2]), (2, 4))
+    assert content.numbers.tolist() == [0, 0, 6, 0, 0, 0, 0, 0]
+    with pytest.raises(BitwrightError, match="code 3 where there are 2 values"):
+        decode("sparse", record + codes([5, 6], [0, 3]), (2, 4))
+
+
+def test_65536_values_leave_no_code_for_a_filler():
+    tensor = np.zeros((2, 300_000), np.float32)
+    tensor[0, ::2][:65536] = np.arange(1, 65537)
+    tensor[1, -1] = 1
+    weight = Weight.of("w", tensor)
+    name, record = encode(weight, Profile(positions=("gaps",), values=("codes",), linear_index_bits=8), "sparse")
+    assert decode(name, record, tensor.shape).numbers.tolist() == weight.numbers.tolist()
+
+
+def test_float_planes_put_the_exponent_in_one_byte():
+    numbers = np.array([1.0, -1.5], np.float32)  # exponent 127, sign in the lowest bit
+    assert [plane.tolist() for plane in planes(numbers, FLOAT32)] == [[0, 1], [0, 0], [0, 128], [127, 127]]
+    record = values_of(FLOAT32, numbers)
+    assert read_values(Cursor(record), FLOAT32, 2).numbers.tolist() == [1.0, -1.5]

@@ -198,7 +198,7 @@ def test_finding_a_recipe(tmp_path: Path) -> None:
 
 def test_one_step_from_the_command_line() -> None:
     assert make_step("prune", ["rounds=4"]) == make_step("prune", ["prune.rounds=4"])
-    with pytest.raises(BitwrightError, match=r"step\.prune\.round; did you mean 'rounds'"):
+    with pytest.raises(BitwrightError, match=r"unknown key prune\.round; did you mean 'rounds'"):
         make_step("prune", ["round=4"])
 
 

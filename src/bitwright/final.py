@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bitwright.packing import Packed
     from bitwright.recipe import Recipe
     from bitwright.run import Run
+    from bitwright.runtime import Model
 
 BATCH = 1000
 """Images at once while testing; only speed depends on it."""
@@ -188,33 +189,45 @@ def _measure(run: Run, command: str) -> dict[str, Any]:
 
 
 def _latency(run: Run) -> dict[str, Any]:
-    """Median milliseconds for one image: the packed file in the engine, the dense network in torch beside it."""
+    """Median milliseconds for one image: the packed file in the engine, the dense network in float32 beside it.
+
+    "dense" is onnxruntime's time where that is installed, the faster peer for small networks, else torch's.
+    """
     import torch
 
+    from bitwright.measure.latency import take_turns
     from bitwright.runtime import load
 
-    image = run.data.test.images[:1]
     engine = load(run.folder / "packed.safetensors", threads=run.recipe.threads)
     label = baseline_label(run.recipe)
     dense = run.model(None if label == "0-start" else label).eval()
-    tensor = run.data.preprocess.torch(torch.from_numpy(image))
-    with torch.no_grad():
-        times = _interleaved({"packed": lambda: engine(image), "dense": lambda: dense(tensor)})
-    return {"batch": 1, "threads": run.recipe.threads, "dense_in": "torch", **times}
+    prepare = run.data.preprocess.torch
+
+    def in_torch(image: np.ndarray) -> Any:
+        with torch.no_grad():
+            return dense(prepare(torch.from_numpy(image)))
+
+    contestants: dict[str, Any] = {"packed": engine, "torch": in_torch, **_onnxruntime(engine, run.recipe.threads)}
+    images = run.data.test.images[:4]
+    pixels = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
+    times: dict[str, Any] = take_turns(contestants, [(image[None],) for image in pixels], seconds=1.0)
+    peer = "onnxruntime" if "onnxruntime" in times else "torch"
+    return {"batch": 1, "threads": run.recipe.threads, "dense_in": peer, "dense": times[peer], **times}
 
 
-def _interleaved(calls: dict[str, Any], repeats: int = 200) -> dict[str, Any]:
-    """Median and spread (half the quartiles' distance) of each call, in turns so that all meet the same machine."""
-    for call in calls.values():
-        call()
-    seen: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            begun = time.perf_counter_ns()
-            call()
-            seen[name].append((time.perf_counter_ns() - begun) / 1e6)
-    quartiles = {name: np.percentile(values, (25, 50, 75)) for name, values in seen.items()}
-    return {name: {"median": float(q[1]), "spread": float(q[2] - q[0]) / 2} for name, q in quartiles.items()}
+def _onnxruntime(engine: Model, threads: int) -> dict[str, Any]:
+    """The peer on the packed file's graph with dense weights, which cost it the same as the dense network's."""
+    from bitwright.measure.onnx_peer import open_peer
+
+    try:
+        weights = {name: tensor.dense() for name, tensor in engine.stored.items()}
+        return {"onnxruntime": open_peer(engine.graph, weights, threads)}
+    except ImportError:
+        return {}
+    except BitwrightError as error:
+        if error.kind != "no-peer":
+            raise
+        return {}
 
 
 def require_finished(folder: Path) -> None:

@@ -274,7 +274,7 @@ def make_step(name: str, settings: Sequence[str] = ()) -> Step:
     """The step `name` with "field=value" settings, checked as in a recipe. `train.epochs=3` is `epochs=3`."""
     full = [s if s.startswith(f"{name}.") else f"{name}.{s}" for s in settings]
     raw = override({"steps": [{name: {}}]}, full)
-    return _step(raw["steps"][0], "step")
+    return checked(get_step(name), raw["steps"][0][name], name)
 
 
 def parse(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:

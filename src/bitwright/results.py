@@ -15,7 +15,7 @@ from typing import Any
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 """The README's lines between which `write_documents` puts the table."""
 
 
@@ -144,9 +144,10 @@ def results_table(results: str | Path) -> str:
     ]
     if not rows:
         return "No results are published yet.\n"
-    head = ["recipe", "test error, dense → packed", "bytes on disk", "smaller", "ms, torch float32 → engine"]
+    head = ["recipe", "test error, dense → packed", "bytes on disk", "smaller", "ms for one image, float32 → engine"]
     note = (
-        "In brackets what the paper reports. Seed 0, one image at a time; made by `bitwright results` from `results/`."
+        "In brackets what the paper reports. Seed 0. float32 is the dense network in onnxruntime (in torch where that "
+        "is not installed), with the same threads. Made by `bitwright results` from `results/`."
     )
     return _markdown(head, rows) + f"\n{note}\n"
 

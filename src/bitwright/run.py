@@ -146,7 +146,7 @@ def _claim(folder: Path, recipe: Recipe, restart: bool) -> None:
             )
     elif restart:
         _clear(folder)
-    else:
+    elif any(_step_folders(folder)):  # before the first step, nothing would be lost
         _refuse_another(folder, recipe)
     write_atomic(written, recipe.to_yaml())
 
@@ -168,9 +168,12 @@ def _refuse_another(folder: Path, recipe: Recipe) -> None:
 def _clear(folder: Path) -> None:
     for name in MADE_BY_RUNS:
         (folder / name).unlink(missing_ok=True)
-    for child in folder.iterdir():
-        if child.is_dir() and re.fullmatch(r"\d+-[a-z0-9-]+", child.name):
-            shutil.rmtree(child)
+    for child in _step_folders(folder):
+        shutil.rmtree(child)
+
+
+def _step_folders(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.is_dir() and re.fullmatch(r"\d+-[a-z0-9-]+", p.name)]
 
 
 @contextlib.contextmanager

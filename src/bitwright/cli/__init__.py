@@ -26,6 +26,8 @@ app = typer.Typer(
 
 NEEDS_TRAIN = ("torch", "accelerate", "pydantic", "yaml", "plotly", "jinja2", "sklearn", "scipy", "tensorboardX")
 """Top-level modules that come with the extra `train`."""
+INTERRUPTED = 130
+"""The exit code that typer gives to Ctrl-C."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -53,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=given, prog_name="bitwright")
     except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            return _fail("stopped; a run goes on where it was when the same command is given again", False, INTERRUPTED)
         return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
     except BitwrightError as error:
         return _fail(str(error), debug)
@@ -60,8 +64,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] not in NEEDS_TRAIN:
             raise
         return _fail(f'this command needs {error.name}, which is not installed; pip install "bitwright[train]"', debug)
-    except KeyboardInterrupt:
-        return _fail("stopped; a run goes on where it was when the same command is given again", False, code=130)
     return 0
 
 

@@ -40,6 +40,8 @@ def _from_array(path: Path, shape: tuple[int, ...]) -> Iterator[tuple[str, np.nd
             f"{path} has shape {_sizes(array.shape)}; the model takes {_sizes(shape)}, or many along a first axis",
             kind="input-shape",
         )
+    if array.dtype != np.uint8:  # whole numbers of another width are no pixels to the engine, floats are float32
+        array = array.astype(np.float32)
     for i, image in enumerate(array):
         yield (f"{path}[{i}]" if len(array) > 1 else str(path)), image[None]
 
@@ -64,8 +66,8 @@ def _from_picture(path: Path, shape: tuple[int, ...], pixels: bool, resize: bool
     if picture.size != (width, height):
         if not resize:
             raise BitwrightError(
-                f"{path} is {picture.width}x{picture.height} pixels (width x height), the model takes {width}x{height}; "
-                "scale it or use --resize",
+                f"{path} is {picture.width}x{picture.height} pixels (width x height), the model takes "
+                f"{width}x{height}; scale it or use --resize",
                 kind="input-shape",
             )
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -165,7 +166,7 @@ def _sample_predictions(finished: RunResult, count: int = 3) -> None:
     recipe = json.loads(json.dumps(finished.result["recipe"]))
     options = {k: v for k, v in recipe["data"].items() if k != "name"}
     data = load_dataset(recipe["data"]["name"], None, **options)
-    answers = load(finished.packed)(data.test.images[:count]).argmax(1)
+    answers = np.argmax(load(finished.packed)(data.test.images[:count]), axis=1)
     said = ", ".join(
         f"{data.classes[int(label)]} as {data.classes[int(answer)]}"
         for label, answer in zip(data.test.labels[:count], answers, strict=True)

@@ -54,17 +54,15 @@ def predict(
     from bitwright.runtime import load
 
     model = load(file, threads=threads)
-    if len(model.input_shapes) != 1:
-        raise BitwrightError(f"{file} takes {len(model.input_shapes)} inputs; predict knows what to do with one")
+    ways = len(model.input_shapes), len(model.output_shapes)
+    if ways != (1, 1):
+        raise BitwrightError(f"{file} has {ways[0]} inputs and {ways[1]} outputs; predict is for one of each")
     console = Console()
     for path in images:
-        for place, image in read_images(path, model.input_shapes[0], takes_pixels(model.graph), resize):
-            console.print(f"{place}  {_best(model(image), model.classes, top)}", highlight=False, soft_wrap=True)
-
-
-def takes_pixels(graph: Any) -> bool:
-    """Whether the input's normalisation is in the graph, so that raw pixels go in."""
-    return any(node.op == "normalize" and 0 in node.inputs for node in graph.nodes)
+        for place, image in read_images(path, model.input_shapes[0], 0 in model.graph.pixel_inputs(), resize):
+            console.print(
+                f"{place}  {_best(np.asarray(model(image)), model.classes, top)}", highlight=False, soft_wrap=True
+            )
 
 
 def _best(logits: np.ndarray, classes: Any, top: int) -> str:
@@ -87,14 +85,18 @@ def bench(
     """Milliseconds of a packed file, median and spread, beside onnxruntime float32 where that is installed."""
     from bitwright.measure.latency import measure_file
 
-    rows = measure_file(file, threads=threads, batch=batch)
+    found = measure_file(file, threads=threads, batch=batch)
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        typer.echo(json.dumps(found, indent=1))
         return
     table = Table(box=None, padding=(0, 3, 0, 0))
     for column in ("", "ms, median", "spread", "images/s"):
         table.add_column(column, justify="right" if column else "left")
-    for row in rows["contestants"]:
+    for row in found["contestants"]:
         per_second = 1000 * batch / row["median"]
         table.add_row(row["name"], f"{row['median']:.4f}", f"{row['spread']:.4f}", f"{per_second:,.0f}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    machine = f"{found['machine']['cpu']}, {found['isa']} kernels, {threads} of {found['machine']['cores']} cores"
+    for note in (*found["notes"], machine):
+        console.print(note, style="dim", highlight=False, markup=False)

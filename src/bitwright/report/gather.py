@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bitwright.report.layers import layer_table
 from bitwright.report.histograms import weight_pictures
+from bitwright.report.layers import layer_table
 
 DRAWN = ("activity", "sensitivity")
 """Records of steps that have a chart or table of their own."""

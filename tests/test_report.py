@@ -1,0 +1,159 @@
+"""The report page: everything the run knows is on it, and nothing from outside is needed to see it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bitwright import BitwrightError, run_recipe
+from bitwright.report import before_after, gather, render
+from bitwright.report.charts import all_charts, layer_bytes, sensitivity
+from bitwright.report.histograms import BINS, picture
+from bitwright.report.layers import cell
+
+RECIPE = {
+    "name": "tiny",
+    "description": "less than <b>1 KB</b>",
+    "data": "digits",
+    "model": {"name": "mlp", "hidden": [16]},
+    "steps": [
+        {"train": {"epochs": 3}},
+        {"prune": {"quality": "auto", "tolerance": 20.0, "rounds": 2, "retrain": {"epochs": 2}}},
+        {"share": {"bits": 3, "retrain": None}},
+    ],
+    "published": {"error": 1.5, "bytes": 27000, "ratio": 40, "source": "a </script> paper"},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_recipe(RECIPE, tmp_path_factory.mktemp("report") / "tiny", command="bitwright run tiny").folder
+
+
+@pytest.fixture(scope="module")
+def facts(folder: Path) -> dict[str, Any]:
+    return gather(folder)
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "report.html").read_text("utf-8")
+
+
+def without_scripts(page: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_the_page_needs_no_network(page: str) -> None:
+    assert not re.search(r"(?:src|href)\s*=", without_scripts(page))
+    assert "@import" not in page.split("</style>")[0]
+    assert "Plotly" in page
+
+
+def test_text_of_the_recipe_cannot_break_the_page(page: str) -> None:
+    assert "less than &lt;b&gt;1 KB&lt;/b&gt;" in page
+    assert "a &lt;/script&gt; paper" in page
+    assert page.count("<script>") == 2
+
+
+def test_every_chart_has_its_place_and_every_place_its_chart(page: str, facts: dict[str, Any]) -> None:
+    placed = set(re.findall(r'class="chart" id="([^"]+)"', page))
+    made = [chart["id"] for chart in all_charts(facts)]
+    assert len(made) == len(set(made))
+    assert placed == set(made)
+    assert {"curves-0", "curves-1", "layer-bytes", "sensitivity-0", "weights-0-2"} <= placed
+
+
+def test_the_charts_are_json(page: str, facts: dict[str, Any]) -> None:
+    text = re.search(r"const charts = (.*);\nfunction", page)
+    assert text
+    assert json.loads(text[1]) == json.loads(json.dumps(all_charts(facts)))
+
+
+def test_the_page_tells_what_it_must(page: str, facts: dict[str, Any]) -> None:
+    shown = re.sub(r"\s+", " ", without_scripts(page))
+    result = facts["result"]
+    for text in (
+        f"{result['packed']['bytes']:,}",
+        f"{result['dense']['error']:.2f} %",
+        "bitwright run tiny",
+        "27,000",
+        "3-share",
+        "epochs: 3",
+        "graph, names, headers",
+        "Work left per layer",
+        "numpy",
+    ):
+        assert text in shown, text
+    assert str(Path.home()) not in shown
+
+
+def test_curves_join_the_trainings_of_a_step(facts: dict[str, Any]) -> None:
+    chart = next(c for c in all_charts(facts) if c["id"] == "curves-1")
+    assert chart["data"][0]["x"] == [1, 2, 3, 4]
+    assert [s["x0"] for s in chart["layout"]["shapes"]] == [2.5]
+
+
+def test_pictures_show_the_gap_and_the_codebook(facts: dict[str, Any]) -> None:
+    dense, pruned, shared = facts["pictures"][0]["steps"]
+    assert facts["pictures"][0]["layer"] == "fc1"
+    assert dense["density"] == 1
+    assert pruned["density"] < 1
+    assert not pruned["exact"] or pruned["values"] <= 256
+    assert shared["exact"]
+    assert shared["values"] == len(shared["x"]) <= 8
+
+
+def test_a_picture_counts_every_weight_once() -> None:
+    weight = np.random.default_rng(0).normal(size=(50, 40)).astype(np.float32)
+    weight[:, ::4] = 0
+    many = picture("x", weight)
+    assert (many["exact"], len(many["x"]), sum(many["y"])) == (False, BINS, 1500)
+    few = picture("x", np.round(weight))
+    assert few["exact"]
+    assert few["x"] == sorted(set(few["x"]))
+    assert sum(few["y"]) == np.count_nonzero(np.round(weight))
+    assert few["density"] == np.count_nonzero(np.round(weight)) / 2000
+
+
+def test_a_layer_without_weights_left_has_a_picture() -> None:
+    assert picture("x", np.zeros((3, 3), np.float32))["values"] == 0
+
+
+def test_small_tensors_are_summed() -> None:
+    rows = [{"name": f"t{i}", "bytes": i} for i in range(20)] + [{"name": "file", "bytes": 190}]
+    bars = layer_bytes(rows)["data"][0]
+    assert sum(bars["x"]) == 190
+    assert bars["y"][0] == "8 smaller"
+    assert bars["y"][-1] == "t19"
+
+
+def test_sensitivity_curves_begin_at_the_whole_network() -> None:
+    scan = {"baseline": 2.0, "layers": {"a": [{"amount": 0.5, "sparsity": 0.4, "error": 3.0}]}}
+    line = sensitivity(0, scan)["data"][0]
+    assert (line["x"], line["y"]) == ([0, 40.0], [2.0, 3.0])
+
+
+def test_the_summary_without_measurements_or_paper() -> None:
+    side = {"error": 2.0, "accuracy": 98.0, "bytes": 1000}
+    rows = before_after({"dense": side, "packed": {**side, "bytes": 100}}, {})
+    assert [row["packed"] for row in rows] == ["2.00 %", "98.00 %", "100", "10.0", ""]
+    assert all(row["published"] == "" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234, "1,234"), (1234.5, "1,234"), (0.012345, "0.0123"), (None, ""), ("3x3", "3x3")]
+)
+def test_cells(value: object, text: str) -> None:
+    assert cell(value) == text
+
+
+def test_an_unfinished_run_has_no_report(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
+    with pytest.raises(BitwrightError, match=r"not a finished run \(no result\.json, packed\.safetensors\); finish it"):
+        render(tmp_path)

@@ -1,0 +1,217 @@
+"""Runs: what is in the folder, and that it is the same however often the run was interrupted."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from bitwright import BitwrightError, run_recipe
+from bitwright.recipe import load_recipe, make_step
+from bitwright.run import extend_run, identity, load_checkpoint, save_checkpoint, stored_recipe
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+STEPS = [
+    {"train": {"epochs": 3, "optimizer": {"name": "Adam", "lr": 0.01, "options": {}}}},
+    {"prune": {"fraction": 0.5, "rounds": 2, "retrain": {"epochs": 2}}},
+    {"share": {"bits": 4, "retrain": {"epochs": 1, "distill": {"teacher": "1-train"}}}},
+]
+
+
+def recipe(**changes: Any) -> dict[str, Any]:
+    return {"name": "tiny", "data": "digits", "model": {"name": "mlp", "hidden": [16]}, "steps": STEPS, **changes}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "tiny"
+    run_recipe(recipe(), folder, command="bitwright run tiny")
+    return folder
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text("utf-8"))
+
+
+def test_the_folder_holds_what_the_docstring_says(finished: Path) -> None:
+    for label in ("1-train", "2-prune", "3-share"):
+        assert (finished / label / "model.safetensors").is_file()
+        assert set(read(finished / label, "step.json")) == {"step", "validation", "records"}
+    for name in ("recipe.yaml", "packed.safetensors", "result.json", "measurements.json", "report.html"):
+        assert (finished / name).is_file()
+    assert not list(finished.rglob(".*.safetensors*")), "no temporary file is left"
+
+
+def test_the_figures_are_those_of_the_files(finished: Path) -> None:
+    result, measured = read(finished, "result.json"), read(finished, "measurements.json")
+    assert result["packed"]["bytes"] == os.path.getsize(finished / "packed.safetensors")
+    assert result["dense"]["bytes"] == os.path.getsize(finished / "1-train" / "model.safetensors")
+    assert result["dense"]["step"] == "1-train"
+    assert result["packed"]["labels_different"] == 0
+    assert result["packed"]["logit_difference"] < 1e-4
+    assert result["packed"]["error"] == pytest.approx(result["compressed"]["error"])
+    assert result["dense"]["accuracy"] > 80, "three epochs are enough for digits"
+    assert measured["command"] == "bitwright run tiny"
+    assert measured["milliseconds"]["packed"]["median"] > 0
+    assert "node" not in json.dumps(measured), "nothing names the machine"
+
+
+def test_a_finished_run_is_not_done_again(finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.*") if p.name not in ("recipe.yaml", ".lock")}
+    again = run_recipe(recipe(published={"error": 1}), finished)
+    assert again.result == read(finished, "result.json")
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+
+
+@pytest.mark.parametrize("writes", [1, 4, 14, 20, 26, 28])
+def test_a_run_that_dies_between_two_writes_ends_with_the_same_bytes(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    done = 0
+
+    def dying_replace(source: Any, target: Any) -> None:
+        nonlocal done
+        if done == writes:
+            raise KeyboardInterrupt
+        done += 1
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", dying_replace)
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(recipe(), tmp_path)
+    monkeypatch.setattr(os, "replace", rename)
+    run_recipe(recipe(), tmp_path)
+    for name in ("packed.safetensors", "result.json"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_kill_dash_nine() -> None:
+    short = ("train.epochs=3", "prune.rounds=1", "prune.retrain.epochs=3", "share.retrain.epochs=2")
+    changes = [part for setting in short for part in ("--set", setting)]
+    script = [sys.executable, str(BENCHMARKS / "kill_resume.py"), "2", "demo", *changes]
+    done = subprocess.run(script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 of 2 runs ended with the bytes" in done.stdout
+
+
+def test_a_damaged_packed_file_is_made_again(finished: Path, tmp_path: Path) -> None:
+    run_recipe(recipe(), tmp_path)
+    (tmp_path / "packed.safetensors").write_bytes(b"damaged")
+    run_recipe(recipe(), tmp_path)
+    assert (tmp_path / "packed.safetensors").read_bytes() == (finished / "packed.safetensors").read_bytes()
+
+
+def test_a_folder_belongs_to_one_recipe(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(BitwrightError, match=r"(?s)run of another recipe:\n  seed: 0 -> 1\n.*--out.*--restart"):
+        run_recipe(recipe(seed=1), finished)
+    (tmp_path / "thesis.doc").write_text("mine")
+    with pytest.raises(BitwrightError, match=r"holds thesis\.doc but no run; choose an empty folder with --out"):
+        run_recipe(recipe(), tmp_path)
+
+
+def test_a_recipe_that_came_to_nothing_can_be_mended_in_place(tmp_path: Path) -> None:
+    with pytest.raises(BitwrightError, match=r"unknown dataset 'digts'"):
+        run_recipe(recipe(data="digts"), tmp_path)
+    run_recipe(recipe(steps=["half"]), tmp_path)
+
+
+def test_restart_clears_the_run_and_nothing_else(tmp_path: Path) -> None:
+    short = recipe(steps=[{"train": {"epochs": 1}}, "half"])
+    run_recipe(short, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    other = run_recipe(recipe(steps=["half"], seed=3), tmp_path, restart=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "1-train").exists()
+    assert other.result["recipe"]["seed"] == 3
+
+
+def test_without_training_the_starting_model_is_the_baseline(tmp_path: Path) -> None:
+    run = run_recipe(recipe(steps=["half"]), tmp_path)
+    assert run.result["dense"]["step"] == "0-start"
+    assert run.result["dense"]["bytes"] == os.path.getsize(tmp_path / "0-start" / "model.safetensors")
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    with open(tmp_path / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BitwrightError, match=r"another process is running in .*--out"):
+            run_recipe(recipe(), tmp_path)
+
+
+def test_a_step_can_be_appended(tmp_path: Path) -> None:
+    run_recipe(recipe(steps=[{"train": {"epochs": 1}}]), tmp_path)
+    before = read(tmp_path, "result.json")["packed"]["bytes"]
+    checkpoint = (tmp_path / "1-train" / "model.safetensors").stat().st_mtime_ns
+    longer = extend_run(tmp_path, make_step("prune", ["fraction=0.9", "retrain=null"]))
+    run = run_recipe(longer, tmp_path)
+    assert [next(iter(step)) for step in run.result["recipe"]["steps"]] == ["train", "prune"]
+    assert run.result["packed"]["bytes"] < before / 2
+    assert (tmp_path / "1-train" / "model.safetensors").stat().st_mtime_ns == checkpoint
+    with pytest.raises(BitwrightError, match=r"nowhere is no run: it has no recipe\.yaml"):
+        extend_run(tmp_path / "nowhere", make_step("half"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_model_is_sized_for_the_data_or_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        BitwrightError, match=r"model mlp gives 7 outputs, but digits has 10 classes; set model\.num_cl"
+    ):
+        run_recipe(recipe(model={"name": "mlp", "num_classes": 7}), tmp_path / "a")
+    with pytest.raises(BitwrightError, match=r"cannot take the 1x8x8 images of digits"):
+        run_recipe(recipe(model={"name": "mlp", "input_shape": [1, 9, 9]}), tmp_path / "b")
+
+
+def test_models_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n"
+        "def small(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run = run_recipe(recipe(model="my_nets:small", steps=[{"train": {"epochs": 1}}]), tmp_path / "run")
+    assert run.result["dense"]["weights"] == 650
+
+
+def test_teachers(finished: Path, tmp_path: Path) -> None:
+    def distilling(teacher: str) -> dict[str, Any]:
+        step = {"train": {"epochs": 1, "distill": {"teacher": teacher}}}
+        return recipe(steps=[step, {"train": {"epochs": 1}}])
+
+    run_recipe(distilling(str(finished)), tmp_path / "folder")
+    with pytest.raises(BitwrightError, match=r"teacher '2-train' is a step that has not run yet"):
+        run_recipe(distilling("2-train"), tmp_path / "later")
+    with pytest.raises(BitwrightError, match=r"teacher 'nobody' is neither a step \(start, 1-train, 2-train\) nor"):
+        run_recipe(distilling("nobody"), tmp_path / "nobody")
+    (tmp_path / "folder" / "2-train" / "step.json").unlink()
+    with pytest.raises(BitwrightError, match=r"is a run that is not finished; finish it first"):
+        run_recipe(distilling(str(tmp_path / "folder")), tmp_path / "unfinished")
+
+
+def test_what_may_not_become_a_checkpoint(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    parametrize.register_parametrization(model, "weight", nn.Identity())
+    with pytest.raises(BitwrightError, match=r"step 2-x left parametrizations on .*steps? "):
+        save_checkpoint(nn.Sequential(model), tmp_path / "m", "2-x")
+    broken = nn.Linear(2, 2)
+    broken.weight.data[0, 0] = torch.nan
+    with pytest.raises(BitwrightError, match=r"step 2-x left NaN or infinite values in weight"):
+        save_checkpoint(broken, tmp_path / "m", "2-x")
+    (tmp_path / "m").write_bytes(b"1234567890")
+    with pytest.raises(BitwrightError, match=r"cannot load the checkpoint .*m: "):
+        load_checkpoint(nn.Linear(2, 2), tmp_path / "m")
+
+
+def test_the_stored_recipe_is_the_resolved_one(finished: Path) -> None:
+    assert identity(stored_recipe(finished)) == identity(load_recipe(recipe()))
+    assert "batch_size: 64" in (finished / "recipe.yaml").read_text()

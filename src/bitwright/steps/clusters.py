@@ -42,7 +42,7 @@ def cluster(
     *,
     initial: Initial = "linear",
     entropy: float = 0.0,
-    iterations: int = 1000,
+    iterations: int = 10_000,
     seed: int = 0,
 ) -> Clusters:
     """Share the non-zero `weights` (float32, any shape, finite) among at most `clusters` values; zeros stay apart.
@@ -51,7 +51,7 @@ def cluster(
               most, get centroids of their own (Han et al. 2016, section 3.2: the best of the three); density: the
               quantiles (i + 0.5) / k; random: k of the weights, drawn with `seed` (Forgy).
     entropy   lambda, in units of the variance sigma^2 of the non-zero weights per bit; 0 is plain k-means.
-    iterations at most; Lloyd stops by itself when no value changes its cell. A step costs microseconds.
+    iterations at most; Lloyd stops by itself when no value changes its cell. A step costs a fraction of a millisecond.
 
     An empty cell keeps its centroid while Lloyd runs; centroids that nobody uses are left out of the result. Weights
     with at most `clusters` different values are taken as they are.

@@ -34,6 +34,10 @@ LANES = 16
 """Kernels pack the output channels of each group in blocks of a multiple of this."""
 
 
+TO_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1)}
+TO_FIRST = {3: (0, 2, 1), 4: (0, 3, 1, 2)}
+
+
 class Tensor(Protocol):
     """A weight as a file stores it."""
 
@@ -70,12 +74,12 @@ class Fused:
 
 def channels_last(x: Array) -> Array:
     """(N, C, ...) to contiguous (N, ..., C)."""
-    return np.ascontiguousarray(np.moveaxis(x, 1, -1)) if x.ndim > 2 else np.ascontiguousarray(x)
+    return np.ascontiguousarray(x.transpose(TO_LAST[x.ndim]) if x.ndim > 2 else x)
 
 
 def channels_first(x: Array) -> Array:
     """(N, ..., C) to (N, C, ...), a view."""
-    return np.moveaxis(x, -1, 1) if x.ndim > 2 else x
+    return x.transpose(TO_FIRST[x.ndim]) if x.ndim > 2 else x
 
 
 def packed_bytes(graph: Graph, tensors: Mapping[str, Tensor]) -> int:

@@ -194,8 +194,6 @@ class Lowering:
                 self._call(node)
             elif node.op == "output":
                 self._outputs(node)
-            elif node.op != "placeholder":
-                raise BitwrightError(f"the exported graph has a {node.op} node; expected plain calls", kind="export")
 
     def result(self) -> tuple[Graph, dict[str, np.ndarray]]:
         """The graph without what no output needs, and the tensors that are left."""

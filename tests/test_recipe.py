@@ -66,6 +66,12 @@ def test_every_way_python_prints_a_float_is_a_number(value: float) -> None:
     assert read_yaml(f"x: {value!r}", "t")["x"] == value
 
 
+def test_words_are_words() -> None:
+    text = "{a: off, b: yes, c: true, d: False, e: null, f: 2026-01-02, g: 1e3, h: 10, i: -1.5, j: .5, k: n}"
+    expected = ["off", "yes", True, False, None, "2026-01-02", 1000.0, 10, -1.5, 0.5, "n"]
+    assert list(read_yaml(text, "t").values()) == expected
+
+
 @pytest.mark.parametrize(
     ("setting", "changed"),
     [

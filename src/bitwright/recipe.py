@@ -98,7 +98,7 @@ class _Outline:
 
 
 def _loader() -> type[yaml.SafeLoader]:
-    """YAML's safe loader, with three traps of YAML 1.1 removed: `1e-3` is a number, dates are text, keys are unique."""
+    """YAML's safe loader without the traps of YAML 1.1: 1e-3 is a number, off and dates are text, keys are unique."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -111,11 +111,12 @@ def _loader() -> type[yaml.SafeLoader]:
             return super().construct_mapping(node, deep)
 
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":float", ":timestamp"))]
+        first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":bool", ":float", ":timestamp"))]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
     number = re.compile(r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.inf)$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|True|false|False)$"), list("tTfF"))
     return Loader
 
 

@@ -17,6 +17,9 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t kWorthThread = 200'000;
 constexpr int64_t kElementsPerTask = 1 << 15;
 
+// Tasks to aim at. Several per thread, so that one that the system holds up leaves its share to the others.
+int64_t wanted_tasks(int threads) { return threads > 1 ? 4 * int64_t{threads} : 1; }
+
 int useful_threads(int threads, int64_t multiplications) {
   return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
 }
@@ -55,7 +58,7 @@ int64_t conv_rows(const Conv2dShape& s, int threads) {
   const int64_t row = std::max<int64_t>(conv2d_padded_row(&s) * static_cast<int64_t>(sizeof(float)), 1);
   const int64_t halo = (s.kernel_h - 1) * s.dilation_h + 1;
   int64_t rows = std::max<int64_t>((kRowBytes / row - halo) / s.stride_h + 1, 2);
-  if (threads > 1) rows = std::min(rows, std::max<int64_t>(s.out_h * s.batch / threads, 2));
+  if (threads > 1) rows = std::min(rows, std::max<int64_t>(s.out_h * s.batch / wanted_tasks(threads), 2));
   rows = std::min(rows, s.out_h);
   return ceil_div(s.out_h, ceil_div(s.out_h, rows));  // tasks of about one size
 }
@@ -71,7 +74,7 @@ void run_conv2d(const Conv2dShape& s, const Conv2dWeights& weights, const Epilog
   const int64_t blocks = weights.depthwise ? block_count(s.out_c) : s.groups * block_count(s.out_c / s.groups);
   const int64_t rows = conv_rows(s, threads), row_tasks = ceil_div(s.out_h, rows);
   // Few rows: the channels are divided too.
-  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, s.batch * row_tasks), 1, blocks);
+  const int64_t parts = std::clamp<int64_t>(ceil_div(wanted_tasks(threads), s.batch * row_tasks), 1, blocks);
   const size_t scratch = conv2d_scratch(&s, rows);
   parallel_for(s.batch * row_tasks * parts, threads, [&](int64_t index) {
     const int64_t part = index % parts, chunk = index / parts % row_tasks, image = index / parts / row_tasks;
@@ -88,7 +91,7 @@ void run_linear(int64_t batch, const LinearWeights& w, const Epilogue& epilogue,
   const auto kernel = linear_variant();
   threads = useful_threads(threads, batch * w.in_c * w.out_c);
   const int64_t blocks = block_count(w.out_c), chunks = ceil_div(batch, kSamples);
-  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, blocks);
+  const int64_t parts = std::clamp<int64_t>(ceil_div(wanted_tasks(threads), chunks), 1, blocks);
   parallel_for(chunks * parts, threads, [&](int64_t index) {
     const int64_t part = index % parts, chunk = index / parts;
     const LinearTask task = {batch * chunk / chunks, batch * (chunk + 1) / chunks, blocks * part / parts,

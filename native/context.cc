@@ -60,11 +60,11 @@ class Mixer {
 
   template <typename Coder>
   int code(Coder& coder, int bit) {
-    int64_t sum = int64_t{base_} << 16;
+    int64_t sum = int64_t{base_} * 65536;
     for (int i = 0; i < used_; ++i) sum += weights_[i] * inputs_[i];
     const int p = squash(sum >> 16);
     bit = coder.code(bit, p);
-    const int64_t error = (int64_t{bit} << 16) - p;
+    const int64_t error = int64_t{bit} * 65536 - p;
     for (int i = 0; i < used_; ++i)
       weights_[i] = std::clamp(weights_[i] + ((error * inputs_[i]) >> kRate), -kLargestWeight, kLargestWeight);
     return bit;

@@ -137,6 +137,7 @@ def broken(good: bytes) -> dict[str, bytes]:
         "tensor-encoding": edited(good, t=other),
         "tensor-sizes": edited(good, t=sizes),
         "tensor-shared": edited(good, t=[[*tensors[0][:2], 9], *tensors[1:]]),
+        "tensor-shared-by-none": edited(good, s=[*content["s"], ["dense", 0]]),
         "tensor-order": edited(good, t=tensors[::-1], n=_renumbered(nodes, len(tensors))),
         "stream-coder": wrap(content, b"\x0f" + data[1:]),
     }

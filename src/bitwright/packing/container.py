@@ -262,6 +262,8 @@ def _cut(entries: list[_Entry], shared: list[tuple[str, int]], body: bytes) -> d
             offset += entry.size
     for number, (encoding, size) in enumerate(shared):
         members = [entry for entry in entries if entry.shared == number]
+        if not members:
+            refuse(f"no tensor is part of shared vector {number}", "tensor")
         elements = sum(math.prod(entry.shape) for entry in members)
         record = Record(f"shared vector {number}", encoding, (elements,), body[offset : offset + size])
         stored.update(_members(members, elements, record))

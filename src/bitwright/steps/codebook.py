@@ -38,7 +38,7 @@ def sums_by_counting(values: Tensor, codes: Tensor, size: int) -> Tensor:
 
 
 def sums_by_sorting(values: Tensor, codes: Tensor, size: int) -> Tensor:
-    """The same in an order that is fixed on a GPU too, where `bincount` adds as its threads come along."""
+    """The same by sorted segments, for devices where `bincount` adds as its threads come along (untried on a GPU)."""
     order = torch.argsort(codes, stable=True)
     return torch.segment_reduce(values[order], "sum", lengths=torch.bincount(codes, minlength=size), initial=0.0)
 

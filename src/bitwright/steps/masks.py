@@ -208,7 +208,8 @@ class Masks:
 
     def kept(self) -> dict[str, float]:
         """The share of each layer's weights that stays."""
-        return {name: float(self._of(name)[0].mask.float().mean()) for name in self.layers}
+        masks = {name: self._of(name)[0].mask for name in self.layers}
+        return {name: int(mask.sum()) / mask.numel() for name, mask in masks.items()}
 
     @torch.no_grad()
     def measure(self) -> None:

@@ -39,7 +39,9 @@ def select_layers(
     """
     from torch import nn
 
-    candidates = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)}
+    candidates = {
+        n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    }
 
     def matches(pattern: str) -> set[str]:
         if pattern.startswith("re:"):

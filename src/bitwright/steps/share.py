@@ -152,7 +152,7 @@ def distortion(weights: np.ndarray, clusters: Clusters) -> float:
 def _codebooks(shares: list[tuple[nn.Module, str, Clusters]], gradient: str) -> Iterator[None]:
     """While inside, the tensors are looked up in codebooks, which are what an optimiser finds."""
     for module, tensor, clusters in shares:
-        book, codes = torch.from_numpy(clusters.codebook), torch.from_numpy(clusters.codes.astype(np.int32))
+        book, codes = torch.tensor(clusters.codebook), torch.from_numpy(clusters.codes.astype(np.int32))
         device = getattr(module, tensor).device
         attach(module, tensor, Codebook(book.to(device), codes.to(device), mean=gradient == "mean"))
     try:

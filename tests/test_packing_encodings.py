@@ -210,6 +210,7 @@ BROKEN = {
     "1 entries for 2": ("sparse", "sparse", b"\x00\x02\x01"),
     "9 entries for 2": ("sparse", "sparse", b"\x00\x02\x09"),
     "a stream is missing": ("stream", "sparse", b"\x00\x02\x02"),
+    "an index of 0 bits": ("sparse", "sparse", gaps(2, 2, stream([0, 0], 0), b"")),
     "position 8 of 8": ("sparse", "sparse", gaps(2, 2, stream([0, 7], 3), b"")),
     "0 fillers, 1 expected": ("sparse", "sparse", gaps(1, 2, stream([0, 1], 3), values_of(FLOAT32, [1, 2]))),
     "a filler at the end": ("sparse", "sparse", gaps(1, 2, stream([0, 3], 2), values_of(FLOAT32, [1, 0]))),

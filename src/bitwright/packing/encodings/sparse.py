@@ -178,6 +178,8 @@ def _read_gaps(cursor: Cursor, view: View, nonzeros: int, kind: int, trace: Trac
     if not nonzeros <= entries <= elements:
         raise cursor.fail(f"{entries} entries for {nonzeros} non-zeros of {elements} elements", kind="sparse")
     width = stream_width(cursor)
+    if width == 0:
+        raise cursor.fail("an index of 0 bits", kind="sparse")
     gaps = read_stream(cursor, entries, trace)
     places = from_gaps(gaps)
     if entries and int(places[-1]) >= elements:

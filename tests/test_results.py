@@ -79,6 +79,12 @@ def test_a_readme_without_markers_is_left_alone() -> None:
     assert with_table(f"only {BEGIN}", "table") == f"only {BEGIN}"
 
 
+def test_documents_are_written_in_a_project_only(tmp_path: Path) -> None:
+    with pytest.raises(BitwrightError, match=r"no folder .*results; call this in the project's folder"):
+        write_documents(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_results_is_said(tmp_path: Path) -> None:
     assert results_table(tmp_path) == "No results are published yet.\n"
 

@@ -97,7 +97,7 @@ def test_a_run_that_dies_between_two_writes_ends_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_kill_dash_nine() -> None:
-    short = ("train.epochs=3", "prune.rounds=1", "prune.retrain.epochs=3", "share.retrain.epochs=2")
+    short = ("train.epochs=3", "prune.retrain.epochs=3", "share.retrain.epochs=2")
     changes = [part for setting in short for part in ("--set", setting)]
     script = [sys.executable, str(BENCHMARKS / "kill_resume.py"), "2", "demo", *changes]
     done = subprocess.run(script, capture_output=True, text=True, check=False)
@@ -153,11 +153,14 @@ def test_a_step_can_be_appended(tmp_path: Path) -> None:
     run_recipe(recipe(steps=[{"train": {"epochs": 1}}]), tmp_path)
     before = read(tmp_path, "result.json")["packed"]["bytes"]
     checkpoint = (tmp_path / "1-train" / "model.safetensors").stat().st_mtime_ns
-    longer = extend_run(tmp_path, make_step("prune", ["fraction=0.9", "retrain=null"]))
+    prune = make_step("prune", ["fraction=0.9", "retrain=null"])
+    longer = extend_run(tmp_path, prune)
+    assert extend_run(tmp_path, prune) == longer, "given again after an interruption"
     run = run_recipe(longer, tmp_path)
     assert [next(iter(step)) for step in run.result["recipe"]["steps"]] == ["train", "prune"]
     assert run.result["packed"]["bytes"] < before / 2
     assert (tmp_path / "1-train" / "model.safetensors").stat().st_mtime_ns == checkpoint
+    assert len(extend_run(tmp_path, prune).steps) == 3, "given again after the end"
     with pytest.raises(BitwrightError, match=r"nowhere is no run: it has no recipe\.yaml"):
         extend_run(tmp_path / "nowhere", make_step("half"))
     assert not (tmp_path / "nowhere").exists()

@@ -44,6 +44,8 @@ def publish_runs(folders: Iterable[str | Path], results: str | Path) -> list[Pat
 def write_documents(project: str | Path) -> list[Path]:
     """Write docs/results.md, and the table of README.md where its markers are; returns the files written."""
     place = Path(project)
+    if not (place / "results").is_dir():
+        raise BitwrightError(f"no folder {place / 'results'}; call this in the project's folder or give --project")
     page = place / "docs" / "results.md"
     write_atomic(page, results_page(place / "results"))
     written = [page]

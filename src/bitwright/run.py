@@ -100,13 +100,24 @@ def stored_recipe(folder: str | Path) -> Recipe:
 
 
 def extend_run(folder: str | Path, step: Step) -> Recipe:
-    """Append `step` to the recipe of a run, so that running it again continues from its last checkpoint."""
+    """Append `step` to the recipe of a run, so that running it again continues from its last checkpoint.
+
+    Where this very step was appended before and the run has not come to its end since, nothing is appended: the call
+    was interrupted and is given again.
+    """
     stored_recipe(folder)  # refuses before anything is created
     with locked(Path(folder)):
         old = stored_recipe(folder)
+        if step == old.steps[-1] and not _is_concluded(Path(folder), old):
+            return old
         new = Recipe(**{**vars(old), "steps": (*old.steps, step)})
         write_atomic(Path(folder) / "recipe.yaml", new.to_yaml())
     return new
+
+
+def _is_concluded(folder: Path, recipe: Recipe) -> bool:
+    written = folder / "result.json"
+    return written.is_file() and json.loads(written.read_text("utf-8"))["recipe"] == identity(recipe)
 
 
 # -- the folder --------------------------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def _print_table(rows: list[dict[str, str]], published: bool) -> None:
     Console().print(table)
 
 
-def _sample_predictions(finished: RunResult, count: int = 3) -> None:
+def _sample_predictions(finished: RunResult, count: int = 5) -> None:
     """What the packed file says to the first test images."""
     from bitwright.data import load_dataset
     from bitwright.runtime import load

@@ -95,6 +95,17 @@ def test_train_compress_pack(tmp_path: Path, capsys: Captured) -> None:
     assert file.stat().st_size > (run / "packed.safetensors").stat().st_size
 
 
+def test_demo(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bitwright.recipe import load_recipe
+
+    short = ["train.epochs=2", "prune.retrain.epochs=2", "share.retrain.epochs=1"]
+    monkeypatch.setattr("bitwright.recipe.load_recipe", lambda name: load_recipe(name, short))
+    assert main(["demo", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "times smaller" in printed
+    assert printed.splitlines()[-1].count(" as ") == 5
+
+
 def test_inspect(packed: str, capsys: Captured) -> None:
     assert main(["inspect", packed]) == 0
     printed = capsys.readouterr().out

@@ -149,6 +149,12 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
             run_recipe(recipe(), tmp_path)
 
 
+def test_a_launcher_of_many_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(BitwrightError, match=r"a run is one process, and 2 were launched; .*bw\.train under it"):
+        run_recipe(recipe(), tmp_path)
+
+
 def test_a_step_can_be_appended(tmp_path: Path) -> None:
     run_recipe(recipe(steps=[{"train": {"epochs": 1}}]), tmp_path)
     before = read(tmp_path, "result.json")["packed"]["bytes"]

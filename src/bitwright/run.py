@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import time
@@ -78,6 +79,12 @@ def run_recipe(
     a run and begins again. `progress` is handed to every step's `Context`, `announce` is told in words what
     begins; `command` goes into the report.
     """
+    if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise BitwrightError(
+            f"a run is one process, and {processes} were launched; start it without a launcher, or train with bw.train "
+            "under it",
+            kind="processes",
+        )
     checked = load_recipe(recipe, overrides)
     place = Path(folder) if folder is not None else default_folder(checked)
     with locked(place):
@@ -225,8 +232,8 @@ class Run:
         """The recipe's data set, read when first needed."""
         from bitwright.data import load_dataset
 
-        options = {k: v for k, v in self.recipe.data.items() if k != "name"}
-        return load_dataset(self.recipe.data["name"], self.root, **options)
+        options = {k: v for k, v in self.recipe.data.items() if k not in ("name", "root")}
+        return load_dataset(self.recipe.data["name"], self.root or self.recipe.data.get("root"), **options)
 
     def model(self, label: str | None) -> nn.Module:
         """A newly built model with the weights that the step `label` left, or its initial ones for None."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -160,12 +159,10 @@ def _print_table(rows: list[dict[str, str]], published: bool) -> None:
 
 def _sample_predictions(finished: RunResult, count: int = 5) -> None:
     """What the packed file says to the first test images."""
-    from bitwright.data import load_dataset
+    from bitwright.run import Run, stored_recipe
     from bitwright.runtime import load
 
-    recipe = json.loads(json.dumps(finished.result["recipe"]))
-    options = {k: v for k, v in recipe["data"].items() if k != "name"}
-    data = load_dataset(recipe["data"]["name"], None, **options)
+    data = Run(stored_recipe(finished.folder), finished.folder).data
     answers = np.argmax(load(finished.packed)(data.test.images[:count]), axis=1)
     said = ", ".join(
         f"{data.classes[int(label)]} as {data.classes[int(answer)]}"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -200,11 +201,29 @@ def test_teachers(finished: Path, tmp_path: Path) -> None:
     run_recipe(distilling(str(finished)), tmp_path / "folder")
     with pytest.raises(BitwrightError, match=r"teacher '2-train' is a step that has not run yet"):
         run_recipe(distilling("2-train"), tmp_path / "later")
-    with pytest.raises(BitwrightError, match=r"teacher 'nobody' is neither a step \(start, 1-train, 2-train\) nor"):
+    with pytest.raises(
+        BitwrightError, match=r"'nobody' is no step \(start, 1-train, 2-train\), no .* no recipe \(demo, "
+    ):
         run_recipe(distilling("nobody"), tmp_path / "nobody")
     (tmp_path / "folder" / "2-train" / "step.json").unlink()
-    with pytest.raises(BitwrightError, match=r"is a run that is not finished; finish it first"):
+    with pytest.raises(BitwrightError, match=r"is an unfinished run; finish it first"):
         run_recipe(distilling(str(tmp_path / "folder")), tmp_path / "unfinished")
+
+
+def test_a_teacher_that_is_a_recipe_is_trained_first(tmp_path: Path) -> None:
+    taught = tmp_path / "wide.yaml"
+    taught.write_text(yaml.safe_dump(recipe(name="wide", model={"name": "mlp", "hidden": [32]}, steps=STEPS[:1])))
+    step = {"train": {"epochs": 1, "distill": {"teacher": str(taught)}}}
+    run_recipe(recipe(steps=[step], seed=5), tmp_path / "run")
+    teacher = stored_recipe(tmp_path / "run" / "teachers" / "wide")
+    assert (teacher.seed, teacher.model["hidden"]) == (5, [32])
+    weights = tmp_path / "run" / "teachers" / "wide" / "1-train" / "model.safetensors"
+    before = weights.stat().st_mtime_ns
+    (tmp_path / "run" / "1-train" / "step.json").unlink()
+    run_recipe(recipe(steps=[step], seed=5), tmp_path / "run")
+    assert weights.stat().st_mtime_ns == before, "a finished teacher is not trained again"
+    run_recipe(recipe(), tmp_path / "run", restart=True)
+    assert not (tmp_path / "run" / "teachers").exists()
 
 
 def test_what_may_not_become_a_checkpoint(tmp_path: Path) -> None:

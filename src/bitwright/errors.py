@@ -9,8 +9,8 @@ from collections.abc import Iterable
 class BitwrightError(Exception):
     """Something a user can cause or mend.
 
-    The message says what was found, what was expected, where, and what to do. `kind` is a short stable word for programs
-    (the refusals of FORMAT.md use it, e.g. "truncated"); empty where nobody needs to tell kinds apart.
+    The message says what was found, what was expected, where, and what to do. `kind` is a short, stable word for
+    programs (the refusals of FORMAT.md use it, e.g. "truncated"); empty where nobody needs to tell kinds apart.
     """
 
     def __init__(self, message: str, *, kind: str = "") -> None:

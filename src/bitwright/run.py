@@ -4,6 +4,7 @@
       recipe.yaml             every value resolved; a folder belongs to one recipe
       1-train/, 2-prune/, ..  one per step: model.safetensors, then step.json, which says that the step is finished,
                               and what its context keeps to resume it (checkpoints, curves, records)
+      teachers/NAME/          the run of a recipe that a step names as its teacher
       packed.safetensors      the file to ship
       result.json             what must be equal when the run is repeated: errors, bytes, digests
       measurements.json       what need not be: seconds, milliseconds, machine, versions, command
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from bitwright.steps import Step
 
 MADE_BY_RUNS = ("recipe.yaml", "packed.safetensors", "result.json", "measurements.json", "report.html")
-"""The files of a run folder; with the step folders, all that `restart` removes."""
+"""The files of a run folder; with the folders of steps and teachers, all that `restart` removes."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,8 @@ def _refuse_another(folder: Path, recipe: Recipe) -> None:
 def _clear(folder: Path) -> None:
     for name in MADE_BY_RUNS:
         (folder / name).unlink(missing_ok=True)
-    for child in _step_folders(folder):
-        shutil.rmtree(child)
+    for child in (*_step_folders(folder), folder / "teachers"):
+        shutil.rmtree(child, ignore_errors=True)
 
 
 def _step_folders(folder: Path) -> list[Path]:
@@ -246,14 +247,18 @@ class Run:
         """Do what is not done yet, and return the figures."""
         from bitwright.final import conclude
 
+        self.run_steps()
+        result, measurements = conclude(self, command)
+        return RunResult(self.folder, result, measurements)
+
+    def run_steps(self) -> None:
+        """Apply the steps that are not finished yet."""
         previous: str | None = None
         for label, step in zip(self.recipe.labels, self.recipe.steps, strict=True):
             if not (self.folder / label / "step.json").is_file():
                 self.announce(f"{label} {'goes on' if (self.folder / label).exists() else ''}".rstrip())
                 self._apply(label, step, previous)
             previous = label
-        result, measurements = conclude(self, command)
-        return RunResult(self.folder, result, measurements)
 
     def _apply(self, label: str, step: Step, previous: str | None) -> None:
         from bitwright.context import Context
@@ -284,20 +289,44 @@ class Run:
         write_atomic(place / "step.json", json.dumps(facts, indent=1))
 
     def teacher(self, name: str) -> nn.Module:
-        """The model that a finished step of this run left, or the last one of another run's folder."""
+        """What `name` left: a finished step of this run, a finished run in a folder, or a recipe, which is run first.
+
+        A recipe runs with this run's seed and threads in teachers/NAME, so that one command is enough and resumes.
+        """
+        from bitwright.recipe import list_recipes
+
         if name in self.recipe.labels:
             if not (self.folder / name / "step.json").is_file():
                 raise BitwrightError(f"teacher {name!r} is a step that has not run yet; name an earlier one")
             return self.model(name)
-        if not (Path(name) / "recipe.yaml").is_file():
-            known = ", ".join(["start", *self.recipe.labels])
+        if (Path(name) / "recipe.yaml").is_file():
+            other = Run(stored_recipe(name), Path(name), root=self.root)
+            if not (other.folder / other.recipe.labels[-1] / "step.json").is_file():
+                raise BitwrightError(f"teacher {name!r} is an unfinished run; finish it first", kind="no-teacher")
+        elif name in list_recipes() or name.endswith((".yaml", ".yml")):
+            other = self._taught_by(name)
+        else:
+            steps, recipes = ", ".join(["start", *self.recipe.labels]), ", ".join(list_recipes())
             raise BitwrightError(
-                f"teacher {name!r} is neither a step ({known}) nor the folder of a run", kind="no-teacher"
+                f"teacher {name!r} is no step ({steps}), no folder of a run and no recipe ({recipes})",
+                kind="no-teacher",
             )
-        other = Run(stored_recipe(name), Path(name), root=self.root)
-        if not (other.folder / other.recipe.labels[-1] / "step.json").is_file():
-            raise BitwrightError(f"teacher {name!r} is a run that is not finished; finish it first", kind="no-teacher")
         return other.model(other.recipe.labels[-1])
+
+    def _taught_by(self, name: str) -> Run:
+        recipe = load_recipe(name, [f"seed={self.recipe.seed}", f"threads={self.recipe.threads}"])
+        place = self.folder / "teachers" / recipe.name
+        place.mkdir(parents=True, exist_ok=True)
+        _claim(place, recipe, restart=False)
+        run = Run(
+            recipe,
+            place,
+            root=self.root,
+            progress=self.progress,
+            announce=lambda line: self.announce(f"teacher {recipe.name}: {line}"),
+        )
+        run.run_steps()
+        return run
 
 
 # -- models and checkpoints --------------------------------------------------------------------------------------------

@@ -118,8 +118,8 @@ class Distill:
     * kind "soft" (Hinton et al. 2015, section 2): T^2 KL(softmax(z_t/T) || softmax(z_s/T)), summed over the classes
     * kind "logits" (Ba & Caruana 2014, equation 1): 1/2 ||z_s - z_t||^2, summed over the classes
 
-    `teacher` is "start" (the model as this step found it), the label of an earlier step (e.g. "1-train"), or a folder
-    of a finished run.
+    `teacher` is "start" (the model as this step found it), the label of an earlier step (e.g. "1-train"), a folder of a
+    finished run, or in a run the name of a recipe, which is then run first.
     """
 
     teacher: str = "start"

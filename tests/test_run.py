@@ -17,8 +17,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from bitwright import BitwrightError, run_recipe
+from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.recipe import load_recipe, make_step
-from bitwright.run import extend_run, identity, load_checkpoint, save_checkpoint, stored_recipe
+from bitwright.run import extend_run, identity, stored_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 STEPS = [

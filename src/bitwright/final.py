@@ -102,7 +102,7 @@ def _test(run: Run) -> dict[str, Any]:
 
 
 def _baseline(run: Run, label: str) -> nn.Module:
-    from bitwright.run import save_checkpoint
+    from bitwright.rebuild import save_checkpoint
 
     if label != "0-start":
         return run.model(label)

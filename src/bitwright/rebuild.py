@@ -1,0 +1,95 @@
+"""A recipe's model: built by its constructor, then filled with the weights that a step left. No pickle anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitwright.errors import BitwrightError
+from bitwright.files import write_atomic
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bitwright.data import Dataset
+    from bitwright.recipe import Recipe
+
+
+def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
+    """The recipe's model with its initial weights, sized for the images and classes of `data` where it can be."""
+    from bitwright.models import create_model
+
+    options = {k: v for k, v in recipe.model.items() if k != "name"}
+    fitting = {"num_classes": len(data.classes), "in_channels": data.shape[0], "input_shape": data.shape}
+    accepted = _parameters(recipe.model["name"])
+    sizes: dict[str, Any] = {k: v for k, v in fitting.items() if k in accepted and k not in options}
+    model = create_model(recipe.model["name"], seed=recipe.seed, **sizes, **options)
+    if len(data.classes) != (outputs := _outputs(model, data)):
+        raise BitwrightError(
+            f"model {recipe.model['name']} gives {outputs} outputs, but {data.name} has {len(data.classes)} classes; "
+            f"set model.num_classes={len(data.classes)}",
+            kind="outputs",
+        )
+    return model
+
+
+def _parameters(name: str) -> set[str]:
+    """The names of the options that the model factory `name` takes; empty where it can't be found or asked."""
+    import importlib
+    import inspect
+
+    from bitwright.models import list_models
+
+    factory: Any = list_models().get(name)
+    if ":" in name:
+        module, _, attribute = name.partition(":")
+        with contextlib.suppress(ImportError, ValueError):  # create_model explains them
+            factory = getattr(importlib.import_module(module), attribute, None)
+    try:
+        return set(inspect.signature(factory).parameters)
+    except (TypeError, ValueError):
+        return set()
+
+
+def _outputs(model: nn.Module, data: Dataset) -> int:
+    """How many logits the model gives for one image of `data`; images that don't fit are an error."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            return int(model.eval()(torch.zeros(1, *data.shape)).shape[-1])
+    except RuntimeError as error:
+        raise BitwrightError(
+            f"{type(model).__name__} cannot take the {'x'.join(map(str, data.shape))} images of {data.name}: {error}",
+            kind="input-shape",
+        ) from None
+
+
+def save_checkpoint(model: nn.Module, path: Path, label: str) -> None:
+    """Write the weights of a plain model; parametrizations and values that are not finite are refused."""
+    import torch
+    from safetensors.torch import save
+    from torch.nn.utils import parametrize
+
+    wrapped = [n for n, m in model.named_modules() if parametrize.is_parametrized(m)]
+    if wrapped:
+        raise BitwrightError(
+            f"step {label} left parametrizations on {', '.join(wrapped)}; a step must give a plain model"
+        )
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise BitwrightError(f"step {label} left NaN or infinite values in {', '.join(bad)}", kind="not-finite")
+    write_atomic(path, save(state))
+
+
+def load_checkpoint(model: nn.Module, path: Path) -> None:
+    """Load what `save_checkpoint` wrote into a model of the same shape."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        model.load_state_dict(load(path.read_bytes()))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise BitwrightError(f"cannot load the checkpoint {path}: {error}", kind="checkpoint") from None

@@ -14,7 +14,7 @@ import safetensors.numpy
 from bitwright import BitwrightError
 from bitwright.packing import Packed, Profile, encodings
 from bitwright.packing.container import read_container, write_container
-from bitwright.packing.envelope import unwrap
+from bitwright.packing.envelope import unwrap, wrap
 from bitwright.runtime.graph import Graph, Node
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -174,6 +174,18 @@ def test_an_encoding_that_loses_a_bit_is_caught(monkeypatch):
 
 
 # --- reading
+
+
+def test_many_shared_vectors_are_read_in_one_pass():
+    """A file may have one per tensor; a search through all tensors for each would hang here."""
+    count, record = 20_000, encodings.encode(encodings.Weight.of("w", np.ones(1, np.float32)), Profile())
+    nodes = [["affine", [i], {}, {"scale": 2 * i, "shift": 2 * i + 1}, ""] for i in range(count // 2)]
+    tensors = [[str(i), [1], count - 1 - i] for i in range(count)]
+    shared = [[record[0], len(record[1])]] * count
+    content = {"i": [[1]], "n": nodes, "o": [count // 2], "t": tensors, "s": shared, "m": {}}
+    stored = read_container(wrap(content, count * record[1])).stored
+    assert list(stored) == [entry[0] for entry in tensors]
+    assert stored["7"].dense().tolist() == [1.0]
 
 
 def test_max_bytes_caps_json_tensors_and_activations():

@@ -114,6 +114,8 @@ def test_wrong_tensors_are_refused_with_their_name():
 def test_unknown_names_list_the_known():
     with pytest.raises(BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, half, sparse"):
         encode(Weight.of("w", NORMAL), Profile(), "zip")
+    with pytest.raises(BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, half, sparse"):
+        encode(Weight.of("w", NORMAL), Profile(preferred="zip"))
     for field, names in {"coders": "huffman", "positions": "context", "values": "float16"}.items():
         with pytest.raises(BitwrightError, match=rf"unknown.*'zip'.*{names}"):
             Profile(**{field: ("zip",)})

@@ -13,6 +13,8 @@ from torch import nn
 
 from bitwright import BitwrightError
 from bitwright.data.preprocess import Preprocess
+from bitwright.packing import pack
+from bitwright.packing.container import read_container
 from bitwright.packing.lower import lower
 from bitwright.runtime.reference import run_reference
 
@@ -336,7 +338,8 @@ def test_inputs_that_are_refused(inputs, preprocess, message):
         (lambda m, x: 1 - x, "rsub|its first operand is a constant"),
         (lambda m, x: x + torch.arange(4.0), "is not one number per channel"),
         (lambda m, x: F.conv2d(x, x), "its weight is computed from an input"),
-        (lambda m, x: m.linear(x), r"its input has the shape \(N, \*\(3, 4, 4\)\); flatten it"),
+        (lambda m, x: m.linear(x), r"its input has the shape \(N, 3, 4, 4\); flatten it"),
+        (lambda m, x: F.conv_transpose2d(x, torch.ones(3, 2, 1, 1)), "conv_transpose2d.*it has no such operation"),
         (lambda m, x: x + torch.rand(3, 1, 1), "draws random numbers"),
         (lambda m, x: x.double(), "converts to torch.float64"),
         (lambda m, x: F.max_pool2d(x, 2, return_indices=True)[1].float(), "only its first result is known"),
@@ -398,3 +401,18 @@ def test_weights_that_are_not_finite(value):
     with pytest.raises(BitwrightError, match=r"0\.weight holds NaN or infinity") as caught:
         lower(model, (images(4),))
     assert caught.value.kind == "not-finite"
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(BitwrightError, match=r"the model is a OrderedDict; expected a torch\.nn\.Module") as caught:
+        lower(nn.Linear(4, 2).state_dict(), (torch.zeros(1, 4),))
+    assert caught.value.kind == "inputs"
+
+
+@pytest.mark.parametrize("classes", [["a"], "ab", ["a", 1]])
+def test_classes_must_fit_the_output(classes):
+    model, inputs = nn.Linear(4, 2), (torch.zeros(1, 4),)
+    with pytest.raises(BitwrightError, match="classes"):
+        pack(model, inputs, classes=classes)
+    names = read_container(pack(model, inputs, classes=("a", "b")).data).meta
+    assert names == {"classes": ["a", "b"]}

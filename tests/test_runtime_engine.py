@@ -212,7 +212,8 @@ def sparse_layer(density: float) -> tuple[Graph, dict[str, np.ndarray]]:
 def test_a_packed_sparse_layer_runs_on_its_codes(density, kernel, tmp_path):
     graph, weights = sparse_layer(density)
     path = tmp_path / "sparse.safetensors"
-    path.write_bytes(write_container(graph, weights, {"classes": ["a", "b"]}))
+    names = [f"class {i}" for i in range(40)]
+    path.write_bytes(write_container(graph, weights, {"classes": names}))
     model = load(path, threads=1)
     bound = native_module._Bindings([], model.stored, 1)
     assert bound._linear_weights(model.stored["w"])[0].__name__ == kernel
@@ -220,7 +221,7 @@ def test_a_packed_sparse_layer_runs_on_its_codes(density, kernel, tmp_path):
     (expected,) = run_reference(graph, weights, (x,))
     np.testing.assert_allclose(model(x), expected, rtol=0, atol=TOLERANCE * np.abs(expected).max() * 4)
     np.testing.assert_allclose(load(path, engine="reference")(x), expected, rtol=0, atol=0)
-    assert model.classes == ("a", "b")
+    assert model.classes == tuple(names)
     assert model.input_shapes == ((300,),)
     assert model.stored["w"].shape == (40, 300)
     assert bitwright.load is load
@@ -229,6 +230,13 @@ def test_a_packed_sparse_layer_runs_on_its_codes(density, kernel, tmp_path):
 def test_what_a_model_says_of_itself():
     graph, weights = residual_block()
     assert repr(Model(graph, weights)) == "Model((5, 6, 4) -> (7,), engine='native')"
+
+
+class Elsewhere:
+    """Like a torch tensor on a GPU, or one with a gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("can't become an array")
 
 
 @pytest.mark.parametrize(
@@ -241,6 +249,8 @@ def test_what_a_model_says_of_itself():
         ((np.zeros((5, 6, 4), np.float32),), r"expected \(N, 5, 6, 4\): add the batch axis, x\[None\]"),
         ((np.float32(3),), r"input 0 has shape \(\); expected"),
         (("cat.png",), "input 0 has shape"),
+        (([[1], [2, 3]],), "input 0 is a list that is no array"),
+        ((Elsewhere(),), "input 0 is a Elsewhere that is no array"),
     ],
 )
 def test_inputs_that_are_refused(inputs, message):
@@ -269,8 +279,9 @@ def test_pixels_may_be_bytes_or_floats_but_no_other_integers():
         ({"engine": "cuda"}, "unknown engine 'cuda'; known: native, reference"),
         ({"threads": 0}, "threads is 0; expected an integer from 1 to 1024"),
         ({"threads": True}, "threads is True"),
-        ({"meta": {"classes": "abc"}}, "the file's classes are 'abc'; expected a list of names"),
-        ({"meta": {"classes": [1]}}, r"the file's classes are \[1\]"),
+        ({"meta": {"classes": "abc"}}, "the classes are 'abc'; expected a list of names"),
+        ({"meta": {"classes": [1]}}, r"the classes are \[1\]"),
+        ({"meta": {"classes": ["a", "b"]}}, r"2 classes for an output of shape \(4,\); expected one name"),
     ],
 )
 def test_options_that_are_refused(options, message):
@@ -297,6 +308,12 @@ def test_weights_that_grow_when_they_are_laid_out_are_capped(tmp_path):
     with pytest.raises(BitwrightError, match=r"2,304,000 bytes for its weights .*; max_bytes is 1,000,000") as caught:
         load(path, max_bytes=1_000_000)
     assert caught.value.kind == "too-large"
+
+
+@pytest.mark.parametrize("max_bytes", [0, -1, 1.5, True, "1"])
+def test_a_cap_is_a_positive_integer(max_bytes, tmp_path):
+    with pytest.raises(BitwrightError, match=r"max_bytes is .*; expected a positive integer"):
+        load(tmp_path, max_bytes=max_bytes)
 
 
 def test_files_that_can_not_be_read(tmp_path):

@@ -16,10 +16,10 @@ def context_decode(
     data: bytes, lines: int, length: int, stride: int, magnitude_bits: int, nonzeros: int
 ) -> np.ndarray: ...
 
-# --- kernels (native/bind_kernels.cc): arrays are contiguous float32, images NHWC; results are new arrays. ValueError says what
-# was found and what was expected. Every call computes (sum + bias) * scale + shift + residual, then relu, of the parts given;
-# the bits are those of the separate calls, and the same for any number of threads.
-# BITWRIGHT_CPU = ref | avx2 | avx512 narrows the instruction set, set_isa(name) does so in a test, set_isa(None) undoes it.
+# --- kernels (native/bind_kernels.cc): arrays are contiguous float32, images NHWC; results are new arrays. ValueError
+# says what was found and what was expected. Every call computes (sum + bias) * scale + shift + residual, then relu, of
+# the parts given; the bits are those of the separate calls, and the same for any number of threads. BITWRIGHT_CPU =
+# ref | avx2 | avx512 narrows the instruction set, set_isa(name) does so in a test, set_isa(None) undoes it.
 
 def cpu_features() -> dict[str, bool]: ...
 def isa() -> str: ...
@@ -71,8 +71,8 @@ def linear(
     relu: bool = False,
 ) -> np.ndarray: ...
 
-# positions: ascending int64, row * cols + column. With codes (uint8 or uint16) values is the codebook, without them it has one
-# value per position.
+# positions: ascending int64, row * cols + column. With codes (uint8 or uint16) values is the codebook, without them it
+# has one value per position.
 def sparse_linear_pack(
     rows: int, cols: int, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray
 ) -> SparseLinearWeights: ...

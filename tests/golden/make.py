@@ -123,6 +123,7 @@ def broken(good: bytes) -> dict[str, bytes]:
         "json-list": with_checksum(good, deflate(b"[]")),
         "json-twice": with_checksum(good, deflate(b'{"i":1,"i":2}')),
         "json-nan": with_checksum(good, deflate(b'{"i":NaN}')),
+        "json-infinity": with_checksum(good, deflate(b'{"m":{"x":1e999}}')),
         "json-deep": with_checksum(good, deflate(b"[" * 100_000)),
         "json-surrogate": with_checksum(good, deflate(b'{"i":"\\ud800"}')),
         "json-keys": edited(good, x=1),

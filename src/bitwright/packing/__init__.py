@@ -44,15 +44,19 @@ def pack(
     """Export `model`, store each tensor in its smallest exact encoding, and verify all of it bit for bit.
 
     `example_inputs` is a tuple of tensors with a batch axis, as for `torch.export`. With `preprocess` (mean and
-    deviation of the data set) the file takes raw pixels. `classes` are the names of the outputs, kept in the file.
-    `profile` narrows the packer's choice, for example `Profile.paper()`.
+    deviation of the data set) the file takes raw pixels. `classes` are the names of the (first) output's entries, kept
+    in the file. `profile` narrows the packer's choice, for example `Profile.paper()`.
 
-    Raises BitwrightError for a module that the engine cannot run, weights that are not finite, or a profile that asks
-    for the impossible.
+    Raises BitwrightError for a module that the engine cannot run, weights that are not finite, classes that do not fit
+    the output, or a profile that asks for the impossible.
     """
     from bitwright.packing.container import write_container
     from bitwright.packing.lower import lower
+    from bitwright.runtime.engine import class_names
+    from bitwright.runtime.graph import validate
 
     graph, tensors = lower(model, example_inputs, preprocess)
-    meta = {} if classes is None else {"classes": [str(name) for name in classes]}
+    shapes = validate(graph, {name: array.shape for name, array in tensors.items()})
+    names = class_names(classes, shapes[graph.outputs[0]])
+    meta = {} if names is None else {"classes": names}
     return Packed(write_container(graph, tensors, meta, profile))

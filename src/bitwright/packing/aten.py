@@ -43,21 +43,25 @@ def bind(node: Any) -> Arguments:
 
 def remedy(operator: str) -> str:
     """Why an operation without a rule is refused, and what to do."""
+    dropout = "dropout is active outside training: pass training=self.training, or use nn.Dropout"
     advice = {
         "log_softmax": "return the logits or their softmax (the largest is the same class)",
-        "dropout": "dropout is active outside training: pass training=self.training, or use nn.Dropout",
-        "_native_batch_norm_legit.no_stats": "batch norm without running statistics depends on the rest of the batch; "
+        "dropout": dropout,
+        "native_dropout": dropout,
+        "native_batch_norm_legit": "batch norm without running statistics depends on the rest of the batch; "
         "use track_running_stats=True",
         "permute": "the engine keeps images in NCHW order; drop the transposition",
         "transpose": "the engine keeps images in NCHW order; drop the transposition",
     }
-    for part, text in advice.items():
-        if part in operator:
-            return text
-    known = sorted({name.removeprefix("aten.").split(".")[0].lstrip("_") for name in RULES if name.startswith("aten.")})
-    return (
-        f"it has no such operation. Replace it, or keep that part outside the packed model. Known: {', '.join(known)}"
-    )
+    if (name := _plain_name(operator)) in advice:
+        return advice[name]
+    known = ", ".join(sorted({_plain_name(operator) for operator in RULES if operator.startswith("aten.")}))
+    return f"it has no such operation. Replace it, or keep that part outside the packed model. Known: {known}"
+
+
+def _plain_name(operator: str) -> str:
+    """`aten._log_softmax.default` without what only torch cares about."""
+    return operator.removeprefix("aten.").split(".")[0].lstrip("_")
 
 
 def _two(value: Any) -> list[int]:
@@ -96,7 +100,7 @@ def _axis(node: Any, argument: Any, axis: int) -> int:
 def same_elements(lowering: Lowering, node: Any, arguments: Arguments) -> int | Constant:
     """Nothing to do: the elements stay in their order. Whoever reads the result sees to its shape."""
     if arguments.get("train"):
-        lowering.fail(node, remedy("dropout"))
+        lowering.fail(node, remedy(str(node.target)))
     return lowering.known(node.args[0])
 
 
@@ -181,7 +185,8 @@ def _transposed(lowering: Lowering, node: Any, argument: Any) -> Constant:
 def _linear(lowering: Lowering, node: Any, argument: Any, weight: Constant, bias: Constant | None) -> int:
     x = lowering.value(node, argument)
     if len(lowering.shape(x)) != 1:
-        lowering.fail(node, f"its input has the shape (N, *{lowering.shape(x)}); flatten it to (N, features) first")
+        found = ", ".join(map(str, lowering.shape(x)))
+        lowering.fail(node, f"its input has the shape (N, {found}); flatten it to (N, features) first")
     weights = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     return lowering.emit(node, "linear", (x,), _shape(node), None, weights)
 

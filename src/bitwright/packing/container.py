@@ -45,6 +45,13 @@ class Record:
         """The numbers of a shared vector, kept because many tensors cut their part out of it."""
         return self.decode().numbers
 
+    @cached_property
+    def streams(self) -> list[StreamInfo]:
+        """What is known of its streams."""
+        trace: list[StreamInfo] = []
+        self.decode(trace)
+        return trace
+
 
 @dataclass(frozen=True)
 class Stored:
@@ -68,9 +75,7 @@ class Stored:
     @property
     def streams(self) -> list[StreamInfo]:
         """The streams of the record (of the whole shared vector for its members)."""
-        trace: list[StreamInfo] = []
-        self.record.decode(trace)
-        return trace
+        return self.record.streams
 
     def dense(self) -> np.ndarray:
         """The tensor, float32, read-only. Raises BitwrightError where the record breaks the format."""
@@ -255,18 +260,20 @@ def _cut(entries: list[_Entry], shared: list[tuple[str, int]], body: bytes) -> d
     if total != len(body):
         refuse(f"the records have {total} bytes together, the data {len(body)}", "tensor")
     offset, stored = 0, {}
+    members: dict[int, list[_Entry]] = {}
     for entry in entries:
-        if entry.shared is None:
+        if entry.shared is not None:
+            members.setdefault(entry.shared, []).append(entry)
+        else:
             record = Record(f"tensor {entry.name!r}", entry.encoding, entry.shape, body[offset : offset + entry.size])
             stored[entry.name] = Stored(entry.name, entry.shape, entry.size, record)
             offset += entry.size
     for number, (encoding, size) in enumerate(shared):
-        members = [entry for entry in entries if entry.shared == number]
-        if not members:
+        if number not in members:
             refuse(f"no tensor is part of shared vector {number}", "tensor")
-        elements = sum(math.prod(entry.shape) for entry in members)
+        elements = sum(math.prod(entry.shape) for entry in members[number])
         record = Record(f"shared vector {number}", encoding, (elements,), body[offset : offset + size])
-        stored.update(_members(members, elements, record))
+        stored.update(_members(members[number], elements, record))
         offset += size
     return {entry.name: stored[entry.name] for entry in entries}
 

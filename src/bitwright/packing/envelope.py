@@ -7,6 +7,7 @@ refused with a word of its own, and before anything is allocated. A test loads t
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from typing import Any, NoReturn
 
@@ -85,8 +86,14 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not allowed")
 
 
+def _finite(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"{digits[:20]} is infinite")
+    return value
+
+
 def _load_json(text: bytes) -> Any:
-    value = json.loads(text.decode(), object_pairs_hook=_pairs, parse_constant=_no_constant)
+    value = json.loads(text.decode(), object_pairs_hook=_pairs, parse_constant=_no_constant, parse_float=_finite)
     if b"\\u" in text:
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text: UnicodeEncodeError
     return value

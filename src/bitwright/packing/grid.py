@@ -21,7 +21,7 @@ _LONGEST_STRIDE = 64
 
 
 def strides(shape: tuple[int, ...]) -> list[int]:
-    """Widths of the images that the columns may stand for: kernels of convolutions, or s x s pixels of a linear layer."""
+    """Widths of images that the columns may stand for: kernels of convolutions, or s x s pixels of a linear layer."""
     columns = math.prod(shape[1:]) if len(shape) >= 2 else 0
     if len(shape) > 2:
         found = {shape[-1], shape[-1] * shape[-2]}

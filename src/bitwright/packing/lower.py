@@ -51,8 +51,14 @@ def lower(
 
     Raises `BitwrightError`: kind "unsupported-op" for an operation that the engine lacks, "export" for a module that
     torch.export can't trace or that fixes its batch size, "dtype" for weights that are not float32, "not-finite" for
-    weights with NaN or infinity, "inputs" for example inputs that are not as described.
+    weights with NaN or infinity, "inputs" for a model or example inputs that are not as described.
     """
+    if not isinstance(model, nn.Module):
+        raise BitwrightError(
+            f"the model is a {type(model).__name__}; expected a torch.nn.Module (a state_dict has no graph: load it "
+            "into its module first)",
+            kind="inputs",
+        )
     inputs = _example_inputs(example_inputs, preprocess)
     _check_types(model)
     exported = _export(model, inputs)

@@ -29,12 +29,18 @@ class View:
         return (c, r) if self.transposed else (r, c)
 
     @property
+    def _is_plain(self) -> bool:
+        return not self.transposed and self.rows is None and self.columns is None
+
+    @property
     def masks(self) -> list[np.ndarray]:
         """The masks that are stored."""
         return [mask for mask in (self.rows, self.columns) if mask is not None]
 
     def visit(self, flat: np.ndarray) -> np.ndarray:
         """Places in visiting order of the elements at `flat` (row-major, whole matrix); unsorted if transposed."""
+        if self._is_plain:
+            return flat
         r, c = np.divmod(flat, max(1, self.shape[1]))
         if self.rows is not None:
             r = (np.cumsum(self.rows) - 1)[r]
@@ -45,6 +51,8 @@ class View:
 
     def flat(self, places: np.ndarray) -> np.ndarray:
         """The inverse of `visit`."""
+        if self._is_plain:
+            return places
         first, second = np.divmod(places, max(1, self.lines[1]))
         r, c = (second, first) if self.transposed else (first, second)
         if self.rows is not None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -33,13 +33,16 @@ def load(
 ) -> Model:
     """The model in a packed file, ready to be called on NumPy arrays. Needs no torch.
 
-    `threads` per call: default all the CPUs that this process may use. `max_bytes` caps the file, what it decodes to,
-    and the activations of one image; default 4 GiB. `engine`: "native", or "reference" (plain NumPy, slow, needs no
-    native extension). Raises `BitwrightError` for a file that is missing, damaged or too large.
+    `threads` per call: default all the CPUs that this process may use. `max_bytes` caps, each for itself, the file,
+    the tensors that it decodes to, and the activations of one image; default 4 GiB. While a tensor decodes, up to ten
+    times its own size is in use. `engine`: "native", or "reference" (plain NumPy, slow, needs no native extension).
+    Raises `BitwrightError` for a file that is missing, damaged or too large.
     """
     from bitwright.packing.container import MAX_BYTES, read_container
 
     limit = MAX_BYTES if max_bytes is None else max_bytes
+    if type(limit) is not int or limit < 1:
+        raise BitwrightError(f"max_bytes is {max_bytes!r}; expected a positive integer, or None", kind="value")
     try:
         size = os.path.getsize(path)
         if size > limit:
@@ -103,9 +106,9 @@ class Model:
         shapes = validate(graph, {name: tuple(tensor.shape) for name, tensor in stored.items()})
         self.graph, self.stored, self.engine = graph, stored, _engine_name(engine)
         self.threads = _thread_count(threads)
-        self.classes = _class_names((meta or {}).get("classes"))
         self.input_shapes = graph.inputs
         self.output_shapes = tuple(shapes[i] for i in graph.outputs)
+        self.classes = class_names((meta or {}).get("classes"), self.output_shapes[0])
         self._pixels = graph.pixel_inputs()
         if engine == "native":
             self._steps = bind(graph, shapes, stored, self.threads)
@@ -149,7 +152,7 @@ class Model:
     def _check(self, inputs: tuple[Any, ...]) -> list[Array]:
         if len(inputs) != len(self.input_shapes):
             _refuse(f"the model got {len(inputs)} inputs; expected {len(self.input_shapes)}")
-        arrays = [self._check_input(i, np.asarray(x)) for i, x in enumerate(inputs)]
+        arrays = [self._check_input(i, _as_array(i, x)) for i, x in enumerate(inputs)]
         if len({len(x) for x in arrays}) > 1:
             _refuse(f"the inputs have batches of {', '.join(str(len(x)) for x in arrays)}; expected equal ones")
         return arrays
@@ -171,8 +174,15 @@ class Model:
         return x
 
 
-def _refuse(message: str) -> None:
+def _refuse(message: str) -> NoReturn:
     raise BitwrightError(message, kind="input")
+
+
+def _as_array(index: int, x: Any) -> Array:
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; a torch tensor on a GPU or with a gradient
+        _refuse(f"input {index} is a {type(x).__name__} that is no array ({error}); expected a NumPy array")
 
 
 def _peak(sizes: list[int], inputs: int, plan: list[tuple[int, tuple[int, ...]]]) -> int:
@@ -212,9 +222,16 @@ def _thread_count(threads: int | None) -> int:
     return threads
 
 
-def _class_names(classes: object) -> tuple[str, ...] | None:
+def class_names(classes: object, output: tuple[int, ...]) -> tuple[str, ...] | None:
+    """The names, one for each entry of the first axis of a model's first output, which has the shape `output`."""
     if classes is None:
         return None
     if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
-        raise BitwrightError(f"the file's classes are {classes!r}; expected a list of names", kind="json")
+        raise BitwrightError(f"the classes are {classes!r}; expected a list of names", kind="json")
+    if output[:1] != (len(classes),):
+        raise BitwrightError(
+            f"there are {len(classes)} classes for an output of shape {output}; expected one name for each entry of "
+            "its first axis",
+            kind="json",
+        )
     return tuple(classes)

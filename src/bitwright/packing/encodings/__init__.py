@@ -144,8 +144,9 @@ def encode(weight: Weight, profile: Profile, name: str | None = None) -> tuple[s
 
     Ties go to the first in alphabetical order, so the same weight always gets the same bytes.
     """
-    if name is not None and name not in _all():
-        raise unknown("encoding", name, _all())
+    for wanted in (name, profile.preferred):
+        if wanted is not None and wanted not in _all():
+            raise unknown("encoding", wanted, _all())
     listed = _candidates(weight, profile, list(_all()) if name is None else [name])
     if name is None and profile.preferred is not None and len(weight.shape) >= 2:
         listed = [entry for entry in listed if entry[1] == profile.preferred] or listed

@@ -5,6 +5,7 @@ An error that a user can cause is printed as one line, `error: ...`, with exit c
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -65,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(f'this command needs {error.name}, which is not installed; pip install "bitwright[train]"', debug)
     return 0
+
+
+def screen() -> Console:
+    """Where answers are printed: as wide as the terminal, and wide enough for any table where there is none."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160)
 
 
 def _fail(message: str, debug: bool, code: int = 1) -> int:

@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bitwright.cli import app
+from bitwright.cli import app, screen
 
 
 class Kind(enum.StrEnum):
@@ -30,7 +29,7 @@ def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> N
     table = Table.grid(padding=(0, 3))
     for name, line in names(kind).items():
         table.add_row(name, escape(line))
-    Console().print(table)
+    screen().print(table)
 
 
 def names(kind: Kind) -> dict[str, str]:

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bitwright.cli import app
+from bitwright.cli import app, screen
 from bitwright.errors import BitwrightError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def pack(
         raise BitwrightError(f"{folder} has no finished step to pack; finish it with `bitwright run`")
     how = one.recipe.pack if profile is None else {"profile": read_yaml(profile, "--profile")}
     pack_model(one, one.model(done[-1]), how).save(out)
-    Console().print(f"{out}: {out.stat().st_size:,} bytes, from step {done[-1]}", highlight=False)
+    screen().print(f"{out}: {out.stat().st_size:,} bytes, from step {done[-1]}", highlight=False)
 
 
 @app.command()
@@ -133,7 +133,7 @@ def _run(recipe: Recipe, out: Path | None, restart: bool, data: Path | None, com
     )
     rows = before_after(finished.result, finished.measurements, recipe.published)
     _print_table(rows, bool(recipe.published))
-    Console().print(f"packed file  {finished.packed}\nreport       {finished.report}", highlight=False, soft_wrap=True)
+    screen().print(f"packed file  {finished.packed}\nreport       {finished.report}", highlight=False, soft_wrap=True)
     return finished
 
 
@@ -154,7 +154,7 @@ def _print_table(rows: list[dict[str, str]], published: bool) -> None:
         table.add_column(title, justify="left" if column == "quantity" else "right")
     for row in rows:
         table.add_row(*(row[column] for column in columns))
-    Console().print(table)
+    screen().print(table)
 
 
 def _sample_predictions(finished: RunResult, count: int = 5) -> None:
@@ -168,4 +168,4 @@ def _sample_predictions(finished: RunResult, count: int = 5) -> None:
         f"{data.classes[int(label)]} as {data.classes[int(answer)]}"
         for label, answer in zip(data.test.labels[:count], answers, strict=True)
     )
-    Console().print(f"test images  {said}", highlight=False)
+    screen().print(f"test images  {said}", highlight=False)

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bitwright.cli import app
+from bitwright.cli import app, screen
 from bitwright.cli.images import read_images
 from bitwright.errors import BitwrightError
 
@@ -36,7 +35,7 @@ def inspect(file: File, as_json: AsJson = False) -> None:
         table.add_column(column["title"], justify="left" if column["left"] else "right", overflow="fold")
     for row in facts["rows"]:
         table.add_row(*(escape(cell(row[column["key"]])) for column in facts["columns"]))
-    console = Console()
+    console = screen()
     console.print(table)
     for note in facts["notes"]:
         console.print(note, style="dim", highlight=False)
@@ -57,7 +56,7 @@ def predict(
     ways = len(model.input_shapes), len(model.output_shapes)
     if ways != (1, 1):
         raise BitwrightError(f"{file} has {ways[0]} inputs and {ways[1]} outputs; predict is for one of each")
-    console = Console()
+    console = screen()
     for path in images:
         for place, image in read_images(path, model.input_shapes[0], 0 in model.graph.pixel_inputs(), resize):
             console.print(
@@ -95,7 +94,7 @@ def bench(
     for row in found["contestants"]:
         per_second = 1000 * batch / row["median"]
         table.add_row(row["name"], f"{row['median']:.4f}", f"{row['spread']:.4f}", f"{per_second:,.0f}")
-    console = Console()
+    console = screen()
     console.print(table)
     machine = f"{found['machine']['cpu']}, {found['isa']} kernels, {threads} of {found['machine']['cores']} cores"
     for note in (*found["notes"], machine):

@@ -53,14 +53,6 @@ SLACK = 1.02
 """Real coders against the entropy bound."""
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 # --- steps --------------------------------------------------------------------------------------------------------
 
 

@@ -26,14 +26,6 @@ PARAMETERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_every_model_has_its_published_size():
     sizes = {name: sum(p.numel() for p in create_model(name).parameters()) for name in list_models()}
     assert {name: sizes[name] for name in PARAMETERS} == PARAMETERS

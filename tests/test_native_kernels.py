@@ -24,15 +24,6 @@ ISAS = ("ref", "avx2", "avx512")
 SIZES = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 64, 67)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_torch_thread() -> Iterator[None]:
-    """The oracle's small convolutions lose more by waking threads than they gain."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     try:

@@ -22,15 +22,6 @@ from training_cases import blobs, equal, small_net, weights
 FEW = TrainSettings(epochs=2, batch_size=16, optimizer=Optimizer("Adam", 1e-2, {}))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors gain nothing from threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def share(model: nn.Module, step: Share, folder: Path | None = None) -> tuple[nn.Module, dict[str, Any]]:
     context = Context(blobs(), folder=folder)
     return step.apply(model, context), context.records

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     script.write_text(SCRIPT)
     # on CPUs `accelerate launch` would want mpirun; torchrun is what it starts for GPUs
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     arguments = [str(script), str(folder), str(Path(__file__).parent)]
     done = subprocess.run(
         [*launch, *arguments], env=environment, capture_output=True, text=True, timeout=120, check=False

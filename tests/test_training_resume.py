@@ -263,11 +263,8 @@ test_training_resume.long_training(sys.argv[1])
 
 
 def long_training(folder):
-    """Under a second on one thread, with a checkpoint every eighth of it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Under a second, with a checkpoint every eighth of it."""
     fit(small_net(0.3), blobs(train=1000), TrainSettings(epochs=8, batch_size=16), folder=folder)
-    torch.set_num_threads(threads)
 
 
 def test_kill_minus_nine(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,21 @@ def test_every_dispatched_kernel_has_all_variants() -> None:
             variants.setdefault(operation, set()).add(isa)
     assert set(variants) >= {"conv2d", "depthwise", "linear", "sparse_linear"}
     assert all(isas == {"ref", "avx2", "avx512"} for isas in variants.values()), variants
+
+
+def test_other_processors_build_the_reference_only(tmp_path: Path) -> None:
+    """Configured for another processor, no file needs instructions or flags of x86-64."""
+    cmake = shutil.which("cmake", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    options = {"CMAKE_SYSTEM_NAME": "Linux", "CMAKE_EXPORT_COMPILE_COMMANDS": "ON", "Python_EXECUTABLE": sys.executable}
+    for processor, wide in (("aarch64", False), ("x86_64", True)):
+        folder = tmp_path / processor
+        given = [f"-D{k}={v}" for k, v in {**options, "CMAKE_SYSTEM_PROCESSOR": processor}.items()]
+        output_of(cmake, "-S", str(ROOT), "-B", str(folder), *given)
+        commands = (folder / "compile_commands.json").read_text()
+        assert "conv2d_ref.cc" in commands
+        assert ("avx" in commands) is wide
 
 
 def test_the_stub_names_every_function() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +55,15 @@ GOOD: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, str], dict[str,
 def test_shapes(op, shape, attributes, roles, stored, expected):
     graph = Graph((shape,), (Node(op, (0,), attributes, roles),), (1,))
     assert validate(graph, stored) == [shape, expected]
+
+
+def test_the_format_lists_every_operation_with_its_attributes_and_weights():
+    section = (Path(__file__).parent.parent / "FORMAT.md").read_text().split("## 7. Operations")[1]
+    rows = [line.strip("| ").split(" | ")[:4] for line in section.splitlines() if line.startswith("| ")][1:]
+    names = [[name for name in cell.split(", ") if name != "-"] for row in rows for cell in row[2:]]
+    expected = [[list(o.attributes), [*o.weights, *(f"({name})" for name in o.optional)]] for o in OPERATIONS.values()]
+    assert [row[:2] for row in rows] == [[name, str(o.inputs)] for name, o in OPERATIONS.items()]
+    assert names == [cell for row in expected for cell in row]
 
 
 def test_every_operation_has_a_good_example():

@@ -1,8 +1,9 @@
 """One rule per ATen operation: how it becomes nodes of the engine graph.
 
 A rule takes the lowering, the exported node and its arguments by the names of the operator's schema, and gives the
-number of the value that the node's result is. To add an operation to the engine: a row in `runtime/graph.py`, a shape
-rule, a function in `runtime/reference.py`, its native call in `runtime/engine.py`, and a rule here.
+number of the value that the node's result is. To add an operation to the engine: a row in FORMAT.md 7, a shape rule in
+`runtime/shapes.py`, a function in `runtime/reference.py`, its native call in `runtime/native.py`, its ONNX twin in
+`measure/onnx_peer.py`, and a rule here.
 """
 
 from __future__ import annotations

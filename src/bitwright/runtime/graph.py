@@ -4,26 +4,7 @@ A graph is a list of nodes over numbered values. Values 0 .. len(inputs)-1 are t
 len(inputs)+i. Every value has a batch axis first, which no shape here mentions. Shapes are logical NCHW (channels,
 height, width) or (features,); how an engine lays them out in memory is its own business.
 
-| op                  | inputs | weights          | attributes                                                    |
-|---------------------|--------|------------------|---------------------------------------------------------------|
-| normalize           | 1      | scale, shift [C] | - ; a graph input: uint8 (divided by 255 first) or 0..1       |
-| conv2d              | 1      | weight[, bias]   | stride [2], padding [2], dilation [2], groups                 |
-| linear              | 1      | weight[, bias]   | - ; one feature axis                                          |
-| affine              | 1      | scale, shift [C] | - ; batch norm at inference                                   |
-| relu                | 1      | -                | -                                                             |
-| max_pool2d          | 1      | -                | kernel [2], stride [2], padding [2], dilation [2], ceil       |
-| avg_pool2d          | 1      | -                | kernel [2], stride [2], padding [2], ceil, count_include_pad  |
-| adaptive_avg_pool2d | 1      | -                | size [2]                                                      |
-| add                 | 2      | -                | - ; equal shapes                                              |
-| flatten             | 1      | -                | - ; everything but the batch axis, in NCHW order              |
-| pad                 | 1      | -                | before [rank], after [rank], value                            |
-| slice               | 1      | -                | axis, start, stop, step (axis 0 is the first after the batch) |
-| mean                | 1      | -                | axes [..], keepdim                                            |
-| softmax             | 1      | -                | axis                                                          |
-
-Every attribute of an op is required, none other is allowed. Channels are the first axis after the batch. An input has
-one to three axes; a `mean` without `keepdim` may leave none. `runtime/shapes.py` has the exact rules, one function
-per operation.
+FORMAT.md, section 7, has the table of operations; `runtime/shapes.py` checks its rules, one function per operation.
 """
 
 from __future__ import annotations
@@ -40,7 +21,7 @@ __all__ = ["MAX_ELEMENTS", "Graph", "Node", "validate"]
 class Node:
     """One operation.
 
-    `weights` maps a role of the table above to the name of a tensor; `name` is the path of the torch module that it
+    `weights` maps a role of the operation to the name of a tensor; `name` is the path of the torch module that it
     came from.
     """
 

@@ -320,7 +320,7 @@ def _softmax(check: _Check) -> Shape:
 
 @dataclass(frozen=True)
 class Operation:
-    """A row of the table in `runtime/graph.py`, and the function that checks a node and gives its shape."""
+    """A row of the table in FORMAT.md, section 7, and the function that checks a node and gives its shape."""
 
     shape: Callable[[_Check], Shape]
     attributes: tuple[str, ...] = ()

@@ -211,6 +211,17 @@ def test_teachers(finished: Path, tmp_path: Path) -> None:
         run_recipe(distilling(str(tmp_path / "folder")), tmp_path / "unfinished")
 
 
+def test_without_steps_the_model_is_packed_as_it_is(finished: Path, tmp_path: Path) -> None:
+    weights = str(finished / "3-share" / "model.safetensors")
+    run = run_recipe(recipe(model={"name": "mlp", "hidden": [16], "weights": weights}, steps=[]), tmp_path / "run")
+    assert run.packed.read_bytes() == (finished / "packed.safetensors").read_bytes()
+    assert (
+        run.result["dense"]["error"]
+        == run.result["packed"]["error"]
+        == read(finished, "result.json")["packed"]["error"]
+    )
+
+
 def test_a_teacher_that_is_a_recipe_is_trained_first(tmp_path: Path) -> None:
     taught = tmp_path / "wide.yaml"
     taught.write_text(yaml.safe_dump(recipe(name="wide", model={"name": "mlp", "hidden": [32]}, steps=STEPS[:1])))

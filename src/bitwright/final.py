@@ -83,7 +83,7 @@ def _test(run: Run) -> dict[str, Any]:
 
     data, label = run.data, baseline_label(run.recipe)
     dense = _baseline(run, label)
-    model = run.model(run.recipe.labels[-1])
+    model = run.model(run.recipe.last)
     packed = run.folder / "packed.safetensors"
     pack_model(run, model, run.recipe.pack).save(packed)
     after = _evaluation(evaluate(model, data.test, data.preprocess))

@@ -78,6 +78,11 @@ class Recipe:
         """The folder name of each step: "1-train", "2-prune", ..."""
         return tuple(f"{i}-{step.name}" for i, step in enumerate(self.steps, 1))
 
+    @property
+    def last(self) -> str | None:
+        """The label of the last step; None without steps, which means the model as it was built."""
+        return self.labels[-1] if self.steps else None
+
 
 @dataclass(frozen=True)
 class _Outline:
@@ -290,8 +295,6 @@ def parse(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
             raise BitwrightError(f"threads is {outline.threads}; expected 1 or more")
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", outline.name) is None:
             raise BitwrightError(f"name is {outline.name!r}; it names a folder: letters, digits, '.', '-' and '_' only")
-        if not outline.steps:
-            raise BitwrightError("steps is empty; expected at least one, such as `- train: {epochs: 10}`")
         make_profile(outline.pack)
         steps = tuple(_step(entry, f"steps[{i}]") for i, entry in enumerate(outline.steps))
     except BitwrightError as error:

@@ -302,7 +302,7 @@ class Run:
             return self.model(name)
         if (Path(name) / "recipe.yaml").is_file():
             other = Run(stored_recipe(name), Path(name), root=self.root)
-            if not (other.folder / other.recipe.labels[-1] / "step.json").is_file():
+            if other.recipe.last and not (other.folder / other.recipe.last / "step.json").is_file():
                 raise BitwrightError(f"teacher {name!r} is an unfinished run; finish it first", kind="no-teacher")
         elif name in list_recipes() or name.endswith((".yaml", ".yml")):
             other = self._taught_by(name)
@@ -312,7 +312,7 @@ class Run:
                 f"teacher {name!r} is no step ({steps}), no folder of a run and no recipe ({recipes})",
                 kind="no-teacher",
             )
-        return other.model(other.recipe.labels[-1])
+        return other.model(other.recipe.last)
 
     def _taught_by(self, name: str) -> Run:
         recipe = load_recipe(name, [f"seed={self.recipe.seed}", f"threads={self.recipe.threads}"])

@@ -52,14 +52,24 @@ def _part(place: Place, top: Path, classes: list[str], form: Form) -> Part | Non
         raise BitwrightError(f"dataset 'folder': {top} has the classes {strange}, which the training folder lacks")
     pictures = []
     for label, name in enumerate(classes):
-        files = sorted(p for p in (top / name).rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
-        if not files:
+        files = _pictures(top / name)
+        if not files and (top / name).is_dir():
             raise BitwrightError(
                 f"dataset 'folder': {top / name} holds no images; expected files ending in "
                 f"{', '.join(sorted(_SUFFIXES))}, or no such folder"
             )
         pictures += [(str(p), read_image(p, form), label) for p in files]
+    if not pictures:
+        raise BitwrightError(
+            f"dataset 'folder': {top} holds no images; expected some in a folder per class, or no {top.name}/"
+        )
     return stack(place, pictures)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The image files in it, however deep; what is hidden (thumbnails, the "._" files of a Mac) is passed over."""
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
 def _folders(top: Path) -> list[Path]:

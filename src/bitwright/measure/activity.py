@@ -14,6 +14,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from bitwright.training.evaluate import eval_mode
+
 
 class Row(TypedDict):
     """One line of the table; shares in percent."""
@@ -28,10 +30,9 @@ class Row(TypedDict):
 
 @dataclass
 class _Seen:
-    inputs: float = 0.0
-    nonzero: float = 0.0
+    inputs: int = 0
+    nonzero: int = 0
     outputs: int = 0
-    channels: int = 1
 
 
 @torch.no_grad()
@@ -49,20 +50,17 @@ def measure_activity(
         def after(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             entry = seen.setdefault(name, _Seen())
             entry.inputs += inputs[0].numel()
-            entry.nonzero += float((inputs[0] != 0).sum())
+            entry.nonzero += int((inputs[0] != 0).sum())
             entry.outputs = output[0].numel()
-            entry.channels = output.shape[1] if output.ndim > 2 else output.shape[-1]
 
         return layers[name].register_forward_hook(after)
 
     handles = [watch(name) for name in layers]
-    training = model.training
     try:
-        model.eval()
-        for batch in images.split(batch_size):
-            model(batch)
+        with eval_mode(model):
+            for batch in images.split(batch_size):
+                model(batch)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return _rows(layers, seen)
@@ -76,7 +74,7 @@ def _rows(layers: Mapping[str, nn.Module], seen: Mapping[str, _Seen]) -> list[Ro
         weight = layers[name].weight
         assert isinstance(weight, Tensor)
         kept = float((weight != 0).double().mean())
-        flop = 2 * weight.numel() * entry.outputs // entry.channels
+        flop = 2 * weight.numel() * entry.outputs // len(weight)
         rows.append(_row(name, weight.numel(), flop, output, kept, kept * density[name]))
     return [*rows, _total(rows, [entry.outputs for entry in seen.values()])] if rows else []
 

@@ -37,7 +37,7 @@ class Half(Step):
               be the last step.
 
     Raises BitwrightError for values beyond 65504, the largest that float16 has. Record: "half" (tensors, values,
-    and the largest change of any, relative to the largest value of its tensor).
+    and the largest change of any by rounding, relative to the largest value of its tensor).
 
     Reference: IEEE 754-2008, binary16.
     """
@@ -52,9 +52,9 @@ class Half(Step):
     @torch.no_grad()
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = self._chosen(model)
-        before = {name: parameter.clone() for name, parameter in chosen.items()}
         if self.norms:
             _at_inference(model, chosen)
+        before = {name: parameter.clone() for name, parameter in chosen.items()}
         for name, parameter in chosen.items():
             parameter.copy_(to_half(parameter, name))
         values = sum(parameter.numel() for parameter in chosen.values())

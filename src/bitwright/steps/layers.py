@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
+from bitwright.steps.step import matching
 
 Number = TypeVar("Number", int, float)
 _TYPES = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})
-
-
-def _hits(pattern: str, layers: Mapping[str, nn.Module]) -> set[str]:
-    if pattern.startswith("re:"):
-        return {name for name in layers if re.search(pattern[3:], name)}
-    return {n for n, m in layers.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}
 
 
 def _rank(pattern: str, layers: Mapping[str, nn.Module]) -> int:
@@ -40,7 +34,7 @@ def per_layer(value: Number | Mapping[str, Number], layers: Mapping[str, nn.Modu
         return dict.fromkeys(layers, value)
     found: dict[str, Number] = {}
     for pattern in sorted(value, key=lambda p: _rank(p, layers)):
-        hits = _hits(pattern, layers)
+        hits = matching(pattern, layers)
         if not hits and pattern not in _TYPES:
             raise BitwrightError(
                 f"{what}: pattern {pattern!r} matches nothing; the layers are: {', '.join(layers)}", kind="no-match"
@@ -64,9 +58,15 @@ def weight_of(layer: nn.Module) -> Tensor:
     return weight
 
 
-def check_finite(layers: Mapping[str, nn.Module]) -> None:
-    """Raise BitwrightError, naming the layer, where a weight is NaN or infinite."""
+def check_layers(layers: Mapping[str, nn.Module]) -> None:
+    """Raise BitwrightError, naming the layer, where a weight is NaN or infinite, or not simply a parameter."""
     for name, layer in layers.items():
+        if "weight" not in dict(layer.named_parameters(recurse=False)):
+            raise BitwrightError(
+                f"layer {name!r}: its weight is computed from other tensors (weight norm, spectral norm, ...); make it "
+                "plain with torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.remove_weight_norm",
+                kind="not-plain",
+            )
         for role, tensor in layer.named_parameters(recurse=False):
             bad = int((~torch.isfinite(tensor)).sum())
             if bad:
@@ -74,4 +74,18 @@ def check_finite(layers: Mapping[str, nn.Module]) -> None:
                     f"layer {name!r}: {bad} of {tensor.numel()} values of its {role} are NaN or infinite; "
                     "train it again, with a smaller learning rate or `clip_norm`",
                     kind="not-finite",
+                )
+
+
+def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
+    """Raise BitwrightError where a weight or bias of one of the layers is also a parameter of another module."""
+    modules = dict(model.named_modules())
+    owners = Counter(id(p) for module in modules.values() for p in module.parameters(recurse=False))
+    for name in layers:
+        for role, tensor in modules[name].named_parameters(recurse=False):
+            if owners[id(tensor)] > 1:
+                raise BitwrightError(
+                    f"layer {name!r}: another layer uses its {role}, too, so it can't be replaced by a codebook; give "
+                    f"each its own: layer.{role} = torch.nn.Parameter(layer.{role}.detach().clone())",
+                    kind="tied",
                 )

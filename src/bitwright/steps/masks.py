@@ -20,8 +20,8 @@ By = Literal["quality", "fraction", "threshold"]
 class Mask(nn.Module):
     """Parametrization w = v * m of a weight by a free tensor v and a 0/1 mask m, both of the weight's shape.
 
-    Fixed:            dL/dv = m * dL/dw, so a removed weight gets no gradient, its momentum and Adam's moments stay 0,
-                      and as its v starts at 0 nothing can revive it.
+    Fixed:            dL/dv = m * dL/dw, so a removed weight gets no gradient; with a new optimizer its momentum and
+                      Adam's moments stay 0. If the mask has moved during the training they fade, and move only v.
     straight_through: dL/dv = dL/dw; removed weights go on learning out of sight and may come back when the mask is
                       drawn again (dynamic network surgery, Guo et al. 2016, equation 3).
 

@@ -15,7 +15,7 @@ from bitwright.measure.activity import measure_activity
 from bitwright.measure.sensitivity import propose, scan
 from bitwright.steps.dead import remove_dead_neurons
 from bitwright.steps.dropout import ScaledDropout, follow, scaled_dropout
-from bitwright.steps.layers import check_finite, per_layer, weight_of
+from bitwright.steps.layers import check_layers, per_layer, weight_of
 from bitwright.steps.masks import By, Masks, Rule, holding_zeros
 from bitwright.steps.step import Step, select_layers
 from bitwright.training.settings import Optimizer, TrainSettings
@@ -59,7 +59,8 @@ class Prune(Step):
                   fractions s_t = s_f + (s_0 - s_f)(1 - t/n)^3; or the c_t themselves, e.g. [0.5, 0.8, 1]. [1, 1, 1] is
                   Han's repetition with one q. Each round prunes, then trains with `retrain`.
     schedule      "rounds"; or "gradual": one training in which c rises by the same law every `every` steps during the
-                  first `ramp` share of it. Its last weights are kept (`select` is "last"), as early ones aren't sparse.
+                  first `ramp` share of it. Its last weights are kept (`select` is "last"), as early ones aren't sparse,
+                  unless `select_among` leaves only epochs after the ramp.
     regrow        masks are drawn from hidden weights that go on learning (straight-through: dL/dv = dL/dw), every
                   `every` steps of the first `ramp` share of a training, so that weights cut by mistake come back; kept
                   and removed ones are compared with 10 % in favour of what they are (Guo et al. 2016, equation 3).
@@ -110,6 +111,7 @@ class Prune(Step):
     dead_neurons: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         by, amount = self._goal()
         numbers = [] if amount == "auto" else list(amount.values()) if isinstance(amount, dict) else [amount]
         most = 1.0 if by == "fraction" else math.inf
@@ -124,6 +126,8 @@ class Prune(Step):
             raise _wrong("rounds", self.rounds, "how many (at least 1), or rising shares of the way from 0 to 1")
         if self.every < 1 or not 0 < self.ramp <= 1:
             raise _wrong("every, ramp", (self.every, self.ramp), "at least 1 step and a share above 0, at most 1")
+        if not self.tolerance >= 0:
+            raise _wrong("tolerance", self.tolerance, "points of validation error, at least 0")
         if self.local and self.schedule == "gradual":
             raise _wrong("local", True, 'false where schedule is "gradual"')
         if self.retrain is None and (self.schedule == "gradual" or self.regrow):
@@ -131,7 +135,7 @@ class Prune(Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = select_layers(model, self.layers, self.ignore)
-        check_finite(layers)
+        check_layers(layers)
         rule = self._rule(model, layers, context)
         others = {name: layer for name, layer in select_layers(model).items() if name not in layers}
         with (
@@ -202,7 +206,8 @@ class Prune(Step):
 
     def _gradual(self, training: _Training) -> None:
         assert self.retrain is not None
-        training.move(replace(self.retrain, select="last", patience=None), None)
+        sparse = self.ramp + self.retrain.select_among <= 1 + 1e-9  # every epoch to select among is after the ramp
+        training.move(self.retrain if sparse else replace(self.retrain, select="last", patience=None), None)
         training.note(1.0)
         if self.final:
             training.masks.fix()
@@ -218,7 +223,7 @@ class Prune(Step):
         context: Context,
         report: list[dict[str, Any]],
     ) -> None:
-        images = context.calibration(_CALIBRATION)
+        images = context.calibration(_CALIBRATION).to(next(iter(model.parameters())).device)
         dead, note = self._bury(model, images) if self.dead_neurons else ({}, "")
         rows = [
             {

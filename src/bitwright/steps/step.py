@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bitwright.errors import BitwrightError
+from bitwright.errors import BitwrightError, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,9 +26,23 @@ class Step:
     """Whether weights that are zero before stay zero."""
     paper: ClassVar[str] = ""
 
+    def __post_init__(self) -> None:
+        """Refuse words that a field doesn't know; subclasses check the rest. Recipes are checked before, calls not."""
+        for field, hint in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(hint) is typing.Literal and getattr(self, field) not in typing.get_args(hint):
+                raise unknown(f"{self.name}: {field}", getattr(self, field), typing.get_args(hint))
+
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Run the step and return a plain model: no parametrizations, no hooks. May change `model` in place."""
         raise NotImplementedError
+
+
+def matching(pattern: str, layers: Mapping[str, nn.Module]) -> set[str]:
+    """The paths of `layers` that a pattern means: a shell pattern over paths ("features.*"), a type name ("Linear"), or
+    "re:" and a regular expression."""
+    if pattern.startswith("re:"):
+        return {name for name in layers if re.search(pattern[3:], name)}
+    return {n for n, m in layers.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}
 
 
 def select_layers(
@@ -34,8 +50,7 @@ def select_layers(
 ) -> dict[str, nn.Module]:
     """The convolution and linear layers whose name or type matches one of `layers` and none of `ignore`.
 
-    A pattern is a shell pattern over the module's path ("features.*"), a type name ("Linear"), or "re:" and a regular
-    expression. A pattern that matches nothing is an error that lists the layers.
+    Patterns are those of `matching`; one that matches nothing is an error that lists the layers.
     """
     from torch import nn
 
@@ -44,10 +59,7 @@ def select_layers(
     }
 
     def matches(pattern: str) -> set[str]:
-        if pattern.startswith("re:"):
-            hit = {n for n in candidates if re.search(pattern[3:], n)}
-        else:
-            hit = {n for n, m in candidates.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}
+        hit = matching(pattern, candidates)
         if not hit and candidates:
             raise BitwrightError(
                 f"layer pattern {pattern!r} matches nothing; the layers are: {', '.join(candidates)}", kind="no-match"

@@ -127,4 +127,7 @@ class Devices:
 
 
 def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
-    model.to(memory_format=layout)  # type: ignore[call-overload]
+    """Only the tensors that have these layouts: `model.to` would refuse a model with 3-D convolutions."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=layout)

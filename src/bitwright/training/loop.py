@@ -234,13 +234,13 @@ class _Training:
         return loss / len(split), 100.0 * wrong / len(split)
 
     def _newest_is_best(self) -> bool:
-        return self.settings.select == "best" and history.best_epoch(self.epochs) == len(self.epochs)
+        return self.settings.select == "best" and _selected(self.settings, self.epochs) == len(self.epochs)
 
     def _restore(self, saved: Checkpoint | None, folder: Path) -> None:
         if saved is not None:
             self.model.load_state_dict(saved.model)
-            self.best = saved.best or checkpoint.frozen(self.model.state_dict())
             self.epochs = history.with_seconds(saved.history, folder)
+            self.best = checkpoint.frozen(self.model.state_dict()) if self._newest_is_best() else saved.best
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": saved.optimizer, "param_groups": groups})
             self._match_layout()
@@ -289,7 +289,11 @@ class _Training:
 
 
 def _selected(settings: TrainSettings, epochs: list[Epoch]) -> int:
-    return history.best_epoch(epochs) if settings.select == "best" else len(epochs)
+    """The number of the epoch whose weights are to be kept; 0 before the first that may be."""
+    if settings.select == "last":
+        return len(epochs)
+    among = max(1, round(settings.select_among * settings.epochs))
+    return history.best_epoch(epochs[settings.epochs - among :])
 
 
 def _teacher_logits(teacher: nn.Module, images: Tensor, data: Dataset, devices: Devices) -> Tensor:
@@ -322,17 +326,17 @@ def _check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn
 
 def _classes(model: nn.Module, data: Dataset, who: str) -> int:
     """The number of logits, tried on two images; the model must have one for every label."""
-    images, labels = as_tensor(data.train.images[:2]), as_tensor(data.train.labels)
+    images, labels = as_tensor(data.train.images[:2]), (as_tensor(data.train.labels), as_tensor(data.validation.labels))
     try:
         logits = predict_logits(model, images, data.preprocess)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         raise BitwrightError(
-            f"{who}, a {type(model).__name__}, can't take the images of {data.name!r}, {tuple(images.shape[1:])} each: "
-            f"{error}",
+            f"{who}, a {type(model).__name__}, can't take the images of {data.name!r}, {tuple(images.shape[1:])} each, "
+            f"and give one tensor of logits: {error}",
             kind="input-shape",
         ) from error
     check_logits(logits.nan_to_num(), len(images), who)  # whether the weights are finite is told apart
-    check_classes(logits, labels, who)
+    check_classes(logits, torch.cat(labels), who)
     return logits.shape[1]
 
 

@@ -169,6 +169,47 @@ def test_select_best_and_last():
     assert equal(weights(net), after[-1])
 
 
+def test_select_among_the_last_epochs():
+    settings = TrainSettings(epochs=6, optimizer=Optimizer(lr=1.0), select_among=0.5)
+    net, history, after = snapshots(settings)
+    found = [epoch.validation_error for epoch in history.epochs]
+    assert min(found[:3]) < min(found[3:])  # otherwise all epochs and the last three have the same best
+    assert history.selected == found.index(min(found[3:]), 3) + 1
+    assert equal(weights(net), after[history.selected - 1])
+    tiny = dataclasses.replace(settings, select_among=1e-9)
+    assert snapshots(tiny)[1].selected == 6
+
+
+def test_layers_of_every_dimension_train_and_keep_their_layout():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.deep = nn.Conv2d(1, 3, 3), nn.Conv3d(1, 2, 2)
+            self.up, self.line = nn.ConvTranspose2d(2, 2, 2), nn.Conv1d(2, 3, 8)
+
+        def forward(self, x):
+            x = self.up(self.deep(self.flat(x)[:, None]).amax(2))
+            return self.line(nn.functional.pad(x.flatten(2), (0, 4))).squeeze(2)
+
+    net = Net()
+    epochs = fit(net, blobs(), TrainSettings(epochs=8, optimizer=Optimizer("Adam", 0.02, {}))).epochs
+    assert epochs[-1].train_loss < epochs[0].train_loss
+    assert all(p.is_contiguous() for p in net.parameters())
+
+
+def test_equal_threads_give_equal_bits():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        nets = [nn.Sequential(nn.Conv2d(1, 32, 3), nn.Flatten(), nn.Linear(128, 3)) for _ in range(2)]
+        nets[1].load_state_dict(nets[0].state_dict())
+        for net in nets:
+            fit(net, blobs(train=600), TrainSettings(epochs=1, batch_size=200))
+    finally:
+        torch.set_num_threads(threads)
+    assert equal(weights(nets[0]), weights(nets[1]))
+
+
 def test_patience_stops_early():
     settings = TrainSettings(epochs=30, optimizer=Optimizer(lr=1.0), patience=3)
     _, history, _ = snapshots(settings)
@@ -281,11 +322,18 @@ class TestBadInput:
             (nn.Sequential(nn.Flatten(), nn.Linear(9, 3)), r"the model, a Sequential, can't take .*\(1, 4, 4\) each"),
             (linear_net(classes=2), "the model gives 2 logits, but there is a label 2; create it with num_classes=3"),
             (nn.Conv2d(1, 3, 3), r"the model gives \(2, 3, 2, 2\) for 2 images; expected \(2, classes\)"),
+            (nn.MaxPool2d(2, return_indices=True), "the model, a MaxPool2d, can't .* one tensor of logits: 'tuple'"),
         ],
     )
     def test_models_that_do_not_fit_the_data(self, net, message):
         with pytest.raises(BitwrightError, match=message):
             fit(net, blobs(), TrainSettings(epochs=1))
+
+    def test_a_class_that_only_validation_has(self):
+        data = blobs()
+        more = dataclasses.replace(data, validation=Split(data.validation.images, data.validation.labels + 1))
+        with pytest.raises(BitwrightError, match="gives 3 logits, but there is a label 3"):
+            fit(linear_net(), more, TrainSettings(epochs=1))
 
 
 class TestFolder:

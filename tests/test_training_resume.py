@@ -86,9 +86,10 @@ def test_every_optimizers_state_survives(tmp_path, name):
         {"schedule": Schedule("one-cycle", warmup=1)},
         {"patience": 2, "optimizer": Optimizer(lr=1.0), "epochs": 20},
         {"select": "last"},
+        {"select_among": 0.5},
         {"precision": "bf16"},
     ],
-    ids=["plateau", "one-cycle", "patience", "last", "bf16"],
+    ids=["plateau", "one-cycle", "patience", "last", "among", "bf16"],
 )
 def test_every_decision_survives(tmp_path, changes):
     settings = dataclasses.replace(BASE, **changes)
@@ -96,6 +97,7 @@ def test_every_decision_survives(tmp_path, changes):
     resumed, again = killed_once(small_net, settings, tmp_path, 2 * BATCHES + 1)
     assert equal(final, resumed)
     assert timeless(history) == timeless(again)
+    assert equal(final, undisturbed(small_net, settings, tmp_path)[0])  # loaded, as it is finished
 
 
 def test_killed_again_and_again(tmp_path):

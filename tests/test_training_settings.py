@@ -47,6 +47,8 @@ from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSetti
         (lambda: Schedule(gamma=-1), r"schedule\.gamma is -1"),
         (lambda: Schedule(final=-1), r"schedule\.final is -1"),
         (lambda: Schedule(patience=0), r"schedule\.patience is 0"),
+        (lambda: TrainSettings(select_among=0), r"select_among is 0; expected a number above 0 and at most 1"),
+        (lambda: TrainSettings(select_among=0.5, patience=2), r"select_among is 0\.5 with patience 2; .* leave one"),
         (lambda: Distill(kind="hard"), r"unknown distill\.kind 'hard'.*logits, soft"),
         (lambda: Distill(temperature=0), r"distill\.temperature is 0; expected a number above 0"),
         (lambda: Distill(weight=2), r"distill\.weight is 2; expected a number at least 0 and at most 1"),

@@ -51,3 +51,15 @@ def test_totals_of_the_papers_table():
     assert round(total["activations"]) == 46
     assert round(total["kept"]) == 8
     assert round(total["flop_share"]) == 8
+
+
+def test_a_linear_layer_on_tokens_works_once_per_token():
+    layer = nn.Linear(3, 2)
+    assert measure_activity(layer, torch.ones(4, 5, 3), {"fc": layer})[0]["flop"] == 2 * 6 * 5
+
+
+def test_every_module_keeps_its_own_mode():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).train()
+    model[1].eval()
+    measure_activity(model, torch.ones(2, 3), {"0": model[0]})
+    assert [m.training for m in model.modules()] == [True, True, False]

@@ -1,6 +1,7 @@
 """The pruning step as a whole: goals, rounds, schedules, retraining, resuming, refusals."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -271,6 +272,8 @@ def test_refuses_to_empty_a_layer():
         ({"schedule": "gradual", "retrain": None}, "retrain is None"),
         ({"regrow": True, "retrain": None}, "masks that move need a training"),
         ({"schedule": "gradual", "local": True}, "local is True"),
+        ({"schedule": "gradually"}, "unknown prune: schedule 'gradually'; did you mean 'gradual'"),
+        ({"tolerance": -1.0}, r"tolerance is -1\.0; expected points of validation error"),
     ],
 )
 def test_refuses_wrong_settings(fields: dict[str, Any], message: str):
@@ -283,3 +286,35 @@ def test_number_per_layer_refusals():
         prune(small_net(), Prune(fraction={"conv9": 0.5, "*": 0.1}))
     with pytest.raises(BitwrightError, match="fraction: no number for layer '0', only for 'Linear'"):
         prune(small_net(), Prune(fraction={"Linear": 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("normed", "message"),
+    [
+        (nn.utils.parametrizations.weight_norm, "layer '1': its weight is computed from other tensors"),
+        (nn.utils.parametrizations.spectral_norm, "make it plain with torch"),
+    ],
+)
+def test_refuses_a_weight_that_is_no_parameter(normed: Callable[[nn.Module], nn.Module], message: str):
+    with pytest.raises(BitwrightError, match=message):
+        prune(nn.Sequential(nn.Flatten(), normed(nn.Linear(16, 3))), Prune())
+
+
+def test_layers_that_share_a_weight_go_on_sharing_it():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.Linear(16, 3))
+    model[3].weight = model[1].weight
+    prune(model, Prune(fraction=0.5, retrain=FEW))
+    assert model[3].weight is model[1].weight
+    assert int((model[1].weight != 0).sum()) == 128
+
+
+@pytest.mark.parametrize(("among", "kept"), [(0.5, "best"), (0.6, "last")])
+def test_a_gradual_pruning_selects_only_among_sparse_epochs(monkeypatch: Any, among: float, kept: str):
+    seen: list[TrainSettings] = []
+    train = Context.train
+    monkeypatch.setattr(Context, "train", lambda *given: seen.append(given[2]) or train(*given))
+    settings = dataclasses.replace(FEW, epochs=4, select_among=among)
+    step = Prune(fraction=0.75, schedule="gradual", every=1, ramp=0.5, retrain=settings, dead_neurons=False)
+    model, _ = prune(small_net(), step)
+    assert [s.select for s in seen] == [kept]
+    assert (int((model[0].weight != 0).sum()), int((model[5].weight != 0).sum())) == (9, 48)

@@ -193,6 +193,7 @@ def test_names_the_layer_that_is_not_finite():
         ({"bias_bits": -1}, "bits is -1"),
         ({"clusters": 0}, "clusters is 0; expected a whole number from 1"),
         ({"entropy": -0.1}, "entropy is -0.1"),
+        ({"gradient": "average"}, "unknown share: gradient 'average'. Known: mean, sum"),
     ],
 )
 def test_refuses_wrong_settings(fields: dict[str, Any], message: str):
@@ -206,3 +207,13 @@ def test_default_suits_networks_with_and_without_convolutions():
     assert [row["values"] for row in records["sharing"]] == [36, 32]
     _, records = share(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), step)
     assert 16 < records["sharing"][0]["values"] <= 32
+
+
+def test_refuses_layers_that_share_a_weight():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16))
+    model[2].weight = model[1].weight
+    with pytest.raises(BitwrightError, match=r"layer '1': another layer uses its weight, too.*torch\.nn\.Parameter"):
+        share(model, Share())
+    model[2].weight = nn.Parameter(model[1].weight.detach().clone())
+    model.alias = model[2]  # one module under two names is no tie
+    assert share(model, Share(bits=2, retrain=None))[1]["sharing"][1]["values"] == 4

@@ -110,3 +110,22 @@ def test_a_test_class_that_training_lacks(tmp_path):
 def test_bad_options(tmp_path, size):
     refused(tmp_path, "size is .*; expected a number of pixels or", size=size)
     refused(tmp_path, "unknown color 'blue'. Known: grey, rgb", color="blue")
+
+
+def test_hidden_files_and_folders_are_passed_over(tmp_path):
+    write(tmp_path)
+    (tmp_path / "cat" / "._00.png").write_bytes(b"not a picture")
+    (tmp_path / "dog" / ".thumbnails").mkdir()
+    Image.new("RGB", (2, 2)).save(tmp_path / "dog" / ".thumbnails" / "00.png")
+    (tmp_path / "dog" / "more").mkdir()
+    Image.new("RGB", (6, 4)).save(tmp_path / "dog" / "more" / "00.png")
+    data = load_dataset("folder", tmp_path)
+    assert len(data.train) + len(data.validation) + len(data.test) == 25
+
+
+def test_a_part_without_some_class_or_any(tmp_path):
+    write(tmp_path / "train")
+    write(tmp_path / "test", n=3, classes={"dog": 200})
+    assert load_dataset("folder", tmp_path).test.labels.tolist() == [1, 1, 1]
+    (tmp_path / "val").mkdir()
+    refused(tmp_path, "val holds no images; expected some in a folder per class, or no val/")

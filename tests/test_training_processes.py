@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from bitwright.training.loop import fit
 from bitwright.training.settings import Optimizer, TrainSettings
@@ -18,6 +19,21 @@ from training_cases import blobs, linear_net, weights
 DATA = {"train": 91, "validation": 45}
 SETTINGS = TrainSettings(epochs=3, batch_size=30, optimizer=Optimizer(lr=0.1), clip_norm=1.0, l1=1e-3, select="last")
 
+
+class Spare(nn.Module):
+    """A linear layer, and one that is never used."""
+
+    def __init__(self):
+        super().__init__()
+        self.used = linear_net()
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            self.spare = nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.used(x)
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[2])
@@ -25,7 +41,7 @@ import torch.distributed
 import test_training_processes as case
 from safetensors.torch import save_file
 for number in (1, 2):  # the second finds a checkpoint
-    net = case.linear_net()
+    net = case.Spare()
     case.fit(net, case.blobs(**case.DATA), case.SETTINGS, folder=sys.argv[1])
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     save_file(net.state_dict(), f"{sys.argv[1]}/{number}-{rank}-of-{size}.safetensors")
@@ -50,7 +66,7 @@ def folder(tmp_path_factory):
 
 
 def test_equal_to_one_process(folder):
-    net = linear_net()
+    net = Spare()
     history = fit(net, blobs(**DATA), SETTINGS)
     for number, rank in ((1, 0), (1, 1), (2, 0), (2, 1)):
         found = load_file(folder / f"{number}-{rank}-of-2.safetensors")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -25,8 +25,10 @@ class Devices:
 
     def __init__(self, precision: str, folder: Path | None) -> None:
         AcceleratorState._reset_state()  # the training before may have had another precision
-        tracking: dict[str, Any] = {"log_with": "tensorboard", "project_dir": str(folder)} if folder else {}
-        self._accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", **tracking)
+        options: dict[str, Any] = {"log_with": "tensorboard", "project_dir": str(folder)} if folder else {}
+        # Every step uses the same layers. Without this, one that is never used would be an error.
+        options["kwargs_handlers"] = [DistributedDataParallelKwargs(static_graph=True)]
+        self._accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", **options)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.processes: int = self._accelerator.num_processes

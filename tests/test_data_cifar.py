@@ -77,7 +77,7 @@ def test_cifar_100_has_fine_and_coarse_labels(tmp_path):
     assert fine.classes[::33] == ("apple", "forest", "raccoon", "worm")
     assert coarse.classes[-1] == "vehicles_2"
     assert (fine.train.labels[35], coarse.train.labels[35]) == (35, 15)
-    with pytest.raises(BitwrightError, match="unknown labels of cifar-100 'rough'. Known: coarse, fine"):
+    with pytest.raises(BitwrightError, match=r"unknown labels of cifar-100 'rough'. Known: coarse, fine"):
         load_dataset("cifar-100", tmp_path, labels="rough")
 
 

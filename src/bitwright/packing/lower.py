@@ -54,11 +54,8 @@ def lower(
     weights with NaN or infinity, "inputs" for a model or example inputs that are not as described.
     """
     if not isinstance(model, nn.Module):
-        raise BitwrightError(
-            f"the model is a {type(model).__name__}; expected a torch.nn.Module (a state_dict has no graph: load it "
-            "into its module first)",
-            kind="inputs",
-        )
+        found = type(model).__name__
+        raise BitwrightError(f"the model is a {found}; expected a torch.nn.Module, weights loaded", kind="inputs")
     inputs = _example_inputs(example_inputs, preprocess)
     _check_types(model)
     exported = _export(model, inputs)

@@ -87,7 +87,7 @@ class Model:
     array itself if there is one, else a tuple. An input that the graph normalizes first also takes uint8 pixels, and
     its float32 pixels are meant to be in 0..1. Other types are refused, float64 too: nothing is rounded in silence.
     NaN in, NaN out. Large batches are worked through in chunks, so memory stays bounded. Calls from several threads
-    are safe.
+    are safe. The number of threads changes no bit of a result, the size of the batch may change the last ones.
 
     Attributes: `graph`; `stored`, the tensors by name as they lie in the file; `classes`, names of the outputs or None;
     `input_shapes`, `output_shapes` without the batch axis; `engine`, "native" or "reference"; `threads`.

@@ -53,11 +53,8 @@ def lower(
     torch.export can't trace or that fixes its batch size, "dtype" for weights that are not float32, "not-finite" for
     weights with NaN or infinity, "inputs" for a model or example inputs that are not as described.
     """
-    if not isinstance(model, nn.Module):
-        found = type(model).__name__
-        raise BitwrightError(f"the model is a {found}; expected a torch.nn.Module, weights loaded", kind="inputs")
+    _check_model(model)
     inputs = _example_inputs(example_inputs, preprocess)
-    _check_types(model)
     exported = _export(model, inputs)
     lowering = Lowering(exported, [tuple(x.shape[1:]) for x in inputs])
     lowering.run(_per_input(preprocess, len(inputs)))
@@ -93,7 +90,10 @@ def _example_inputs(example_inputs: object, preprocess: object) -> list[torch.Te
     return inputs
 
 
-def _check_types(model: nn.Module) -> None:
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        found = type(model).__name__
+        raise BitwrightError(f"the model is a {found}; expected a torch.nn.Module, weights loaded", kind="inputs")
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise BitwrightError(

@@ -217,3 +217,14 @@ def test_refuses_layers_that_share_a_weight():
     model[2].weight = nn.Parameter(model[1].weight.detach().clone())
     model.alias = model[2]  # one module under two names is no tie
     assert share(model, Share(bits=2, retrain=None))[1]["sharing"][1]["values"] == 4
+
+
+def test_all_zero_tensors_train_resumably(tmp_path: Path):
+    """Their codebooks are empty."""
+    model = small_net()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[5].bias.zero_()
+    share(model, Share(bits=2, bias_bits=2, retrain=FEW), tmp_path)
+    assert not model[0].weight.any()
+    assert not model[5].bias.any()

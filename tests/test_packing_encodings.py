@@ -1,5 +1,7 @@
 """Every encoding, registered or to come: exact on all it takes, refuses the rest; the relative index of the papers."""
 
+import pkgutil
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from bitwright import BitwrightError
+from bitwright.packing import encodings
 from bitwright.packing.bits import Cursor, varint
 from bitwright.packing.coders import NAMES, write_stream
 from bitwright.packing.encodings import Weight, decode, encode, list_encodings
@@ -69,6 +72,14 @@ def test_the_smallest_is_never_much_larger_than_float32(tensor):
 
 def test_all_four_are_found():
     assert list(list_encodings()) == ["codebook", "dense", "half", "sparse"]
+
+
+def test_two_encodings_of_one_name_are_refused(monkeypatch):
+    twice = [module for module in pkgutil.iter_modules(encodings.__path__) if module.name == "half"] * 2
+    monkeypatch.setattr(encodings, "_found", {})
+    monkeypatch.setattr(pkgutil, "iter_modules", lambda path: twice)
+    with pytest.raises(BitwrightError, match="two encodings are called 'half'; rename one"):
+        list_encodings()
 
 
 RNG = np.random.default_rng(0)

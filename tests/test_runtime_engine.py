@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bitwright
-from bitwright import BitwrightError
+from bitwright import BitwrightError, _native
 from bitwright.packing.container import write_container
 from bitwright.runtime import Model, load
 from bitwright.runtime import engine as engine_module
@@ -296,6 +296,13 @@ def test_without_the_extension_the_error_names_the_way_out(monkeypatch):
         Model(Graph(((4,),), (), (0,)), {})
     assert caught.value.kind == "engine"
     assert Model(Graph(((4,),), (), (0,)), {}, engine="reference")(np.ones((1, 4), np.float32)).tolist() == [[1] * 4]
+
+
+def test_a_wrong_environment_is_named(monkeypatch):
+    monkeypatch.setenv("BITWRIGHT_CPU", "mmx")
+    _native.set_isa(None)
+    with pytest.raises(BitwrightError, match="BITWRIGHT_CPU is 'mmx', expected 'ref', 'avx2' or 'avx512'"):
+        Model(Graph(((4,),), (), (0,)), {})
 
 
 def test_weights_that_grow_when_they_are_laid_out_are_capped(tmp_path):

@@ -72,6 +72,15 @@ def with_checksum(file: bytes, graph: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data + checked
 
 
+def beside(data: bytes, graph: bytes, size: int) -> bytes:
+    """A file whose header says that `data` has `size` bytes, with `graph` (checksum included) at its end."""
+    ranges = {"data": (0, size), "graph": (len(data), len(data) + len(graph))}
+    header: dict = {"__metadata__": {"format": "bitwright", "version": "1"}}
+    header.update({name: {"dtype": "U8", "shape": [b - a], "data_offsets": [a, b]} for name, (a, b) in ranges.items()})
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data + graph
+
+
 def deflate(text: bytes) -> bytes:
     """Raw deflate."""
     deflater = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
@@ -114,6 +123,8 @@ def broken(good: bytes) -> dict[str, bytes]:
         "header-trailing": good + b"\0",
         "header-dtype": header(b"U8", b"I8"),
         "header-extra": header(b',"graph"', b',"more":{},"graph"'),
+        "header-hole": beside(data + b"\0", good[-40:], len(data)),
+        "truncated-graph": beside(data, b"abc", len(data)),
         "header-overlap": header(b'"data_offsets":[0,', b'"data_offsets":[1,'),
         "checksum": good[:-1] + bytes([good[-1] ^ 1]),
         "deflate": with_checksum(good, b"\xff\xff"),

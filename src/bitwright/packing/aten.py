@@ -331,8 +331,6 @@ def slice_axis(lowering: Lowering, node: Any, arguments: Arguments) -> int | Con
         return lowering.known(source)
     x = lowering.value(node, source)
     axis = _axis(node, source, arguments["dim"])
-    if axis == 0:
-        lowering.fail(node, "it slices the batch axis; images must stay independent of each other")
     size = lowering.shape(x)[axis - 1]
     start, stop, step = slice(arguments["start"], arguments["end"], arguments["step"]).indices(size)
     attributes = {"axis": axis - 1, "start": start, "stop": stop, "step": step}
@@ -344,8 +342,6 @@ def mean(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """The mean over axes other than the batch."""
     source = arguments["self"]
     axes = sorted(_axis(node, source, axis) for axis in arguments["dim"] or range(source.meta["val"].ndim))
-    if 0 in axes:
-        lowering.fail(node, "it takes the mean over the batch; images must stay independent of each other")
     x = lowering.value(node, source)
     attributes = {"axes": [axis - 1 for axis in axes], "keepdim": arguments["keepdim"]}
     return lowering.emit(node, "mean", (x,), _shape(node), attributes)

@@ -105,8 +105,6 @@ def read_stream(
         symbols = _READERS[code](payload, stored_width, count)
     except ValueError as error:
         raise cursor.fail(str(error)) from None
-    if len(symbols) and int(symbols.max()) >> stored_width:
-        raise cursor.fail(f"a symbol of more than {stored_width} bits")
     if trace is not None:
         name = next(n for n, c in NAMES.items() if c == code)
         counts = np.bincount(symbols, minlength=1)

@@ -241,7 +241,7 @@ class Lowering:
         """The number of the value that an argument of `node` is, flattened if the model flattened it."""
         value = self._known.get(argument)
         if not isinstance(value, int):
-            self.fail(node, "an operand that it needs as an activation is a constant")
+            self.fail(node, "one of its operands is no activation: a constant, or the batch size")
         shape = exported_shape(argument)
         if shape == self._shapes[value]:
             return value

@@ -99,14 +99,6 @@ def _join(path: str, keys: list[int | str]) -> str:
     return path
 
 
-def _wrong_value(place: str, found: Any, expected: list[str]) -> str:
-    return (
-        f"{place} is {_show(found)}; expected {' or '.join(dict.fromkeys(expected))}"
-        if expected
-        else f"{place} is missing"
-    )
-
-
 def _show(value: Any) -> str:
     return "null" if value is None else json.dumps(value, default=str)
 

@@ -162,11 +162,48 @@ def test_what_is_no_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 8, 8), (3, 1, 8, 8), (1, 1, 8, 8)])
 def test_grey_arrays_with_and_without_their_axes(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    values = np.arange(np.prod(shape)).reshape(shape)
+    values = (np.arange(np.prod(shape), dtype=np.float32) / 256).reshape(shape)
     np.save(tmp_path / "a.npy", values)
     images = list(read_images(tmp_path / "a.npy", (1, 8, 8), True, resize=False))
     assert all(image.shape == (1, 1, 8, 8) and image.dtype == np.float32 for _, image in images)
     assert np.array_equal(np.concatenate([image.ravel() for _, image in images]), values.ravel())
+
+
+@pytest.mark.parametrize(
+    ("values", "pixels", "message"),
+    [
+        (np.zeros((8, 8), np.int64), True, r"holds int64 values; expected uint8 pixels or floats from 0 to 1"),
+        (np.zeros((8, 8), complex), False, r"holds complex128 values; expected numbers"),
+        (np.zeros((0, 1, 8, 8), np.uint8), True, r"holds no image: its shape is 0x1x8x8"),
+        (np.full((8, 8), np.nan), False, r"holds NaN or infinite values"),
+        (np.full((8, 8), 255.0), True, r"values from 255 to 255; expected pixels as uint8.*divide by 255"),
+    ],
+)
+def test_values_that_mean_something_else(tmp_path: Path, values: np.ndarray, pixels: bool, message: str) -> None:
+    np.save(tmp_path / "a.npy", values)
+    with pytest.raises(BitwrightError, match=message):
+        list(read_images(tmp_path / "a.npy", (1, 8, 8), pixels, resize=False))
+
+
+def test_pictures_of_16_bits_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(BitwrightError, match=r"deep\.png cannot be read as a picture: .*more than 8 bits"):
+        list(read_images(tmp_path / "deep.png", (1, 8, 8), True, resize=False))
+
+
+def test_inspect_fits_a_narrow_terminal(packed: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["inspect", packed]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 60
+    assert "fc1 weight " in printed
+    assert "No room for coders" in printed
+
+
+def test_a_refusal_of_the_system_is_one_line(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["run", "demo", "--out", str(tmp_path / "file" / "run")]) == 1
+    assert "file/run: Not a directory; mend that" in capsys.readouterr().err
 
 
 def test_bench(packed: str, capsys: Captured) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +175,51 @@ def test_a_step_can_be_appended(tmp_path: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_an_unfinished_step_is_not_built_upon_but_may_be_replaced(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "3-share" / "step.json").unlink()
+    half = make_step("half")
+    with pytest.raises(BitwrightError, match=r"step 3-share of .* is not finished: .*--instead"):
+        extend_run(folder, half)
+    assert [step.name for step in extend_run(folder, half, instead=True).steps] == ["train", "prune", "half"]
+    assert not (folder / "3-share").exists()
+
+
+def test_a_run_without_steps_can_be_extended(tmp_path: Path) -> None:
+    run_recipe(recipe(steps=[]), tmp_path)
+    assert [step.name for step in extend_run(tmp_path, make_step("half")).steps] == ["half"]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"prune": {"layers": ["fc9"]}}, r"steps\[1\]\.prune: layer pattern 'fc9' matches nothing"),
+        ({"prune": {"retrain": {"optimizer": {"name": "Adm"}}}}, r"steps\[1\]\.prune: unknown optimizer 'Adm'"),
+        ({"train": {"distill": {"teacher": "me"}}}, r"steps\[1\]\.train: teacher 'me' is no earlier step"),
+    ],
+)
+def test_what_would_stop_a_later_step_is_refused_at_once(step: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(BitwrightError, match=message):
+        run_recipe(recipe(steps=[{"train": {"epochs": 1}}, step]), tmp_path)
+    assert not (tmp_path / "1-train").exists()
+
+
+def test_what_the_engine_lacks_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_nets.py").write_text(
+        "from torch import nn\n"
+        "class Sine(nn.Linear):\n"
+        "    def __init__(self): super().__init__(64, 10)\n"
+        "    def forward(self, x): return super().forward(x.flatten(1)).sin()\n"
+        "class Broken(Sine):\n"
+        "    def forward(self, x): return {}['x']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, message in (("Sine", r"engine can't run aten\.sin"), ("Broken", r"no tensor of logits .*KeyError: 'x'")):
+        with pytest.raises(BitwrightError, match=message):
+            run_recipe(recipe(model=f"odd_nets:{name}"), tmp_path / name)
+        assert not (tmp_path / name / "1-train").exists()
+
+
 def test_the_model_is_sized_for_the_data_or_refused(tmp_path: Path) -> None:
     with pytest.raises(
         BitwrightError, match=r"model mlp gives 7 outputs, but digits has 10 classes; set model\.num_cl"
@@ -200,10 +246,10 @@ def test_teachers(finished: Path, tmp_path: Path) -> None:
         return recipe(steps=[step, {"train": {"epochs": 1}}])
 
     run_recipe(distilling(str(finished)), tmp_path / "folder")
-    with pytest.raises(BitwrightError, match=r"teacher '2-train' is a step that has not run yet"):
+    with pytest.raises(BitwrightError, match=r"'2-train' is no earlier step \(start\), no folder"):
         run_recipe(distilling("2-train"), tmp_path / "later")
     with pytest.raises(
-        BitwrightError, match=r"'nobody' is no step \(start, 1-train, 2-train\), no .* no recipe \(demo, "
+        BitwrightError, match=r"'nobody' is no earlier step \(start\), no folder of a run and no recipe \(demo, "
     ):
         run_recipe(distilling("nobody"), tmp_path / "nobody")
     (tmp_path / "folder" / "2-train" / "step.json").unlink()

@@ -59,9 +59,10 @@ def _outputs(model: nn.Module, data: Dataset) -> int:
     try:
         with torch.no_grad():
             return int(model.eval()(torch.zeros(1, *data.shape)).shape[-1])
-    except RuntimeError as error:
+    except Exception as error:  # a user's forward may raise anything
         raise BitwrightError(
-            f"{type(model).__name__} cannot take the {'x'.join(map(str, data.shape))} images of {data.name}: {error}",
+            f"{type(model).__name__} cannot take the {'x'.join(map(str, data.shape))} images of {data.name}, or gives "
+            f"no tensor of logits for them: {type(error).__name__}: {error}",
             kind="input-shape",
         ) from None
 

@@ -85,6 +85,17 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class _Published:
+    """The keys of `published`."""
+
+    error: float | None = None
+    dense_error: float | None = None
+    bytes: int | None = None
+    ratio: float | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True)
 class _Outline:
     """The top level of the file; the steps are checked one by one afterwards, each against its own class."""
 
@@ -293,6 +304,9 @@ def parse(raw: Mapping[str, Any], where: str = "recipe") -> Recipe:
                 raise BitwrightError(f"{part}.name is missing; say {part}: {{name: ...}}", kind="missing")
         if outline.threads < 1:
             raise BitwrightError(f"threads is {outline.threads}; expected 1 or more")
+        if not 0 <= outline.seed < 1 << 63:
+            raise BitwrightError(f"seed is {outline.seed}; expected a whole number from 0 to below 2^63")
+        checked(_Published, outline.published, "published")
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", outline.name) is None:
             raise BitwrightError(f"name is {outline.name!r}; it names a folder: letters, digits, '.', '-' and '_' only")
         make_profile(outline.pack)

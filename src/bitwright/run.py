@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from bitwright.data import Dataset
     from bitwright.steps import Step
+    from bitwright.training.settings import TrainSettings
 
 MADE_BY_RUNS = ("recipe.yaml", "packed.safetensors", "result.json", "measurements.json", "report.html")
 """The files of a run folder; with the folders of steps and teachers, all that `restart` removes."""
@@ -108,18 +109,29 @@ def stored_recipe(folder: str | Path) -> Recipe:
     return parse(read_yaml(path.read_text("utf-8"), str(path)), str(path))
 
 
-def extend_run(folder: str | Path, step: Step) -> Recipe:
+def extend_run(folder: str | Path, step: Step, *, instead: bool = False, root: str | Path | None = None) -> Recipe:
     """Append `step` to the recipe of a run, so that running it again continues from its last checkpoint.
 
     Where this very step was appended before and the run has not come to its end since, nothing is appended: the call
-    was interrupted and is given again.
+    was interrupted and is given again. Another step is refused while the last one is unfinished; `instead` puts it in
+    the last one's place, whose work is lost. `root` is where the data is.
     """
     stored_recipe(folder)  # refuses before anything is created
     with locked(Path(folder)):
         old = stored_recipe(folder)
-        if step == old.steps[-1] and not _is_concluded(Path(folder), old):
+        if old.steps[-1:] == (step,) and not _is_concluded(Path(folder), old):
             return old
-        new = Recipe(**{**vars(old), "steps": (*old.steps, step)})
+        if old.last and not instead and not (Path(folder) / old.last / "step.json").is_file():
+            raise BitwrightError(
+                f"step {old.last} of {folder} is not finished: finish it with the command that began it, or put this "
+                "step in its place with --instead",
+                kind="unfinished",
+            )
+        kept = old.steps[:-1] if instead else old.steps
+        new = Recipe(**{**vars(old), "steps": (*kept, step)})
+        Run(new, Path(folder), root=root).look_ahead()
+        if instead and old.last:
+            shutil.rmtree(Path(folder) / old.last, ignore_errors=True)
         write_atomic(Path(folder) / "recipe.yaml", new.to_yaml())
     return new
 
@@ -211,6 +223,13 @@ def _threads(count: int) -> Iterator[None]:
 # -- the steps ---------------------------------------------------------------------------------------------------------
 
 
+def _trainings(step: Step) -> list[TrainSettings]:
+    """The settings of every training in a step: the step itself, or those among its fields."""
+    from bitwright.training.settings import TrainSettings
+
+    return [part for part in (step, *vars(step).values()) if isinstance(part, TrainSettings)]
+
+
 class Run:
     """One recipe in one folder. Everything it knows is in the folder: a new object goes on where the last one ended."""
 
@@ -253,13 +272,47 @@ class Run:
         return RunResult(self.folder, result, measurements)
 
     def run_steps(self) -> None:
-        """Apply the steps that are not finished yet."""
+        """Apply the steps that are not finished yet; before, refuse what would stop the last of them."""
         previous: str | None = None
+        if not all((self.folder / label / "step.json").is_file() for label in self.recipe.labels):
+            self.look_ahead()
         for label, step in zip(self.recipe.labels, self.recipe.steps, strict=True):
             if not (self.folder / label / "step.json").is_file():
                 self.announce(f"{label} {'goes on' if (self.folder / label).exists() else ''}".rstrip())
                 self._apply(label, step, previous)
             previous = label
+
+    def look_ahead(self) -> None:
+        """Refuse now what the engine can't run, and layers, optimisers and teachers that a step would miss in hours."""
+        import torch
+
+        from bitwright.packing.lower import lower
+        from bitwright.steps.step import select_layers
+        from bitwright.training.optimizers import create_optimizer
+
+        model = self.model(None)
+        lower(model, (torch.zeros(1, *self.data.shape),), self.data.preprocess)
+        for i, step in enumerate(self.recipe.steps):
+            try:
+                if hasattr(step, "layers"):
+                    select_layers(model, step.layers, getattr(step, "ignore", ()))
+                for settings in _trainings(step):
+                    create_optimizer(settings.optimizer, model)
+                    if settings.distill is not None:
+                        self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]))
+            except BitwrightError as error:
+                raise BitwrightError(f"steps[{i}].{step.name}: {error}", kind=error.kind) from None
+
+    def _check_teacher(self, name: str, steps: tuple[str, ...]) -> None:
+        from bitwright.recipe import list_recipes
+
+        known = name in steps or name in list_recipes() or name.endswith((".yaml", ".yml"))
+        if not known and not (Path(name) / "recipe.yaml").is_file():
+            raise BitwrightError(
+                f"teacher {name!r} is no earlier step ({', '.join(steps)}), no folder of a run and no recipe "
+                f"({', '.join(list_recipes())})",
+                kind="no-teacher",
+            )
 
     def _apply(self, label: str, step: Step, previous: str | None) -> None:
         from bitwright.context import Context
@@ -294,24 +347,14 @@ class Run:
 
         A recipe runs with this run's seed and threads in teachers/NAME, so that one command is enough and resumes.
         """
-        from bitwright.recipe import list_recipes
-
         if name in self.recipe.labels:
-            if not (self.folder / name / "step.json").is_file():
-                raise BitwrightError(f"teacher {name!r} is a step that has not run yet; name an earlier one")
             return self.model(name)
         if (Path(name) / "recipe.yaml").is_file():
             other = Run(stored_recipe(name), Path(name), root=self.root)
             if other.recipe.last and not (other.folder / other.recipe.last / "step.json").is_file():
                 raise BitwrightError(f"teacher {name!r} is an unfinished run; finish it first", kind="no-teacher")
-        elif name in list_recipes() or name.endswith((".yaml", ".yml")):
-            other = self._taught_by(name)
         else:
-            steps, recipes = ", ".join(["start", *self.recipe.labels]), ", ".join(list_recipes())
-            raise BitwrightError(
-                f"teacher {name!r} is no step ({steps}), no folder of a run and no recipe ({recipes})",
-                kind="no-teacher",
-            )
+            other = self._taught_by(name)
         return other.model(other.recipe.last)
 
     def _taught_by(self, name: str) -> Run:

@@ -55,7 +55,8 @@ def checked(cls: type[T], value: Any, path: str) -> T:
     except ValidationError as error:
         raise _explain(error.errors(include_url=False), cls, value, path) from None
     except BitwrightError as error:
-        raise BitwrightError(f"{path}: {error}" if path else str(error), kind=error.kind) from None
+        said = str(error).removeprefix(f"{path.rpartition('.')[2]}: ")  # a step that already says its name
+        raise BitwrightError(f"{path}: {said}" if path else said, kind=error.kind) from None
 
 
 def _explain(errors: list[ErrorDetails], cls: type, value: Any, path: str) -> BitwrightError:

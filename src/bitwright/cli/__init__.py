@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code. `arguments` default to those of the process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given[:1]
+    if os.getcwd() not in sys.path:  # last, so that a factory module.py beside the user is found and hides nothing
+        sys.path.append(os.getcwd())
     try:
         app(args=given, prog_name="bitwright")
     except SystemExit as stop:
@@ -65,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] not in NEEDS_TRAIN:
             raise
         return _fail(f'this command needs {error.name}, which is not installed; pip install "bitwright[train]"', debug)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}; mend that and give the same command again", debug)
     return 0
 
 

@@ -20,12 +20,12 @@ def read_images(path: Path, shape: tuple[int, ...], pixels: bool, resize: bool) 
     if not path.is_file():
         raise BitwrightError(f"no file {path}; expected a picture or a .npy array", kind="no-file")
     if path.suffix == ".npy":
-        yield from _from_array(path, shape)
+        yield from _from_array(path, shape, pixels)
     else:
         yield str(path), _from_picture(path, shape, pixels, resize)
 
 
-def _from_array(path: Path, shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+def _from_array(path: Path, shape: tuple[int, ...], pixels: bool) -> Iterator[tuple[str, np.ndarray]]:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -40,14 +40,35 @@ def _from_array(path: Path, shape: tuple[int, ...]) -> Iterator[tuple[str, np.nd
             f"{path} has shape {_sizes(array.shape)}; the model takes {_sizes(shape)}, or many along a first axis",
             kind="input-shape",
         )
-    if array.dtype != np.uint8:  # whole numbers of another width are no pixels to the engine, floats are float32
+    _check_values(path, array, pixels)
+    if array.dtype != np.uint8:
         array = array.astype(np.float32)
     for i, image in enumerate(array):
         yield (f"{path}[{i}]" if len(array) > 1 else str(path)), image[None]
 
 
+def _check_values(path: Path, array: np.ndarray, pixels: bool) -> None:
+    """Refuse what the model would take for something else: pixels are uint8, or floats from 0 to 1."""
+    kinds = "f" if pixels else "fiub"
+    if array.dtype != np.uint8 and array.dtype.kind not in kinds:
+        expected = "uint8 pixels or floats from 0 to 1" if pixels else "numbers"
+        raise BitwrightError(f"{path} holds {array.dtype} values; expected {expected}", kind="input-dtype")
+    if array.size == 0:
+        raise BitwrightError(f"{path} holds no image: its shape is {_sizes(array.shape)}", kind="empty")
+    if not np.isfinite(array).all():
+        raise BitwrightError(f"{path} holds NaN or infinite values", kind="not-finite")
+    if pixels and array.dtype != np.uint8 and not (array.min() >= 0 and array.max() <= 1):
+        raise BitwrightError(
+            f"{path} holds values from {array.min():g} to {array.max():g}; expected pixels as uint8, or as floats from "
+            "0 to 1: divide by 255, and do not normalise (the file does it)",
+            kind="not-pixels",
+        )
+
+
 def _from_picture(path: Path, shape: tuple[int, ...], pixels: bool, resize: bool) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
+
+    from bitwright.data.images import Form
 
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise BitwrightError(f"the model takes arrays of {_sizes(shape)}, not pictures; give a .npy file")
@@ -59,20 +80,18 @@ def _from_picture(path: Path, shape: tuple[int, ...], pixels: bool, resize: bool
         )
     channels, height, width = shape
     try:
-        with Image.open(path) as opened:
-            picture = opened.convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(path) as picture:
+            form = Form((height, width) if resize else None, "grey" if channels == 1 else "rgb")
+            array = form.array(picture)  # as the pictures of the data source `folder` are read
+    except (OSError, BitwrightError, Image.DecompressionBombError) as error:
         raise BitwrightError(f"{path} cannot be read as a picture: {error}", kind="not-a-picture") from None
-    if picture.size != (width, height):
-        if not resize:
-            raise BitwrightError(
-                f"{path} is {picture.width}x{picture.height} pixels (width x height), the model takes "
-                f"{width}x{height}; scale it or use --resize",
-                kind="input-shape",
-            )
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    array = np.asarray(picture, np.uint8)
-    return (array[None] if channels == 1 else array.transpose(2, 0, 1))[None].copy()
+    if array.shape != shape:
+        raise BitwrightError(
+            f"{path} is {array.shape[2]}x{array.shape[1]} pixels (width x height), the model takes "
+            f"{width}x{height}; scale it or use --resize",
+            kind="input-shape",
+        )
+    return array[None].copy()
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -73,6 +73,7 @@ def train(
     name = f"{model.rpartition(':')[2]}-{dataset.replace(':', '-').replace('/', '-')}"
     raw = {"name": name, "data": dataset, "model": model, "seed": seed or 0, "steps": [{"train": fields}]}
     shown = [f"train.epochs={epochs}", *(f"train.optimizer.{k}={v}" for k, v in fields["optimizer"].items())]
+    shown += [f"train.batch_size={batch_size}"] * (batch_size is not None) + [f"seed={seed}"] * bool(seed)
     _run(load_recipe(raw, settings), out, restart, data, _command("train", f"{model} {dataset}", [*shown, *settings]))
 
 
@@ -81,13 +82,14 @@ def compress(
     folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     step: Annotated[str, typer.Argument(help="A step (see `list steps`).")],
     settings: Settings = [],  # noqa: B006
+    instead: Annotated[bool, typer.Option("--instead", help="Put it in the place of the last step.")] = False,
     data: Data = None,
 ) -> None:
     """Append a step to a run and continue it: compress runs/x prune --set rounds=5."""
     from bitwright.recipe import make_step
     from bitwright.run import extend_run
 
-    recipe = extend_run(folder, make_step(step, settings))
+    recipe = extend_run(folder, make_step(step, settings), instead=instead, root=data)
     _run(recipe, folder, False, data, _command("compress", f"RUN {step}", settings))
 
 
@@ -107,11 +109,13 @@ def pack(
 
     one = Run(stored_recipe(folder), folder, root=data)
     done = [label for label in one.recipe.labels if (folder / label / "step.json").is_file()]
-    if not done:
+    if not done and one.recipe.steps:
         raise BitwrightError(f"{folder} has no finished step to pack; finish it with `bitwright run`")
+    last = done[-1] if done else None
     how = one.recipe.pack if profile is None else {"profile": read_yaml(profile, "--profile")}
-    pack_model(one, one.model(done[-1]), how).save(out)
-    screen().print(f"{out}: {out.stat().st_size:,} bytes, from step {done[-1]}", highlight=False)
+    pack_model(one, one.model(last), how).save(out)
+    source = f"step {last}" if last else "the model as it is built"
+    screen().print(f"{out}: {out.stat().st_size:,} bytes, from {source}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,22 +24,43 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 def inspect(file: File, as_json: AsJson = False) -> None:
     """What a packed file holds: encoding, density, bits and bytes of every tensor."""
     from bitwright.packing.inspect import inspect_file
-    from bitwright.report.layers import cell, layer_table
+    from bitwright.report.layers import layer_table
 
     report = inspect_file(file)
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=1))
         return
     facts = layer_table(report)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in facts["columns"]:
-        table.add_column(column["title"], justify="left" if column["left"] else "right", overflow="fold")
-    for row in facts["rows"]:
-        table.add_row(*(escape(cell(row[column["key"]])) for column in facts["columns"]))
     console = screen()
+    table, missing = _fitting(facts, console)
     console.print(table)
-    for note in facts["notes"]:
+    for note in (*facts["notes"], *missing):
         console.print(note, style="dim", highlight=False)
+
+
+DISPENSABLE = ("", "coders", "shape", "paper", "entropy")
+"""The columns of `inspect` that a narrow terminal goes without, the least needed first."""
+
+
+def _fitting(facts: dict[str, Any], console: Console) -> tuple[Table, list[str]]:
+    """The table without the columns that `console` has no room for, and a note that names them."""
+    from bitwright.report.layers import cell
+
+    left_out: list[str] = []
+    columns = facts["columns"]
+    for key in DISPENSABLE:
+        left_out += [column["title"] for column in columns if column["key"] == key]
+        columns = [column for column in columns if column["key"] != key]
+        table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+        for column in columns:
+            title = column["title"] if key == "" else column["title"].replace(" ", "\n").replace("/", "/\n")
+            table.add_column(title, justify="left" if column["left"] else "right", overflow="fold")
+        for row in facts["rows"]:
+            table.add_row(*(escape(cell(row[column["key"]])) for column in columns))
+        if console.measure(table, options=console.options.update(width=1000)).maximum <= console.width:
+            break
+    missing = f"No room for {', '.join(left_out)}: a wider terminal (COLUMNS=140) or --json shows them."
+    return table, [missing] if left_out else []
 
 
 @app.command()

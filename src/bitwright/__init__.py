@@ -1,4 +1,4 @@
-"""bitwright: PyTorch image networks, as small and as fast on a CPU as they can be.
+"""PyTorch image networks, as small and as fast on a CPU as they can be.
 
 Importing this package imports no torch; what needs it is imported when it is first used.
 """

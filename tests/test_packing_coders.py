@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bitwright import BitwrightError
@@ -39,10 +39,13 @@ def test_a_stream_gives_back_its_symbols(symbols, allowed):
 
 
 @given(symbol_arrays())
+@example(np.array([0] * 18 + [1] * 110, np.uint16)[np.random.default_rng(1).permutation(128)])
 def test_the_cheapest_coder_is_taken(symbols):
     width = coders.width_of(symbols)
     each = [len(write_stream(symbols, width, frozenset([code]))) for code in ALL]
-    assert len(write_stream(symbols, width, ALL)) <= min(each) + 1  # rANS sizes are predicted to a byte
+    # A size of rANS is predicted up to what its final states absorb: 16 bits for each lane, one lane in short streams.
+    lanes = 1 if len(symbols) < coders._LANES_FROM else 4
+    assert len(write_stream(symbols, width, ALL)) <= min(each) + 2 * lanes
 
 
 @given(symbol_arrays())

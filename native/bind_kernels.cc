@@ -292,6 +292,7 @@ void bind_kernels(nb::module_& m) {
   nb::set_leak_warnings(false);
   m.def("cpu_features", &feature_dict);
   m.def("isa", [] { return std::string(isa_name(current_isa())); });
+  m.def("isa_names", &isa_names);
   m.def("set_isa", [](const std::optional<std::string>& name) { set_isa(name.value_or("")); }, nb::arg("name").none());
   bind_matrix_kernels(m);
   m.def("max_pool2d", &max_pool2d, nb::arg("x"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding") = Pair(0, 0),

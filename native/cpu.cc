@@ -58,17 +58,23 @@ const Features& features() {
   return found;
 }
 
+constexpr Isa kLevels[] = {Isa::ref, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::avx512vpopcntdq};
+
 Isa best_isa() {
   const Features& f = features();
-  if (!f.avx2 || !f.fma) return Isa::ref;
+  if (!f.avx2 || !f.fma || !f.f16c) return Isa::ref;
   if (!f.avx512f || !f.avx512bw || !f.avx512vl || !f.avx512dq) return Isa::avx2;
-  return Isa::avx512;
+  if (!f.avx512vnni) return Isa::avx512;
+  return f.avx512vpopcntdq ? Isa::avx512vpopcntdq : Isa::avx512vnni;
 }
 
 Isa parse(const std::string& name, const std::string& where) {
-  for (Isa isa : {Isa::ref, Isa::avx2, Isa::avx512})
+  std::string known;
+  for (Isa isa : kLevels) {
     if (name == isa_name(isa)) return isa;
-  throw std::invalid_argument(where + " is '" + name + "', expected 'ref', 'avx2' or 'avx512'");
+    known += (known.empty() ? "'" : ", '") + std::string(isa_name(isa)) + "'";
+  }
+  throw std::invalid_argument(where + " is '" + name + "', expected one of " + known);
 }
 
 Isa default_isa() {
@@ -115,8 +121,17 @@ void set_isa(const std::string& name) {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512vpopcntdq: return "avx512vpopcntdq";
+    case Isa::avx512vnni: return "avx512vnni";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     default: return "ref";
   }
+}
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (Isa isa : kLevels)
+    if (isa <= best_isa()) names.push_back(isa_name(isa));
+  return names;
 }

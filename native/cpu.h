@@ -4,12 +4,14 @@
 #include <utility>
 #include <vector>
 
-enum class Isa { ref = 0, avx2 = 1, avx512 = 2 };
+// Each contains those before it: AVX2 with FMA and F16C (Haswell, Zen), AVX-512 F BW VL DQ (Skylake server), with VNNI (Cascade
+// Lake), with VPOPCNTDQ (Ice Lake, Zen 4).
+enum class Isa { ref, avx2, avx512, avx512vnni, avx512vpopcntdq };
 
 // Named features; an AVX feature counts only if the operating system saves its registers.
 std::vector<std::pair<std::string, bool>> cpu_features();
 
-// The variant that kernels use: the best of the CPU, narrowed by BITWRIGHT_CPU (ref, avx2, avx512), unless set_isa chose.
+// The variant that kernels use: the best of the CPU, narrowed by BITWRIGHT_CPU (the name of a level), unless set_isa chose.
 // Throws std::invalid_argument if BITWRIGHT_CPU has another value.
 Isa current_isa();
 
@@ -17,3 +19,6 @@ Isa current_isa();
 void set_isa(const std::string& name);
 
 const char* isa_name(Isa isa);
+
+// The names of the variants that this machine can run, the least first.
+std::vector<std::string> isa_names();

@@ -27,7 +27,7 @@ int useful_threads(int threads, int64_t multiplications) {
 auto conv2d_variant(bool depthwise) {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
-  if (isa == Isa::avx512) return depthwise ? depthwise_avx512 : conv2d_avx512;
+  if (isa >= Isa::avx512) return depthwise ? depthwise_avx512 : conv2d_avx512;
   if (isa == Isa::avx2) return depthwise ? depthwise_avx2 : conv2d_avx2;
 #endif
   return depthwise ? depthwise_ref : conv2d_ref;
@@ -36,7 +36,7 @@ auto conv2d_variant(bool depthwise) {
 auto linear_variant() {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
-  if (isa == Isa::avx512) return linear_avx512;
+  if (isa >= Isa::avx512) return linear_avx512;
   if (isa == Isa::avx2) return linear_avx2;
 #endif
   return linear_ref;
@@ -45,7 +45,7 @@ auto linear_variant() {
 auto sparse_linear_variant() {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
-  if (isa == Isa::avx512) return sparse_linear_avx512;
+  if (isa >= Isa::avx512) return sparse_linear_avx512;
   if (isa == Isa::avx2) return sparse_linear_avx2;
 #endif
   return sparse_linear_ref;

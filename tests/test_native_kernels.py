@@ -20,7 +20,7 @@ from bitwright import _native
 # fused multiply-add: the error grows like sqrt(n) * 2^-24 for values like these, 6e-6 for the largest n here (10,000).
 SUM_TOLERANCE = 1e-5
 
-ISAS = ("ref", "avx2", "avx512")
+ISAS = _native.isa_names()
 SIZES = (1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 37, 64, 67)
 
 
@@ -435,11 +435,11 @@ def test_environment_narrows_the_variant() -> None:
 def test_environment_with_an_unknown_variant() -> None:
     done = native_isa("sse9")
     assert done.returncode != 0
-    assert "BITWRIGHT_CPU is 'sse9', expected 'ref', 'avx2' or 'avx512'" in done.stderr
+    assert "BITWRIGHT_CPU is 'sse9', expected one of 'ref', 'avx2'" in done.stderr
 
 
 def test_set_isa_refuses_unknown_names() -> None:
-    with pytest.raises(ValueError, match="name is 'neon', expected 'ref'"):
+    with pytest.raises(ValueError, match="name is 'neon', expected one of 'ref'"):
         _native.set_isa("neon")
 
 

@@ -1,0 +1,25 @@
+// A call of the engine: weights, geometry and kernel chosen once, buffers given at every run.
+#pragma once
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+class Operation {
+ public:
+  virtual ~Operation() = default;
+
+  // Bytes per image of what `run` reads and writes, in its order.
+  const std::vector<int64_t>& input_bytes() const { return input_bytes_; }
+  const std::vector<int64_t>& output_bytes() const { return output_bytes_; }
+
+  // Computes `batch` images. Buffers hold them one after the other, are 64-byte aligned if they hold codes, and may be read
+  // BUFFER_SLACK bytes beyond their end. Thread-safe. Allocates nothing but thread_scratch.
+  virtual void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const = 0;
+
+ protected:
+  Operation(std::vector<int64_t> input_bytes, std::vector<int64_t> output_bytes)
+      : input_bytes_(std::move(input_bytes)), output_bytes_(std::move(output_bytes)) {}
+
+ private:
+  std::vector<int64_t> input_bytes_, output_bytes_;
+};

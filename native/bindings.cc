@@ -4,9 +4,21 @@
 namespace nb = nanobind;
 
 void bind_coders(nb::module_& m);
+void bind_operations(nb::module_& m);
 void bind_kernels(nb::module_& m);
+void bind_bits(nb::module_& m);
+void bind_bytes(nb::module_& m);
+void bind_floats(nb::module_& m);
+void bind_sparse(nb::module_& m);
+void bind_plan(nb::module_& m);
 
 NB_MODULE(_native, m) {
   bind_coders(m);
+  bind_operations(m);  // first: the other operations build on its types
   bind_kernels(m);
+  bind_bits(m);
+  bind_bytes(m);
+  bind_floats(m);
+  bind_sparse(m);
+  bind_plan(m);
 }

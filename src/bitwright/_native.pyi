@@ -16,6 +16,92 @@ def context_decode(
     data: bytes, lines: int, length: int, stride: int, magnitude_bits: int, nonzeros: int
 ) -> np.ndarray: ...
 
+# --- operations (native/bind_operations.cc): calls whose weights, geometry and kernel are bound when they are made. The
+# constructors copy their arrays (float32 of one entry per channel) and raise ValueError; native/codes.h has the layouts
+# and native/finish.h the order of inputs and outputs.
+
+class CodeLayout:
+    def __init__(
+        self,
+        height: int,
+        width: int,
+        channels: int,
+        groups: int = 1,
+        *,
+        top: int = 0,
+        left: int = 0,
+        bottom: int = 0,
+        right: int = 0,
+        planes: int = 1,
+    ) -> None: ...
+    @property
+    def image_bytes(self) -> int: ...
+
+class Encode:  # kind: "sign" or "quantize"
+    def __init__(
+        self,
+        kind: str,
+        layout: CodeLayout,
+        *,
+        scale: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        reciprocal: float = 1.0,
+        low: float = 0.0,
+        high: float = 1.0,
+    ) -> None: ...
+
+class Finish:
+    def __init__(
+        self,
+        channels: int,
+        *,
+        multiplier: np.ndarray | None = None,
+        negative: np.ndarray | None = None,
+        bias: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        residual: bool = False,
+        relu: bool = False,
+        out: bool = True,
+        encode: Encode | None = None,
+    ) -> None: ...
+
+class Window:
+    def __init__(
+        self,
+        image: tuple[int, int],
+        in_c: int,
+        out_c: int,
+        kernel: tuple[int, int] = (1, 1),
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+    ) -> None: ...
+    @property
+    def output(self) -> list[int]: ...  # height, width, channels
+
+class Operation:
+    @property
+    def input_bytes(self) -> list[int]: ...
+    @property
+    def output_bytes(self) -> list[int]: ...
+
+# Inputs are contiguous arrays of batch * input_bytes[i] bytes, results uint8 arrays of batch * output_bytes[i].
+def run_operation(
+    operation: Operation, inputs: list[np.ndarray], batch: int = 1, threads: int = 1
+) -> list[np.ndarray]: ...
+
+# --- bits (native/bind_bits.cc)
+
+# --- bytes (native/bind_bytes.cc)
+
+# --- floats (native/bind_floats.cc)
+
+# --- sparse (native/bind_sparse.cc)
+
+# --- plan (native/bind_plan.cc)
+
 # --- kernels (native/bind_kernels.cc): arrays are contiguous float32, images NHWC; results are new arrays. ValueError
 # says what was found and what was expected. Every call computes (sum + bias) * scale + shift + residual, then relu, of
 # the parts given; the bits are those of the separate calls, and the same for any number of threads. BITWRIGHT_CPU =

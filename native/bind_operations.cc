@@ -1,0 +1,192 @@
+// Bindings of what all operations share: layouts, epilogues, windows, and running one alone.
+#include "bind_operations.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "cpu.h"
+#include "weights.h"
+
+namespace {
+
+using Bytes = nb::ndarray<nb::numpy, uint8_t>;
+using Optional = std::optional<Array>;
+
+void check_size(int64_t value, int64_t least, const char* name) { check_pair({value, value}, least, name); }
+
+CodeLayout make_layout(int64_t height, int64_t width, int64_t channels, int64_t groups, int64_t top, int64_t left,
+                       int64_t bottom, int64_t right, int64_t planes) {
+  check_pair({height, width}, 1, "(height, width)");
+  check_size(channels, 1, "channels");
+  check_size(groups, 1, "groups");
+  check_pair({top, left}, 0, "(top, left)");
+  check_pair({bottom, right}, 0, "(bottom, right)");
+  check_size(planes, 0, "planes");
+  if (planes > 8) refuse("planes is " + std::to_string(planes) + ", expected 0 (bytes) to 8");
+  if (channels % groups) refuse("channels is " + std::to_string(channels) + ", expected a multiple of the groups");
+  const CodeLayout layout = {height, width, channels, groups, top, left, bottom, right, planes};
+  product({top + height + bottom, left + width + right, code_pixel_units(&layout), planes ? 4 * planes : 1}, "the codes");
+  return layout;
+}
+
+OwnedEncode make_encode(const std::string& kind, const CodeLayout& layout, const Optional& scale, const Optional& shift,
+                        float reciprocal, float low, float high) {
+  if (kind != "sign" && kind != "quantize") refuse("kind is '" + kind + "', expected 'sign' or 'quantize'");
+  if (scale.has_value() != shift.has_value()) refuse("scale and shift: found one of them, expected both or neither");
+  OwnedEncode e;
+  e.kind = kind == "sign" ? ENCODE_SIGN : ENCODE_QUANTIZE;
+  e.scale = channel_vector(scale, layout.channels, "scale");
+  e.shift = channel_vector(shift, layout.channels, "shift");
+  e.reciprocal = reciprocal;
+  e.low = e.kind == ENCODE_SIGN ? 0 : low;
+  e.high = e.kind == ENCODE_SIGN ? 1 : high;
+  e.layout = layout;
+  const float most = static_cast<float>((1 << (layout.planes ? layout.planes : 8)) - 1);
+  if (!(e.high > e.low) || e.high - e.low > most || e.low != std::rint(e.low) || e.high != std::rint(e.high) ||
+      !(std::fabs(e.low) <= 65536))
+    refuse("low and high are " + std::to_string(low) + " and " + std::to_string(high) +
+           ", expected whole numbers whose codes fit the layout");
+  return e;
+}
+
+Finish make_finish(int64_t channels, const Optional& multiplier, const Optional& negative, const Optional& bias,
+                   const Optional& scale, const Optional& shift, bool residual, bool relu, bool out,
+                   const std::optional<OwnedEncode>& encode) {
+  check_size(channels, 1, "channels");
+  if (scale.has_value() != shift.has_value()) refuse("scale and shift: found one of them, expected both or neither");
+  if (!out && !encode) refuse("out is false and there is no encode: nothing would be written");
+  if (encode && encode->layout.channels != channels) refuse("encode has other channels than the finish");
+  Finish f;
+  f.channels = channels;
+  f.multiplier = channel_vector(multiplier, channels, "multiplier");
+  f.negative = channel_vector(negative, channels, "negative");
+  f.bias = channel_vector(bias, channels, "bias");
+  f.scale = channel_vector(scale, channels, "scale");
+  f.shift = channel_vector(shift, channels, "shift");
+  f.residual = residual;
+  f.relu = relu;
+  f.out = out;
+  f.encode = encode;
+  return f;
+}
+
+int64_t window_count(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
+  const int64_t room = size + 2 * pad - dilation * (kernel - 1) - 1;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
+Conv2dShape make_window(Pair image, int64_t in_c, int64_t out_c, Pair kernel, Pair stride, Pair padding, Pair dilation,
+                        int64_t groups) {
+  check_pair(image, 1, "image");
+  check_pair({in_c, out_c}, 1, "(in_c, out_c)");
+  check_pair(kernel, 1, "kernel");
+  check_pair(stride, 1, "stride");
+  check_pair(padding, 0, "padding");
+  check_pair(dilation, 1, "dilation");
+  if (groups < 1 || in_c % groups || out_c % groups)
+    refuse("groups is " + std::to_string(groups) + ", expected a divisor of the channels");
+  const int64_t out_h = window_count(image.first, kernel.first, stride.first, padding.first, dilation.first);
+  const int64_t out_w = window_count(image.second, kernel.second, stride.second, padding.second, dilation.second);
+  if (out_h < 1 || out_w < 1) refuse("the window is larger than the padded image");
+  product({image.first + 2 * padding.first, image.second + 2 * padding.second, in_c}, "the padded image");
+  product({out_h, out_w, out_c}, "the result");
+  return {1,         image.first,   image.second, in_c,          out_h,          out_w,          out_c,           kernel.first,
+          kernel.second, stride.first, stride.second, padding.first, padding.second, dilation.first, dilation.second, groups};
+}
+
+// Runs an operation on copies of the inputs. For tests and benchmarks of one kernel.
+std::vector<Bytes> run_operation(const Operation& operation, const std::vector<Array>& inputs, int64_t batch, int threads) {
+  check_threads(threads);
+  check_size(batch, 0, "batch");
+  const auto& wanted = operation.input_bytes();
+  if (inputs.size() != wanted.size())
+    refuse("there are " + std::to_string(inputs.size()) + " inputs, expected " + std::to_string(wanted.size()));
+  std::vector<Aligned<uint8_t>> buffers;
+  std::vector<const void*> in;
+  std::vector<void*> out;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto bytes = static_cast<int64_t>(inputs[i].nbytes());
+    if (bytes != batch * wanted[i])
+      refuse("input " + std::to_string(i) + " has " + std::to_string(bytes) + " bytes, expected " +
+             std::to_string(batch * wanted[i]));
+    buffers.emplace_back(bytes + BUFFER_SLACK);
+    std::memcpy(buffers.back().data(), checked_data(inputs[i], inputs[i].dtype(), -1, "an input"), bytes);
+    in.push_back(buffers.back().data());
+  }
+  std::vector<Bytes> results;
+  for (int64_t size : operation.output_bytes()) {
+    const int64_t bytes = batch * size;
+    auto* buffer = new Aligned<uint8_t>(bytes + BUFFER_SLACK);
+    nb::capsule owner(buffer, [](void* p) noexcept { delete static_cast<Aligned<uint8_t>*>(p); });
+    std::memset(buffer->data(), 0xa5, bytes);  // what an operation forgets to write shows
+    const size_t shape[1] = {static_cast<size_t>(bytes)};
+    results.emplace_back(buffer->data(), 1, shape, owner);
+    out.push_back(buffer->data());
+  }
+  nb::gil_scoped_release released;
+  operation.run(in.data(), out.data(), batch, threads);
+  return results;
+}
+
+}  // namespace
+
+std::vector<float> channel_vector(const Optional& a, int64_t length, const char* name) {
+  const float* values = channel_data(a, length, name);
+  return values ? std::vector<float>(values, values + length) : std::vector<float>();
+}
+
+void check_input_layout(const CodeLayout& l, const Conv2dShape& s) {
+  if (l.height != s.in_h || l.width != s.in_w || l.channels != s.in_c || l.groups != s.groups)
+    refuse("the layout of x is not that of the window's image, channels and groups");
+  const int64_t reach_h = (s.out_h - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1 - s.pad_h;
+  const int64_t reach_w = (s.out_w - 1) * s.stride_w + (s.kernel_w - 1) * s.dilation_w + 1 - s.pad_w;
+  if (l.top < s.pad_h || l.left < s.pad_w || l.height + l.bottom < reach_h || l.width + l.right < reach_w)
+    refuse("the margins of x are smaller than the window's padding");
+}
+
+void check_finish(const Finish& f, const Conv2dShape& s) {
+  if (f.channels != s.out_c)
+    refuse("finish is for " + std::to_string(f.channels) + " channels, expected " + std::to_string(s.out_c));
+  if (f.encode && (f.encode->layout.height != s.out_h || f.encode->layout.width != s.out_w))
+    refuse("the layout of the encoded result is not that of the window's output");
+}
+
+void bind_operations(nb::module_& m) {
+  const auto none = nb::none();
+  nb::class_<CodeLayout>(m, "CodeLayout")
+      .def("__init__", [](CodeLayout* self, int64_t height, int64_t width, int64_t channels, int64_t groups, int64_t top,
+                          int64_t left, int64_t bottom, int64_t right, int64_t planes) {
+             new (self) CodeLayout(make_layout(height, width, channels, groups, top, left, bottom, right, planes));
+           },
+           nb::arg("height"), nb::arg("width"), nb::arg("channels"), nb::arg("groups") = 1, nb::kw_only(), nb::arg("top") = 0,
+           nb::arg("left") = 0, nb::arg("bottom") = 0, nb::arg("right") = 0, nb::arg("planes") = 1)
+      .def_prop_ro("image_bytes", [](const CodeLayout& l) { return code_image_bytes(&l); });
+  nb::class_<OwnedEncode>(m, "Encode")
+      .def("__init__", [](OwnedEncode* self, const std::string& kind, const CodeLayout& layout, const Optional& scale,
+                          const Optional& shift, float reciprocal, float low, float high) {
+             new (self) OwnedEncode(make_encode(kind, layout, scale, shift, reciprocal, low, high));
+           },
+           nb::arg("kind"), nb::arg("layout"), nb::kw_only(), nb::arg("scale") = none, nb::arg("shift") = none,
+           nb::arg("reciprocal") = 1.0f, nb::arg("low") = 0.0f, nb::arg("high") = 1.0f);
+  nb::class_<Finish>(m, "Finish")
+      .def("__init__", [](Finish* self, int64_t channels, const Optional& multiplier, const Optional& negative,
+                          const Optional& bias, const Optional& scale, const Optional& shift, bool residual, bool relu,
+                          bool out, const std::optional<OwnedEncode>& encode) {
+             new (self) Finish(make_finish(channels, multiplier, negative, bias, scale, shift, residual, relu, out, encode));
+           },
+           nb::arg("channels"), nb::kw_only(), nb::arg("multiplier") = none, nb::arg("negative") = none,
+           nb::arg("bias") = none, nb::arg("scale") = none, nb::arg("shift") = none, nb::arg("residual") = false,
+           nb::arg("relu") = false, nb::arg("out") = true, nb::arg("encode") = none);
+  nb::class_<Conv2dShape>(m, "Window")
+      .def("__init__", [](Conv2dShape* self, Pair image, int64_t in_c, int64_t out_c, Pair kernel, Pair stride, Pair padding,
+                          Pair dilation, int64_t groups) {
+             new (self) Conv2dShape(make_window(image, in_c, out_c, kernel, stride, padding, dilation, groups));
+           },
+           nb::arg("image"), nb::arg("in_c"), nb::arg("out_c"), nb::arg("kernel") = Pair(1, 1), nb::arg("stride") = Pair(1, 1),
+           nb::arg("padding") = Pair(0, 0), nb::arg("dilation") = Pair(1, 1), nb::arg("groups") = 1)
+      .def_prop_ro("output", [](const Conv2dShape& s) { return std::vector<int64_t>{s.out_h, s.out_w, s.out_c}; });
+  nb::class_<Operation>(m, "Operation")
+      .def_prop_ro("input_bytes", &Operation::input_bytes)
+      .def_prop_ro("output_bytes", &Operation::output_bytes);
+  m.def("run_operation", &run_operation, nb::arg("operation"), nb::arg("inputs"), nb::arg("batch") = 1, nb::arg("threads") = 1);
+}

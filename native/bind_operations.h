@@ -1,0 +1,19 @@
+// Checks that the bindings of several kinds of operations share.
+#pragma once
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "arguments.h"
+#include "finish.h"
+#include "kernels.h"
+#include "operation.h"
+
+// The vector of an optional array of `length` floats; empty if there is none.
+std::vector<float> channel_vector(const std::optional<Array>& a, int64_t length, const char* name);
+
+// `layout` must be the image that a window reads (what = "x") or the one that it writes ("encode"): refuses others, and
+// margins of an input too small for the window.
+void check_input_layout(const CodeLayout& layout, const Conv2dShape& shape);
+void check_finish(const Finish& finish, const Conv2dShape& shape);

@@ -1,0 +1,33 @@
+// What an operation does with its sums, owned: Encode and SumEpilogue of codes.h with their vectors.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "codes.h"
+
+struct OwnedEncode {
+  int kind = ENCODE_SIGN;
+  std::vector<float> scale, shift;  // empty: left out
+  float reciprocal = 1, low = 0, high = 1;
+  CodeLayout layout = {};
+
+  Encode view() const;
+};
+
+struct Finish {
+  int64_t channels = 0;
+  std::vector<float> multiplier, negative, bias, scale, shift;  // empty: left out
+  bool residual = false;  // the operation's last input is added
+  bool relu = false;
+  bool out = true;  // the floats are the operation's first output
+  std::optional<OwnedEncode> encode;  // the codes are its last output
+
+  // Of the part for floats; `residual` is a buffer or null.
+  Epilogue rest(const float* residual) const;
+  // All of it. `outputs`: the buffers of the operation's outputs.
+  SumEpilogue view(const float* residual, void* const* outputs) const;
+
+  // Bytes per image of a residual (if there is one) and of the outputs, for an Operation with `pixels` output pixels.
+  void append_bytes(int64_t pixels, std::vector<int64_t>* inputs, std::vector<int64_t>* outputs) const;
+};

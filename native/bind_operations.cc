@@ -1,8 +1,13 @@
 // Bindings of what all operations share: layouts, epilogues, windows, and running one alone.
 #include "bind_operations.h"
 
+#include <time.h>
+
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <stdexcept>
 
 #include "cpu.h"
 #include "weights.h"
@@ -94,39 +99,114 @@ Conv2dShape make_window(Pair image, int64_t in_c, int64_t out_c, Pair kernel, Pa
           kernel.second, stride.first, stride.second, padding.first, padding.second, dilation.first, dilation.second, groups};
 }
 
-// Runs an operation on copies of the inputs. For tests and benchmarks of one kernel.
+// Buffers of an operation, with bytes of a pattern before and behind every output: what an operation forgets to write shows,
+// and what it writes beyond its outputs is refused.
+class Buffers {
+ public:
+  Buffers(const Operation& operation, const std::vector<Array>& inputs, int64_t batch) : bytes_(operation.output_bytes()) {
+    const auto& wanted = operation.input_bytes();
+    if (inputs.size() != wanted.size())
+      refuse("there are " + std::to_string(inputs.size()) + " inputs, expected " + std::to_string(wanted.size()));
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const auto bytes = static_cast<int64_t>(inputs[i].nbytes());
+      if (bytes != batch * wanted[i])
+        refuse("input " + std::to_string(i) + " has " + std::to_string(bytes) + " bytes, expected " +
+               std::to_string(batch * wanted[i]));
+      inputs_.emplace_back(bytes + BUFFER_SLACK);
+      std::memcpy(inputs_.back().data(), checked_data(inputs[i], inputs[i].dtype(), -1, "an input"), bytes);
+      in_.push_back(inputs_.back().data());
+    }
+    for (int64_t& bytes : bytes_) {
+      bytes *= batch;
+      outputs_.emplace_back(MARGIN + bytes + BUFFER_SLACK);
+      std::memset(outputs_.back().data(), PATTERN, MARGIN + bytes + BUFFER_SLACK);
+      out_.push_back(outputs_.back().data() + MARGIN);
+    }
+  }
+
+  const void* const* in() const { return in_.data(); }
+  void* const* out() const { return out_.data(); }
+
+  void check_margins() const {
+    const auto changed = [](uint8_t byte) { return byte != PATTERN; };
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      const uint8_t* output = outputs_[i].data();
+      const uint8_t* behind = output + MARGIN + bytes_[i];
+      if (std::any_of(output, output + MARGIN, changed) || std::any_of(behind, behind + BUFFER_SLACK, changed))
+        throw std::runtime_error("the operation wrote beyond its output " + std::to_string(i));
+    }
+  }
+
+  std::vector<Bytes> results() const {
+    std::vector<Bytes> results;
+    for (size_t i = 0; i < out_.size(); ++i) {
+      auto* copy = new std::vector<uint8_t>(static_cast<uint8_t*>(out_[i]), static_cast<uint8_t*>(out_[i]) + bytes_[i]);
+      nb::capsule owner(copy, [](void* p) noexcept { delete static_cast<std::vector<uint8_t>*>(p); });
+      const size_t shape[1] = {copy->size()};
+      results.emplace_back(copy->data(), 1, shape, owner);
+    }
+    return results;
+  }
+
+ private:
+  static constexpr int64_t MARGIN = 64;
+  static constexpr uint8_t PATTERN = 0xa5;
+  std::vector<int64_t> bytes_;  // of all images
+  std::vector<Aligned<uint8_t>> inputs_, outputs_;
+  std::vector<const void*> in_;
+  std::vector<void*> out_;
+};
+
+// Runs an operation on copies of the inputs. For tests of one kernel.
 std::vector<Bytes> run_operation(const Operation& operation, const std::vector<Array>& inputs, int64_t batch, int threads) {
   check_threads(threads);
   check_size(batch, 0, "batch");
-  const auto& wanted = operation.input_bytes();
-  if (inputs.size() != wanted.size())
-    refuse("there are " + std::to_string(inputs.size()) + " inputs, expected " + std::to_string(wanted.size()));
-  std::vector<Aligned<uint8_t>> buffers;
-  std::vector<const void*> in;
-  std::vector<void*> out;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const auto bytes = static_cast<int64_t>(inputs[i].nbytes());
-    if (bytes != batch * wanted[i])
-      refuse("input " + std::to_string(i) + " has " + std::to_string(bytes) + " bytes, expected " +
-             std::to_string(batch * wanted[i]));
-    buffers.emplace_back(bytes + BUFFER_SLACK);
-    std::memcpy(buffers.back().data(), checked_data(inputs[i], inputs[i].dtype(), -1, "an input"), bytes);
-    in.push_back(buffers.back().data());
+  Buffers buffers(operation, inputs, batch);
+  {
+    nb::gil_scoped_release released;
+    operation.run(buffers.in(), buffers.out(), batch, threads);
   }
-  std::vector<Bytes> results;
-  for (int64_t size : operation.output_bytes()) {
-    const int64_t bytes = batch * size;
-    auto* buffer = new Aligned<uint8_t>(bytes + BUFFER_SLACK);
-    nb::capsule owner(buffer, [](void* p) noexcept { delete static_cast<Aligned<uint8_t>*>(p); });
-    std::memset(buffer->data(), 0xa5, bytes);  // what an operation forgets to write shows
-    const size_t shape[1] = {static_cast<size_t>(bytes)};
-    results.emplace_back(buffer->data(), 1, shape, owner);
-    out.push_back(buffer->data());
-  }
-  nb::gil_scoped_release released;
-  operation.run(in.data(), out.data(), batch, threads);
-  return results;
+  buffers.check_margins();
+  return buffers.results();
 }
+
+// An operation and buffers for several inputs, made once, so that nothing but its runs is timed.
+class Stopwatch {
+ public:
+  Stopwatch(const Operation& operation, const std::vector<std::vector<Array>>& inputs, int64_t batch, int threads)
+      : operation_(operation), batch_(batch), threads_(threads) {
+    check_threads(threads);
+    check_size(batch, 1, "batch");
+    if (inputs.empty()) refuse("there are no inputs, expected at least one list of them");
+    for (const auto& arrays : inputs) buffers_.push_back(std::make_unique<Buffers>(operation, arrays, batch));
+  }
+
+  Stopwatch(const Stopwatch&) = delete;
+
+  // Seconds per run of `repeats` runs on the inputs in turn: of this thread's CPU time if it works alone.
+  double seconds(int64_t repeats) const {
+    check_size(repeats, 1, "repeats");
+    nb::gil_scoped_release released;
+    const double start = now();
+    for (int64_t i = 0; i < repeats; ++i) {
+      const Buffers& buffers = *buffers_[i % buffers_.size()];
+      operation_.run(buffers.in(), buffers.out(), batch_, threads_);
+    }
+    return (now() - start) / static_cast<double>(repeats);
+  }
+
+ private:
+  double now() const {
+    timespec time;
+    clock_gettime(threads_ == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  }
+
+  const Operation& operation_;
+  const int64_t batch_;
+  const int threads_;
+  std::vector<std::unique_ptr<Buffers>> buffers_;
+};
 
 }  // namespace
 
@@ -188,5 +268,9 @@ void bind_operations(nb::module_& m) {
   nb::class_<Operation>(m, "Operation")
       .def_prop_ro("input_bytes", &Operation::input_bytes)
       .def_prop_ro("output_bytes", &Operation::output_bytes);
+  nb::class_<Stopwatch>(m, "Stopwatch")
+      .def(nb::init<const Operation&, const std::vector<std::vector<Array>>&, int64_t, int>(), nb::keep_alive<1, 2>(),
+           nb::arg("operation"), nb::arg("inputs"), nb::arg("batch") = 1, nb::arg("threads") = 1)
+      .def("__call__", &Stopwatch::seconds, nb::arg("repeats"));
   m.def("run_operation", &run_operation, nb::arg("operation"), nb::arg("inputs"), nb::arg("batch") = 1, nb::arg("threads") = 1);
 }

@@ -1,4 +1,70 @@
 // Bindings of sparse and coded-weight operations.
 #include "bind_operations.h"
+#include "sparse.h"
 
-void bind_sparse(nb::module_& m) { (void)m; }
+namespace {
+
+using Optional = std::optional<Array>;
+
+template <class Code>
+void check_codes(const Code* codes, int64_t count, int64_t table_size) {
+  for (int64_t e = 0; e < count; ++e)
+    if (codes[e] >= table_size)
+      refuse("codes[" + std::to_string(e) + "] is " + std::to_string(codes[e]) + ", expected less than the " +
+             std::to_string(table_size) + " values");
+}
+
+int64_t length(const Array& a, const char* name) {
+  if (a.ndim() != 1) refuse(std::string(name) + " has shape " + shape_text(a) + ", expected 1 dimension");
+  return static_cast<int64_t>(a.shape(0));
+}
+
+// Non-zeros of a weight of `size` elements.
+SparseEntries check_entries(int64_t size, const Array& positions, const Optional& codes, const Array& values) {
+  SparseEntries e = {length(positions, "positions"), data<int64_t>(positions, 1, "positions"), nullptr, nullptr,
+                     data<float>(values, 1, "values"), length(values, "values")};
+  for (int64_t i = 0, next = 0; i < e.count; ++i) {
+    if (e.positions[i] < next || e.positions[i] >= size)
+      refuse("positions[" + std::to_string(i) + "] is " + std::to_string(e.positions[i]) +
+             ", expected ascending values below " + std::to_string(size));
+    next = e.positions[i] + 1;
+  }
+  const int64_t found = codes ? length(*codes, "codes") : e.table_size;
+  if (found != e.count)
+    refuse((codes ? "codes has " : "values has ") + std::to_string(found) +
+           " entries, expected as many as positions: " + std::to_string(e.count));
+  if (e.count > INT32_MAX) refuse("positions has " + std::to_string(e.count) + " entries, expected at most 2147483647");
+  if (codes && codes->dtype() == nb::dtype<uint16_t>())
+    check_codes(e.codes16 = data<uint16_t>(*codes, 1, "codes"), e.count, e.table_size);
+  else if (codes)
+    check_codes(e.codes8 = data<uint8_t>(*codes, 1, "codes"), e.count, e.table_size);
+  return e;
+}
+
+// These operations end in floats.
+void check_float_finish(const Finish& finish, int64_t channels) {
+  if (finish.channels != channels)
+    refuse("finish is for " + std::to_string(finish.channels) + " channels, expected " + std::to_string(channels));
+  if (finish.encode) refuse("finish has an encode, expected none: an operation of its own encodes floats");
+  if (!finish.multiplier.empty() || !finish.negative.empty())
+    refuse("finish has multipliers, expected none: they belong to exact sums");
+}
+
+void make_sparse_linear(SparseLinear* self, int64_t rows, int64_t cols, const Array& positions, const Optional& codes,
+                        const Array& values, const Finish& finish) {
+  check_pair({rows, cols}, 1, "(rows, cols)");
+  product(rows, cols / SPARSE_COLUMNS + 2, "the index of the matrix");
+  const SparseEntries entries = check_entries(product(rows, cols, "the matrix"), positions, codes, values);
+  check_float_finish(finish, rows);
+  new (self) SparseLinear(rows, cols, entries, finish);
+}
+
+}  // namespace
+
+void bind_sparse(nb::module_& m) {
+  nb::class_<SparseLinear, Operation>(m, "SparseLinearOp")
+      .def("__init__", &make_sparse_linear, nb::arg("rows"), nb::arg("cols"), nb::arg("positions"), nb::arg("codes").none(),
+           nb::arg("values"), nb::arg("finish"))
+      .def_prop_ro("weight_bytes", &SparseLinear::weight_bytes)
+      .def_prop_ro("kernel", &SparseLinear::kernel);
+}

@@ -107,7 +107,25 @@ class Stopwatch:
 
 # --- floats (native/bind_floats.cc)
 
-# --- sparse (native/bind_sparse.cc)
+# --- sparse (native/bind_sparse.cc): float operations on weights that are mostly zero or codes. positions: ascending
+# int64 in the flat order of the dense weight. With codes (uint8 or uint16) values is the codebook, without them it has
+# one value per position. The finish must end in floats.
+
+# weight [rows, cols]; x [N, cols] -> [N, rows]
+class SparseLinearOp(Operation):
+    def __init__(
+        self,
+        rows: int,
+        cols: int,
+        positions: np.ndarray,
+        codes: np.ndarray | None,
+        values: np.ndarray,
+        finish: Finish,
+    ) -> None: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def kernel(self) -> str: ...
 
 # --- plan (native/bind_plan.cc)
 

@@ -1,10 +1,10 @@
 """What the benchmark scripts share: contestants that take turns, the peers, and the table of what they needed.
 
-A script gives `main` a function that yields cases. Every case is checked first. Then its contestants run in turns, round
-after round, on inputs that change, so that a busy machine hurts all alike; with one thread its own CPU time counts, which
-other programs do not lengthen. A turn begins with a call that is not counted. Printed: median and median absolute
-deviation of milliseconds, Gop/s (two operations per multiply-accumulate of the dense computation), how many times ours
-each takes (above 1: ours is faster), and whether the claims hold.
+A script gives `main` a function that yields cases. Every case is checked first. Then its contestants run in turns,
+round after round, on inputs that change, so that a busy machine hurts all alike; with one thread its own CPU time
+counts, which other programs do not lengthen. A turn begins with a call that is not counted. Printed: median and median
+absolute deviation of milliseconds, Gop/s (two operations per multiply-accumulate of the dense computation), how many
+times ours each takes (above 1: ours is faster), and whether the claims hold.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def torch_calls(function: Callable[..., Any], inputs: Sequence[Any], threads: in
 
 
 def onnx_calls(model: bytes, feeds: Sequence[dict[str, Array]], threads: int = 1, optimized: bool = True) -> Calls:
-    """Runs of an ONNX model by onnxruntime, in and out of buffers that were made before. Each gives the first output."""
+    """Runs of an ONNX model by onnxruntime, in and out of buffers made before; each gives the first output."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -87,14 +87,14 @@ class Operation:
     @property
     def output_bytes(self) -> list[int]: ...
 
-# Inputs are contiguous arrays of batch * input_bytes[i] bytes, results uint8 arrays of batch * output_bytes[i]. RuntimeError
-# if the operation wrote beyond them.
+# Inputs are contiguous arrays of batch * input_bytes[i] bytes, results uint8 arrays of batch * output_bytes[i].
+# RuntimeError if the operation wrote beyond them.
 def run_operation(
     operation: Operation, inputs: list[np.ndarray], batch: int = 1, threads: int = 1
 ) -> list[np.ndarray]: ...
 
-# Called with a count: seconds per run of so many runs, on the lists of inputs in turn, whose buffers are made before. One
-# thread is timed by its own CPU time.
+# Called with a count: seconds per run of so many runs, on the lists of inputs in turn, whose buffers are made before.
+# One thread is timed by its own CPU time.
 class Stopwatch:
     def __init__(
         self, operation: Operation, inputs: list[list[np.ndarray]], batch: int = 1, threads: int = 1

@@ -76,9 +76,9 @@ Result conv2d(const Array& x, const Conv2dWeights& w, const Optional& bias, Pair
   const Epilogue epilogue = make_epilogue(w.out_c, out_shape, bias, scale, shift, residual, relu);
   float* out;
   Result result = new_array(out_shape, &out);
-  current_isa();  // a wrong BITWRIGHT_CPU is reported here
+  const auto kernel = conv2d_kernel(w.depthwise);  // a wrong BITWRIGHT_CPU is reported here
   nb::gil_scoped_release released;
-  run_conv2d(shape, w, epilogue, in, out, threads);
+  run_conv2d(kernel, shape, w, epilogue, in, out, threads);
   return result;
 }
 
@@ -103,9 +103,9 @@ Result linear(const Array& x, const LinearWeights& w, const Optional& bias, int 
   const Epilogue epilogue = make_epilogue(w.out_c, shape, bias, scale, shift, std::nullopt, relu);
   float* out;
   Result result = new_array(shape, &out);
-  current_isa();
+  const auto kernel = linear_kernel();
   nb::gil_scoped_release released;
-  run_linear(shape[0], w, epilogue, in, out, threads);
+  run_linear(kernel, shape[0], w, epilogue, in, out, threads);
   return result;
 }
 

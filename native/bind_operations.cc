@@ -266,6 +266,8 @@ void bind_operations(nb::module_& m) {
            nb::arg("padding") = Pair(0, 0), nb::arg("dilation") = Pair(1, 1), nb::arg("groups") = 1)
       .def_prop_ro("output", [](const Conv2dShape& s) { return std::vector<int64_t>{s.out_h, s.out_w, s.out_c}; });
   nb::class_<Operation>(m, "Operation")
+      .def_prop_ro("kernel", &Operation::kernel)
+      .def_prop_ro("weight_bytes", &Operation::weight_bytes)
       .def_prop_ro("input_bytes", &Operation::input_bytes)
       .def_prop_ro("output_bytes", &Operation::output_bytes);
   nb::class_<Stopwatch>(m, "Stopwatch")

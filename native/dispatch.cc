@@ -24,24 +24,6 @@ int useful_threads(int threads, int64_t multiplications) {
   return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
 }
 
-auto conv2d_variant(bool depthwise) {
-#if defined(__x86_64__)
-  const Isa isa = current_isa();
-  if (isa >= Isa::avx512) return depthwise ? depthwise_avx512 : conv2d_avx512;
-  if (isa == Isa::avx2) return depthwise ? depthwise_avx2 : conv2d_avx2;
-#endif
-  return depthwise ? depthwise_ref : conv2d_ref;
-}
-
-auto linear_variant() {
-#if defined(__x86_64__)
-  const Isa isa = current_isa();
-  if (isa >= Isa::avx512) return linear_avx512;
-  if (isa == Isa::avx2) return linear_avx2;
-#endif
-  return linear_ref;
-}
-
 auto sparse_linear_variant() {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
@@ -65,10 +47,27 @@ int64_t conv_rows(const Conv2dShape& s, int threads) {
 
 }  // namespace
 
-void run_conv2d(const Conv2dShape& s, const Conv2dWeights& weights, const Epilogue& epilogue, const float* x, float* out,
-                int threads) {
+Conv2dKernel conv2d_kernel(bool depthwise) {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512) return depthwise ? depthwise_avx512 : conv2d_avx512;
+  if (isa == Isa::avx2) return depthwise ? depthwise_avx2 : conv2d_avx2;
+#endif
+  return depthwise ? depthwise_ref : conv2d_ref;
+}
+
+LinearKernel linear_kernel() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512) return linear_avx512;
+  if (isa == Isa::avx2) return linear_avx2;
+#endif
+  return linear_ref;
+}
+
+void run_conv2d(Conv2dKernel kernel, const Conv2dShape& s, const Conv2dWeights& weights, const Epilogue& epilogue,
+                const float* x, float* out, int threads) {
   if (s.batch == 0) return;
-  const auto kernel = conv2d_variant(weights.depthwise);
   const int64_t taps = s.kernel_h * s.kernel_w * weights.group_c;
   threads = useful_threads(threads, s.batch * s.out_h * s.out_w * s.out_c * taps);
   const int64_t blocks = weights.depthwise ? block_count(s.out_c) : s.groups * block_count(s.out_c / s.groups);
@@ -84,11 +83,11 @@ void run_conv2d(const Conv2dShape& s, const Conv2dWeights& weights, const Epilog
   });
 }
 
-void run_linear(int64_t batch, const LinearWeights& w, const Epilogue& epilogue, const float* x, float* out, int threads) {
+void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& w, const Epilogue& epilogue, const float* x, float* out,
+                int threads) {
   // Samples per task: their inputs stay in the second-level cache while all weights pass over them.
   constexpr int64_t kSamples = 56;
   if (batch == 0 || w.out_c == 0) return;
-  const auto kernel = linear_variant();
   threads = useful_threads(threads, batch * w.in_c * w.out_c);
   const int64_t blocks = block_count(w.out_c), chunks = ceil_div(batch, kSamples);
   const int64_t parts = std::clamp<int64_t>(ceil_div(wanted_tasks(threads), chunks), 1, blocks);
@@ -120,6 +119,15 @@ void run_pool(PoolKernel kernel, int64_t batch, const PoolShape& s, const float*
   const int64_t in = s.in_h * s.in_w * s.channels, size = s.out_h * s.out_w * s.channels;
   parallel_for(batch, useful_threads(threads, batch * size * s.kernel_h * s.kernel_w),
                [&](int64_t image) { kernel(&s, x + image * in, out + image * size); });
+}
+
+void run_normalize(int64_t rows, int64_t channels, const uint8_t* x, const float* scale, const float* shift, float* out,
+                   int threads) {
+  const int64_t step = std::max<int64_t>(kElementsPerTask / std::max<int64_t>(channels, 1), 1);
+  parallel_for(ceil_div(rows, step), useful_threads(threads, rows * channels), [&](int64_t task) {
+    const int64_t begin = task * step, count = std::min(step, rows - begin);
+    normalize_portable(count, channels, x + begin * channels, scale, shift, out + begin * channels);
+  });
 }
 
 void run_affine(int64_t rows, int64_t channels, const float* x, const float* scale, const float* shift, float* out,

@@ -42,8 +42,8 @@ typedef struct {
 static inline int64_t padded_channels(int64_t channels) { return (channels + HALF_BLOCK - 1) / HALF_BLOCK * HALF_BLOCK; }
 static inline int64_t block_count(int64_t channels) { return (channels + BLOCK - 1) / BLOCK; }
 static inline int64_t block_width(int64_t channels, int64_t block) {
-  const int64_t left = padded_channels(channels) - block * BLOCK;
-  return left < BLOCK ? left : BLOCK;
+  const int64_t left = padded_channels(channels) - block * BLOCK, most = BLOCK;
+  return left < most ? left : most;
 }
 
 // scratch: conv2d_scratch(shape, rows) bytes, 64-byte aligned.
@@ -130,3 +130,7 @@ void adaptive_avg_pool2d_portable(const PoolShape* shape, const float* x, float*
 void affine_portable(int64_t rows, int64_t channels, const float* x, const float* scale, const float* shift, float* out);
 void relu_portable(int64_t count, const float* x, float* out);
 void add_portable(int64_t count, const float* a, const float* b, float* out);
+// y = (pixel / 255) * scale + shift, every operation rounded by itself.
+void normalize_portable(int64_t rows, int64_t channels, const uint8_t* x, const float* scale, const float* shift, float* out);
+// [rows][columns] elements of `bytes` (1 or 4) bytes to [columns][rows].
+void transpose_portable(int64_t rows, int64_t columns, int64_t bytes, const void* x, void* out);

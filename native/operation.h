@@ -1,6 +1,7 @@
 // A call of the engine: weights, geometry and kernel chosen once, buffers given at every run.
 #pragma once
 #include <cstdint>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,11 @@ class Operation {
   // Bytes per image of what `run` reads and writes, in its order.
   const std::vector<int64_t>& input_bytes() const { return input_bytes_; }
   const std::vector<int64_t>& output_bytes() const { return output_bytes_; }
+
+  // Which kernel was chosen, for people: "conv2d avx512".
+  virtual std::string kernel() const { return "portable"; }
+  // Bytes of the weights as they lie in memory.
+  virtual int64_t weight_bytes() const { return 0; }
 
   // Computes `batch` images. Buffers hold them one after the other, are 64-byte aligned if they hold codes, and may be read
   // BUFFER_SLACK bytes beyond their end. Thread-safe. Allocates nothing but thread_scratch.

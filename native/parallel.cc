@@ -25,8 +25,8 @@ struct Job {
   int open;        // workers that may still join; guarded by the pool's mutex
   int active = 0;  // workers inside; guarded by the pool's mutex
   std::atomic<int64_t> next{0};
-  std::mutex failure_mutex;
-  std::exception_ptr failure;
+  std::mutex failure_mutex{};
+  std::exception_ptr failure{};
 
   void work() {
     try {

@@ -121,8 +121,8 @@ static void sparse_product(const Values values, const Column* columns, const Spa
   memset(xt, 0, SPARSE_COLUMNS * SPARSE_LANES * sizeof(float));
   // Block after block of columns: the inputs of one stay in the first-level cache while all rows pass over them.
   for (int64_t block = 0; block < m->column_blocks; ++block) {
-    const int64_t first = block * SPARSE_COLUMNS, left = m->cols - first;
-    transpose(samples, left < SPARSE_COLUMNS ? left : SPARSE_COLUMNS, x + first, m->cols, xt, SPARSE_LANES);
+    const int64_t first = block * SPARSE_COLUMNS, left = m->cols - first, most = SPARSE_COLUMNS;
+    transpose(samples, left < most ? left : most, x + first, m->cols, xt, SPARSE_LANES);
     for (int64_t n = 0; n < samples;) {
       if (samples - n > 2 * LANES)
         add_block<4>(values, columns, m, block, task, xt + n, sums + n), n += 4 * LANES;
@@ -133,7 +133,7 @@ static void sparse_product(const Values values, const Column* columns, const Spa
     }
   }
   for (int64_t row = 0; row < rows; row += SPARSE_OUT_ROWS) {
-    const int64_t some = rows - row < SPARSE_OUT_ROWS ? rows - row : SPARSE_OUT_ROWS;
+    const int64_t left = rows - row, most = SPARSE_OUT_ROWS, some = left < most ? left : most;
     for (int64_t r = row; r < row + some; ++r) finish_many(e, sums + r * SPARSE_LANES, samples, task->row0 + r);
     transpose(some, samples, sums + row * SPARSE_LANES, SPARSE_LANES, out + task->row0 + row, m->rows);
   }

@@ -83,6 +83,10 @@ class Window:
 
 class Operation:
     @property
+    def kernel(self) -> str: ...  # what runs: "conv2d avx512"
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
     def input_bytes(self) -> list[int]: ...
     @property
     def output_bytes(self) -> list[int]: ...
@@ -105,7 +109,72 @@ class Stopwatch:
 
 # --- bytes (native/bind_bytes.cc)
 
-# --- floats (native/bind_floats.cc)
+# --- floats (native/bind_floats.cc): float32 in and out, images NHWC, all sizes those of one image. `finish` computes
+# (sum + bias) * scale + shift + residual, then relu, of the parts given, each rounded by itself; it has neither
+# multiplier nor encode.
+
+class FloatConvOp(Operation):  # weight [O, C / groups, kernel_h, kernel_w]
+    def __init__(self, window: Window, weight: np.ndarray, finish: Finish) -> None: ...
+
+class FloatLinearOp(Operation):  # weight [O, C]
+    def __init__(self, in_c: int, weight: np.ndarray, finish: Finish) -> None: ...
+
+# Output sizes as PyTorch's, ceil mode included. Outside the image a maximum sees -inf.
+class MaxPoolOp(Operation):
+    def __init__(
+        self,
+        image: tuple[int, int],
+        channels: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        ceil: bool = False,
+    ) -> None: ...
+
+class AvgPoolOp(Operation):
+    def __init__(
+        self,
+        image: tuple[int, int],
+        channels: int,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int] = (0, 0),
+        ceil: bool = False,
+        count_include_pad: bool = True,
+    ) -> None: ...
+
+class AdaptiveAvgPoolOp(Operation):
+    def __init__(self, image: tuple[int, int], channels: int, size: tuple[int, int]) -> None: ...
+
+class AffineOp(Operation):  # [pixels, C]: x * scale + shift
+    def __init__(self, pixels: int, scale: np.ndarray, shift: np.ndarray) -> None: ...
+
+class NormalizeOp(Operation):  # the same; with uint8, x is a byte / 255
+    def __init__(self, pixels: int, scale: np.ndarray, shift: np.ndarray, uint8: bool = False) -> None: ...
+
+class ReluOp(Operation):
+    def __init__(self, count: int) -> None: ...
+
+class AddOp(Operation):
+    def __init__(self, count: int) -> None: ...
+
+# [rows, columns] to [columns, rows], elements of 1 or 4 bytes: channels first to last and back.
+class TransposeOp(Operation):
+    def __init__(self, rows: int, columns: int, element_bytes: int = 4) -> None: ...
+
+# Any shape; axes count from 0 without the batch.
+class PadOp(Operation):
+    def __init__(self, shape: list[int], before: list[int], after: list[int], value: float) -> None: ...
+
+class SliceOp(Operation):
+    def __init__(self, shape: list[int], axis: int, start: int, stop: int, step: int = 1) -> None: ...
+
+class MeanOp(Operation):  # added up in float64
+    def __init__(self, shape: list[int], axes: list[int]) -> None: ...
+
+class SoftmaxOp(Operation):  # computed in float64
+    def __init__(self, shape: list[int], axis: int) -> None: ...
 
 # --- sparse (native/bind_sparse.cc): float operations on weights that are mostly zero or codes. positions: ascending
 # int64 in the flat order of the dense weight. With codes (uint8 or uint16) values is the codebook, without them it has

@@ -1,0 +1,223 @@
+#include "floats.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "cpu.h"
+#include "parallel.h"
+
+namespace {
+
+constexpr int64_t kFloat = sizeof(float);
+
+const float* floats(const void* p) { return static_cast<const float*>(p); }
+float* floats(void* p) { return static_cast<float*>(p); }
+
+int64_t count_of(Sizes::const_iterator begin, Sizes::const_iterator end) {
+  return std::accumulate(begin, end, int64_t{1}, std::multiplies<>());
+}
+int64_t count_of(const Sizes& shape) { return count_of(shape.begin(), shape.end()); }
+
+// Bytes per image of the inputs or outputs of an operation with an epilogue.
+Sizes inputs_of(const Finish& f, int64_t x_count, int64_t pixels) {
+  Sizes in = {x_count * kFloat}, out;
+  f.append_bytes(pixels, &in, &out);
+  return in;
+}
+Sizes outputs_of(const Finish& f, int64_t pixels) {
+  Sizes in, out;
+  f.append_bytes(pixels, &in, &out);
+  return out;
+}
+const float* residual_of(const Finish& f, const void* const* inputs) { return f.residual ? floats(inputs[1]) : nullptr; }
+
+// The level of the float kernels that run now.
+std::string float_level() { return isa_name(std::min(current_isa(), Isa::avx512)); }
+
+// Distances between neighbours along each axis.
+Sizes strides_of(const Sizes& shape) {
+  Sizes strides(shape.size(), 1);
+  for (size_t i = shape.size(); i-- > 1;) strides[i - 1] = strides[i] * shape[i];
+  return strides;
+}
+
+// Calls body(x offset, y offset, run) for every row along the last axis of `shape`; x is dense, y has these strides.
+template <class Body>
+void for_rows(const Sizes& shape, const Sizes& strides, const Body& body) {
+  const int64_t run = shape.back(), rows = count_of(shape.begin(), shape.end() - 1);
+  for (int64_t row = 0; row < rows; ++row) {
+    int64_t y = 0, rest = row;
+    for (size_t axis = shape.size() - 1; axis-- > 0; rest /= shape[axis]) y += rest % shape[axis] * strides[axis];
+    body(row * run, y, run);
+  }
+}
+
+}  // namespace
+
+FloatConvOp::FloatConvOp(const Conv2dShape& s, const float* weight, Finish finish)
+    : Operation(inputs_of(finish, s.in_h * s.in_w * s.in_c, s.out_h * s.out_w), outputs_of(finish, s.out_h * s.out_w)),
+      shape_(s), weights_(weight, s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w, s.groups), finish_(std::move(finish)),
+      kernel_(conv2d_kernel(weights_.depthwise)), level_(float_level()) {}
+
+std::string FloatConvOp::kernel() const { return (weights_.depthwise ? "depthwise " : "conv2d ") + level_; }
+
+void FloatConvOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  Conv2dShape shape = shape_;
+  shape.batch = batch;
+  run_conv2d(kernel_, shape, weights_, finish_.rest(residual_of(finish_, inputs)), floats(inputs[0]), floats(outputs[0]),
+             threads);
+}
+
+FloatLinearOp::FloatLinearOp(int64_t in_c, const float* weight, Finish finish)
+    : Operation(inputs_of(finish, in_c, 1), outputs_of(finish, 1)), weights_(weight, finish.channels, in_c),
+      finish_(std::move(finish)), kernel_(linear_kernel()), level_(float_level()) {}
+
+void FloatLinearOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  run_linear(kernel_, batch, weights_, finish_.rest(residual_of(finish_, inputs)), floats(inputs[0]), floats(outputs[0]),
+             threads);
+}
+
+PoolOp::PoolOp(const PoolShape& s, PoolKernel kernel)
+    : Operation({s.in_h * s.in_w * s.channels * kFloat}, {s.out_h * s.out_w * s.channels * kFloat}), shape_(s),
+      kernel_(kernel) {}
+
+void PoolOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  run_pool(kernel_, batch, shape_, floats(inputs[0]), floats(outputs[0]), threads);
+}
+
+AffineOp::AffineOp(int64_t pixels, std::vector<float> scale, std::vector<float> shift, bool bytes)
+    : Operation({pixels * static_cast<int64_t>(scale.size()) * (bytes ? 1 : kFloat)},
+                {pixels * static_cast<int64_t>(scale.size()) * kFloat}),
+      pixels_(pixels), scale_(std::move(scale)), shift_(std::move(shift)), bytes_(bytes) {}
+
+void AffineOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  const int64_t rows = batch * pixels_, channels = static_cast<int64_t>(scale_.size());
+  float* out = floats(outputs[0]);
+  if (bytes_)
+    run_normalize(rows, channels, static_cast<const uint8_t*>(inputs[0]), scale_.data(), shift_.data(), out, threads);
+  else
+    run_affine(rows, channels, floats(inputs[0]), scale_.data(), shift_.data(), out, threads);
+}
+
+ReluOp::ReluOp(int64_t count) : Operation({count * kFloat}, {count * kFloat}) {}
+
+void ReluOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  run_relu(batch * input_bytes()[0] / kFloat, floats(inputs[0]), floats(outputs[0]), threads);
+}
+
+AddOp::AddOp(int64_t count) : Operation({count * kFloat, count * kFloat}, {count * kFloat}) {}
+
+void AddOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  run_add(batch * output_bytes()[0] / kFloat, floats(inputs[0]), floats(inputs[1]), floats(outputs[0]), threads);
+}
+
+TransposeOp::TransposeOp(int64_t rows, int64_t columns, int64_t element_bytes)
+    : Operation({rows * columns * element_bytes}, {rows * columns * element_bytes}), rows_(rows), columns_(columns),
+      element_bytes_(element_bytes) {}
+
+void TransposeOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  const int64_t bytes = input_bytes()[0];
+  parallel_for(batch, threads, [&](int64_t image) {
+    transpose_portable(rows_, columns_, element_bytes_, static_cast<const char*>(inputs[0]) + image * bytes,
+                       static_cast<char*>(outputs[0]) + image * bytes);
+  });
+}
+
+namespace {
+
+Sizes padded(const Sizes& shape, const Sizes& before, const Sizes& after) {
+  Sizes size(shape.size());
+  for (size_t i = 0; i < size.size(); ++i) size[i] = before[i] + shape[i] + after[i];
+  return size;
+}
+
+}  // namespace
+
+PadOp::PadOp(const Sizes& shape, const Sizes& before, const Sizes& after, float value)
+    : Operation({count_of(shape) * kFloat}, {count_of(padded(shape, before, after)) * kFloat}), shape_(shape),
+      strides_(strides_of(padded(shape, before, after))), count_(count_of(shape)), out_count_(output_bytes()[0] / kFloat),
+      value_(value) {
+  for (size_t i = 0; i < shape.size(); ++i) offset_ += before[i] * strides_[i];
+}
+
+void PadOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  parallel_for(batch, threads, [&](int64_t image) {
+    const float* x = floats(inputs[0]) + image * count_;
+    float* y = floats(outputs[0]) + image * out_count_;
+    std::fill(y, y + out_count_, value_);
+    for_rows(shape_, strides_, [&](int64_t from, int64_t to, int64_t run) {
+      std::copy(x + from, x + from + run, y + offset_ + to);
+    });
+  });
+}
+
+SliceOp::SliceOp(const Sizes& shape, int64_t axis, int64_t start, int64_t stop, int64_t step)
+    : Operation({count_of(shape) * kFloat}, {count_of(shape) / shape[axis] * ((stop - start + step - 1) / step) * kFloat}),
+      outer_(count_of(shape.begin(), shape.begin() + axis)), length_(shape[axis]),
+      inner_(count_of(shape.begin() + axis + 1, shape.end())), start_(start), step_(step),
+      count_((stop - start + step - 1) / step) {}
+
+void SliceOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  parallel_for(batch, threads, [&](int64_t image) {
+    const float* x = floats(inputs[0]) + (image * outer_ * length_ + start_) * inner_;
+    float* y = floats(outputs[0]) + image * outer_ * count_ * inner_;
+    for (int64_t o = 0; o < outer_; ++o, x += length_ * inner_)
+      for (int64_t i = 0; i < count_; ++i, y += inner_)
+        std::copy(x + i * step_ * inner_, x + (i * step_ + 1) * inner_, y);
+  });
+}
+
+namespace {
+
+Sizes kept(const Sizes& shape, const std::vector<bool>& reduced) {
+  Sizes size(shape);
+  for (size_t i = 0; i < size.size(); ++i)
+    if (reduced[i]) size[i] = 1;
+  return size;
+}
+
+}  // namespace
+
+MeanOp::MeanOp(const Sizes& shape, const std::vector<bool>& reduced)
+    : Operation({count_of(shape) * kFloat}, {count_of(kept(shape, reduced)) * kFloat}), shape_(shape),
+      strides_(strides_of(kept(shape, reduced))), in_count_(count_of(shape)), out_count_(output_bytes()[0] / kFloat) {
+  for (size_t i = 0; i < shape.size(); ++i)
+    if (reduced[i]) strides_[i] = 0;
+}
+
+void MeanOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  parallel_for(batch, threads, [&](int64_t image) {
+    const float* x = floats(inputs[0]) + image * in_count_;
+    float* y = floats(outputs[0]) + image * out_count_;
+    auto* sums = static_cast<double*>(thread_scratch(out_count_ * sizeof(double)));
+    std::fill(sums, sums + out_count_, 0.0);
+    for_rows(shape_, strides_, [&](int64_t from, int64_t to, int64_t run) {
+      for (int64_t i = 0; i < run; ++i) sums[to + i * strides_.back()] += x[from + i];
+    });
+    const double divisor = static_cast<double>(in_count_ / out_count_);
+    for (int64_t i = 0; i < out_count_; ++i) y[i] = static_cast<float>(sums[i] / divisor);
+  });
+}
+
+SoftmaxOp::SoftmaxOp(const Sizes& shape, int64_t axis)
+    : Operation({count_of(shape) * kFloat}, {count_of(shape) * kFloat}),
+      outer_(count_of(shape.begin(), shape.begin() + axis)), length_(shape[axis]),
+      inner_(count_of(shape.begin() + axis + 1, shape.end())) {}
+
+void SoftmaxOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  parallel_for(batch * outer_, threads, [&](int64_t row) {
+    auto* powers = static_cast<double*>(thread_scratch(length_ * sizeof(double)));
+    for (int64_t i = 0; i < inner_; ++i) {
+      const float* x = floats(inputs[0]) + row * length_ * inner_ + i;
+      float* y = floats(outputs[0]) + row * length_ * inner_ + i;
+      float most = -std::numeric_limits<float>::infinity();
+      for (int64_t k = 0; k < length_; ++k) most = std::max(most, x[k * inner_]);
+      double sum = 0;
+      for (int64_t k = 0; k < length_; ++k) sum += powers[k] = std::exp(static_cast<double>(x[k * inner_]) - most);
+      for (int64_t k = 0; k < length_; ++k) y[k * inner_] = static_cast<float>(powers[k] / sum);
+    }
+  });
+}

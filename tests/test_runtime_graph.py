@@ -18,6 +18,7 @@ SLICE = {"axis": 0, "start": 0, "stop": 2, "step": 1}
 PAD = {"before": [0, 0, 0], "after": [0, 0, 0], "value": 0.0}
 MEAN = {"axes": [1, 2], "keepdim": False}
 SCALE = {"scale": "s", "shift": "t"}
+QUANTIZER = {"scale": "s", "zero_point": "z"}
 S4 = {"s": (4,), "t": (4,)}
 IMAGE = (4, 6, 8)
 
@@ -48,6 +49,9 @@ GOOD: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, str], dict[str,
     ("mean", IMAGE, {"axes": [0], "keepdim": True}, {}, {}, (1, 6, 8)),
     ("mean", (4,), {"axes": [0], "keepdim": False}, {}, {}, ()),
     ("softmax", (4,), {"axis": 0}, {}, {}, (4,)),
+    ("sign", IMAGE, {}, {}, {}, IMAGE),
+    ("quantize", IMAGE, {"qmin": 0, "qmax": 3}, QUANTIZER, {"s": (4,), "z": (4,)}, IMAGE),
+    ("quantize", (5,), {"qmin": -128, "qmax": 127}, QUANTIZER, {"s": (1,), "z": (1,)}, (5,)),
 ]
 
 
@@ -58,7 +62,7 @@ def test_shapes(op, shape, attributes, roles, stored, expected):
 
 
 def test_the_format_lists_every_operation_with_its_attributes_and_weights():
-    section = (Path(__file__).parent.parent / "FORMAT.md").read_text().split("## 7. Operations")[1]
+    section = (Path(__file__).parent.parent / "FORMAT.md").read_text().split("## 7. Operations")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ")[:4] for line in section.splitlines() if line.startswith("| ")][1:]
     names = [[name for name in cell.split(", ") if name != "-"] for row in rows for cell in row[2:]]
     expected = [[list(o.attributes), [*o.weights, *(f"({name})" for name in o.optional)]] for o in OPERATIONS.values()]
@@ -150,6 +154,15 @@ def test_refusals_name_the_node(node, message):
     assert caught.value.kind == "graph"
     assert f"graph node 0 ({node.op}" in str(caught.value)
     assert not node.name or "'layer'" in str(caught.value)
+
+
+@pytest.mark.parametrize("sizes", [{"s": (2,), "z": (2,)}, {"s": (1,), "z": (4,)}])
+@pytest.mark.parametrize("bounds", [(0, 3), (1, 1), (3, 0), (-65537, 0), (0, 65537)])
+def test_quantizers_that_are_refused(sizes, bounds):
+    node = Node("quantize", (0,), {"qmin": bounds[0], "qmax": bounds[1]}, QUANTIZER)
+    sizes = sizes if bounds == (0, 3) else {"s": (1,), "z": (1,)}
+    with pytest.raises(BitwrightError, match=r"quantize.*(have sizes|qm[a-z]* is -?[0-9]+; expected an integer from)"):
+        validate(Graph((IMAGE,), (node,), (1,)), sizes)
 
 
 @pytest.mark.parametrize(

@@ -188,3 +188,19 @@ class _Writer:
 
     def _softmax(self, node: Node, inputs: list[str], result: str, axis: int) -> None:
         self.emit("Softmax", inputs, result, axis=axis + 1)
+
+    def _sign(self, node: Node, inputs: list[str], result: str) -> None:
+        zero, one, minus = (self.constant(f"number {n}", np.array(n, np.float32)) for n in (0.0, 1.0, -1.0))
+        self.emit("GreaterOrEqual", [*inputs, zero], f"{result} positive")
+        self.emit("Where", [f"{result} positive", one, minus], result)
+
+    def _quantize(self, node: Node, inputs: list[str], result: str, qmin: int, qmax: int) -> None:
+        axes = (-1,) + (1,) * (len(self.input_shape(node)) - 1)
+        scale, zero = (self.weights[node.weights[role]].reshape(axes) for role in ("scale", "zero_point"))
+        bounds = {"reciprocal": np.float32(1) / scale, "low": qmin - zero, "high": qmax - zero, "scale": scale}
+        names = {key: self.constant(f"{result} {key}", array.astype(np.float32)) for key, array in bounds.items()}
+        self.emit("Mul", [*inputs, names["reciprocal"]], f"{result} divided")
+        self.emit("Round", [f"{result} divided"], f"{result} rounded")
+        self.emit("Max", [f"{result} rounded", names["low"]], f"{result} raised")
+        self.emit("Min", [f"{result} raised", names["high"]], f"{result} clipped")
+        self.emit("Mul", [f"{result} clipped", names["scale"]], result)

@@ -21,6 +21,7 @@ from torch import nn
 
 from bitwright.errors import BitwrightError
 from bitwright.packing import aten
+from bitwright.runtime.domains import domains
 from bitwright.runtime.graph import Graph, Node, validate
 
 
@@ -60,6 +61,7 @@ def lower(
     lowering.run(_per_input(preprocess, len(inputs)))
     graph, weights = lowering.result()
     validate(graph, {name: array.shape for name, array in weights.items()})
+    domains(graph, weights)
     return graph, weights
 
 

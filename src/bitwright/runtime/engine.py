@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from bitwright.errors import BitwrightError
+from bitwright.runtime.domains import domains
 from bitwright.runtime.graph import Graph, validate
 from bitwright.runtime.native import Tensor, bind, channels_first, channels_last, packed_bytes
-from bitwright.runtime.reference import run_reference
+from bitwright.runtime.reference import prepare
 
 if TYPE_CHECKING:
     from bitwright.packing.encodings import Sparse
@@ -111,10 +112,11 @@ class Model:
         self.classes = class_names((meta or {}).get("classes"), self.output_shapes[0])
         self._pixels = graph.pixel_inputs()
         if engine == "native":
+            domains(graph, stored)
             self._steps = bind(graph, shapes, stored, self.threads)
             plan = [(step.result, step.frees) for step in self._steps]
         else:
-            self._weights = {name: tensor.dense() for name, tensor in stored.items()}
+            self._reference = prepare(graph, {name: tensor.dense() for name, tensor in stored.items()})
             plan = [(i, ()) for i in range(len(graph.inputs), len(shapes))]
         self._chunk = max(
             1, CHUNK_BYTES // (4 * _peak([math.prod(shape) for shape in shapes], len(graph.inputs), plan))
@@ -147,7 +149,7 @@ class Model:
         return [channels_first(values[i]) for i in self.graph.outputs]
 
     def _run_reference(self, inputs: list[Array]) -> list[Array]:
-        return list(run_reference(self.graph, self._weights, tuple(inputs)))
+        return list(self._reference(*inputs))
 
     def _check(self, inputs: tuple[Any, ...]) -> list[Array]:
         if len(inputs) != len(self.input_shapes):

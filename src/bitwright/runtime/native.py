@@ -282,6 +282,13 @@ class _Bindings:
     def _softmax(self, node: Node, axis: int) -> Call:
         return lambda x: channels_last(reference.softmax({}, channels_first(x), axis=axis))
 
+    def _sign(self, node: Node) -> Call:
+        return lambda x: reference.sign({}, x)
+
+    def _quantize(self, node: Node, qmin: int, qmax: int) -> Call:
+        weights = {role: self._vector(name) for role, name in node.weights.items()}
+        return lambda x: channels_last(reference.quantize(weights, channels_first(x), qmin=qmin, qmax=qmax))
+
 
 def _ready(x: Array) -> Array:
     """Contiguous, as kernels expect; views come from slices only."""

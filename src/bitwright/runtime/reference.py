@@ -2,18 +2,21 @@
 
 Values are float32. Sums (convolution, linear, means) are accumulated in float64 and rounded to float32 once at the end,
 so a result is the correctly rounded one for all but a vanishing share of inputs, and a fast engine can be measured
-against it. `normalize` alone rounds after each step, because FORMAT.md fixes its arithmetic. NaN goes in and comes out
-as in PyTorch.
+against it. Integer layers (FORMAT.md 8) are exact up to the sum; they and the elementwise operations round after each
+step, as FORMAT.md fixes it. NaN goes in and comes out as in PyTorch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from bitwright.runtime.graph import Graph
+from bitwright.packing.lattice import Lattice, find_lattice
+from bitwright.runtime.domains import Domain, domains, integer_layer
+from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.shapes import window_count
 
 Array = np.ndarray
@@ -23,15 +26,42 @@ Weights = Mapping[str, Array]
 def run_reference(graph: Graph, weights: Mapping[str, Array], inputs: tuple[Array, ...]) -> tuple[Array, ...]:
     """The graph's outputs for inputs (N, *shape), float32 or, for `graph.pixel_inputs()`, uint8.
 
-    `weights` maps tensor names to float32 arrays. The graph must have passed `validate`.
+    `weights` maps tensor names to float32 arrays. The graph must have passed `validate`. Raises `BitwrightError` as
+    `domains` does.
     """
-    values = list(inputs)
-    for node in graph.nodes:
-        operands = [values[i] for i in node.inputs]
-        roles = {role: weights[name] for role, name in node.weights.items()}
+    return prepare(graph, weights)(*inputs)
+
+
+def prepare(graph: Graph, weights: Mapping[str, Array]) -> Callable[..., tuple[Array, ...]]:
+    """`run_reference` as a function of the inputs, with what depends on the weights alone computed once."""
+    coded = domains(graph, weights)
+    lattices = {name: find_lattice(weights[name]) for name in sorted(_coded_weights(graph, coded))}
+    calls = [_call(node, coded[node.inputs[0]], weights, lattices) for node in graph.nodes]
+
+    def run(*inputs: Array) -> tuple[Array, ...]:
+        values = list(inputs)
         with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are values like others
-            values.append(OPERATIONS[node.op](roles, *operands, **node.attributes))
-    return tuple(values[i] for i in graph.outputs)
+            for node, call in zip(graph.nodes, calls, strict=True):
+                values.append(call(*[values[i] for i in node.inputs]))
+        return tuple(values[i] for i in graph.outputs)
+
+    return run
+
+
+def _coded_weights(graph: Graph, coded: list[Domain | None]) -> set[str]:
+    """The weights of the layers that read coded values."""
+    return {n.weights["weight"] for n in graph.nodes if n.op in SUMS and coded[n.inputs[0]] is not None}
+
+
+def _call(
+    node: Node, domain: Domain | None, weights: Mapping[str, Array], lattices: Mapping[str, Lattice | None]
+) -> Callable[..., Array]:
+    """A node as a function of its inputs."""
+    roles = {role: weights[name] for role, name in node.weights.items()}
+    lattice = lattices.get(node.weights.get("weight", ""))
+    if domain is not None and lattice is not None and integer_layer(node, domain, lattice):
+        return partial(_integer_sums, node, domain, lattice, roles.get("bias"))
+    return partial(OPERATIONS[node.op], roles, **node.attributes)
 
 
 def per_channel(vector: Array, rank: int) -> Array:
@@ -46,9 +76,8 @@ def normalize(weights: Weights, x: Array) -> Array:
 
 
 def affine(weights: Weights, x: Array) -> Array:
-    """x * scale + shift per channel, rounded once."""
-    scale, shift = (per_channel(weights[role].astype(np.float64), x.ndim) for role in ("scale", "shift"))
-    return (x * scale + shift).astype(np.float32)
+    """x * scale + shift per channel, rounded after the product and after the sum."""
+    return x * per_channel(weights["scale"], x.ndim) + per_channel(weights["shift"], x.ndim)
 
 
 def _extend(x: Array, size: list[int], before: list[int], value: float) -> Array:
@@ -79,30 +108,74 @@ def _taps(
             yield i, j, extended[:, :, top : top + span[0] : stride[0], left : left + span[1] : stride[1]]
 
 
-def conv2d(
-    weights: Weights, x: Array, *, stride: list[int], padding: list[int], dilation: list[int], groups: int
+def convolve(
+    weight: Array, x: Array, *, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Array:
-    """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, kh, kw)."""
-    weight = weights["weight"].astype(np.float64)
+    """Cross-correlation of x (N, C, H, W) with weight (O, C/groups, kh, kw), sums in float64."""
     outputs, inputs, *kernel = weight.shape
-    weight = weight.reshape(groups, outputs // groups, inputs, *kernel)
+    filters = weight.astype(np.float64).reshape(groups, outputs // groups, inputs, *kernel)
     total: Any = 0.0
     for i, j, tap in _taps(x, kernel, stride, padding, dilation):
         n, _, h, w = tap.shape
         columns = tap.astype(np.float64).reshape(n, groups, inputs, h * w)
-        total = total + (weight[..., i, j] @ columns).reshape(n, outputs, h, w)
-    return _plus_bias(total, weights)
+        total = total + (filters[..., i, j] @ columns).reshape(n, outputs, h, w)
+    return np.asarray(total)
+
+
+def multiply(weight: Array, x: Array) -> Array:
+    """x (N, I) times the transpose of weight (O, I), sums in float64."""
+    return np.asarray(x.astype(np.float64) @ weight.astype(np.float64).T)
+
+
+SUMS: dict[str, Callable[..., Array]] = {"conv2d": convolve, "linear": multiply}
+
+
+def conv2d(weights: Weights, x: Array, **window: Any) -> Array:
+    """Cross-correlation plus bias, rounded once."""
+    return _plus_bias(convolve(weights["weight"], x, **window), weights)
 
 
 def linear(weights: Weights, x: Array) -> Array:
-    """x (N, I) times the transpose of weight (O, I)."""
-    return _plus_bias(x.astype(np.float64) @ weights["weight"].astype(np.float64).T, weights)
+    """Matrix product plus bias, rounded once."""
+    return _plus_bias(multiply(weights["weight"], x), weights)
 
 
 def _plus_bias(total: Array, weights: Weights) -> Array:
     if "bias" in weights:
         total = total + per_channel(weights["bias"], total.ndim)
     return total.astype(np.float32)
+
+
+def _integer_sums(node: Node, domain: Domain, lattice: Lattice, bias: Array | None, x: Array) -> Array:
+    """An integer layer: exact sums of m * k, then float32(sum) * float32(magnitude * scale), then the bias.
+
+    With two magnitudes that is done for k = 1 and for k = -1 (as a positive sum) apart, and the second subtracted.
+    """
+    m = np.rint(x.astype(np.float64) / np.float64(domain.scale))
+
+    def scaled(integers: Array, magnitude: Array) -> Array:
+        total = SUMS[node.op](integers, m, **node.attributes)  # whole numbers below 2^31: exact in float64
+        return (total + 0.0).astype(np.float32) * per_channel(magnitude * domain.scale, total.ndim)  # without -0.0
+
+    if lattice.two_magnitudes:
+        y = scaled(lattice.integers == 1, lattice.positive) - scaled(lattice.integers == -1, lattice.negative)
+    else:
+        y = scaled(lattice.integers, lattice.positive)
+    return y if bias is None else y + per_channel(bias, y.ndim)
+
+
+def sign(weights: Weights, x: Array) -> Array:
+    """+1 where x >= 0, else -1; -1 for NaN."""
+    return np.where(x >= 0, np.float32(1), np.float32(-1))
+
+
+def quantize(weights: Weights, x: Array, *, qmin: int, qmax: int) -> Array:
+    """The nearest scale * m, qmin - zero_point <= m <= qmax - zero_point; the lowest for NaN."""
+    scale, zero = (per_channel(weights[role], x.ndim) for role in ("scale", "zero_point"))
+    low, high = np.float32(qmin) - zero, np.float32(qmax) - zero
+    m = np.rint(x * (np.float32(1) / scale))
+    m = np.where(m > low, np.minimum(m, high), low) + np.float32(0)  # -0.0 becomes 0.0: m is a whole number
+    return np.asarray(m * scale, np.float32)
 
 
 def relu(weights: Weights, x: Array) -> Array:
@@ -211,4 +284,6 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "slice": slice_axis,
     "mean": mean,
     "softmax": softmax,
+    "sign": sign,
+    "quantize": quantize,
 }

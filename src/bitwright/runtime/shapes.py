@@ -20,6 +20,8 @@ Shape = tuple[int, ...]
 
 MAX_INTEGER = 2**31 - 1
 """Sizes and attributes fit the 32-bit integers of native code."""
+MAX_CODE = 2**16
+"""The range of `quantize` is within plus or minus this."""
 MAX_ELEMENTS = 2**28
 """Default cap on the elements that one image needs in all values together: 1 GiB of float32."""
 
@@ -251,6 +253,16 @@ def _same(check: _Check) -> Shape:
     return check.shapes[check.node.inputs[0]]
 
 
+def _quantize(check: _Check) -> Shape:
+    shape = check.input()
+    sizes = {check.weight(role, (None,))[0] for role in ("scale", "zero_point")}
+    if sizes not in ({1}, {shape[0]}):
+        check.fail(f"scale and zero_point have sizes {sorted(sizes)}; expected both 1, or both {shape[0]}")
+    low = check.integer("qmin", -MAX_CODE, MAX_CODE - 1)
+    check.integer("qmax", low + 1, MAX_CODE)
+    return shape
+
+
 def _pool(check: _Check, dilation: list[int]) -> Shape:
     kernel, padding = check.integers("kernel", 2, 1), check.integers("padding", 2, 0)
     for k, d, p in zip(kernel, dilation, padding, strict=True):
@@ -344,4 +356,6 @@ OPERATIONS: dict[str, Operation] = {
     "slice": Operation(_slice, ("axis", "start", "stop", "step")),
     "mean": Operation(_mean, ("axes", "keepdim")),
     "softmax": Operation(_softmax, ("axis",)),
+    "sign": Operation(_same),
+    "quantize": Operation(_quantize, ("qmin", "qmax"), ("scale", "zero_point")),
 }

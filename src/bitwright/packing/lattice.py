@@ -1,0 +1,122 @@
+"""Weights as whole numbers times a magnitude per output channel: what integer layers compute with.
+
+A lattice is a function of the numbers alone, not of how a file stores them, so every engine finds the same one.
+FORMAT.md 8.2 has the rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+LARGEST = 127
+"""The largest whole number of a lattice: weights fit a signed byte."""
+_BLOCK = 1 << 18  # elements that are looked at together: the first block turns most other tensors away
+_SMALLEST = np.float32(2.0**-119)  # of a weight that is not zero; below it a step could be subnormal
+_SCREEN = 2.0**-22  # how far, relatively, a weight may be from a multiple of an approximate step: twice two roundings
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """w = float32(positive[o] * k) for every weight w of output channel o; with `two_magnitudes` k is -1, 0 or 1, and
+    k = -1 means -negative[o].
+
+    integers   the numbers k, int8 (int16 where one is beyond 127), in the tensor's shape
+    positive   float32, one per output channel (the first axis), above zero; 1 for a channel of zeros
+    negative   the same array as `positive` unless the weight is ternary with two magnitudes
+    """
+
+    integers: Array
+    positive: Array
+    negative: Array
+
+    @property
+    def two_magnitudes(self) -> bool:
+        """Whether the sums over k = 1 and over k = -1 are scaled apart."""
+        return self.negative is not self.positive
+
+    @property
+    def largest_sum(self) -> int:
+        """The largest sum of |k| over one output channel."""
+        return int(np.abs(self.integers.reshape(len(self.integers), -1).astype(np.int32)).sum(axis=1).max())
+
+
+def find_lattice(weight: Array, largest: int = LARGEST) -> Lattice | None:
+    """The lattice of a float32 tensor of two or more dimensions with |k| <= `largest` (at most 32,767), or None.
+
+    Signs and ternary weights have k in -1, 0, 1. They are ternary if each output channel holds at most one number above
+    zero and one below; where these differ in magnitude in any channel, the lattice has two magnitudes. Otherwise
+    each channel has the largest float32 step of which all its weights are, rounded, multiples k.
+    """
+    if weight.ndim < 2 or not weight.size:
+        return None
+    matrix = np.ascontiguousarray(weight, np.float32).reshape(len(weight), -1)
+    if (found := _ternary(matrix)) is None and (found := _multiples(matrix, largest)) is None:
+        return None
+    integers, positive, negative = found
+    return Lattice(integers.reshape(weight.shape), positive, negative)
+
+
+def _ternary(matrix: Array) -> tuple[Array, Array, Array] | None:
+    rows, columns = matrix.shape
+    integers = np.empty((rows, columns), np.int8)
+    above, below = np.empty(rows, np.float32), np.empty(rows, np.float32)
+    size = max(1, _BLOCK // columns)
+    for start in range(0, rows, size):
+        block, part = matrix[start : start + size], slice(start, start + size)
+        high, low = block.max(axis=1), block.min(axis=1)
+        positive, negative = block > 0, block < 0
+        if not ((~positive | (block == high[:, None])) & (~negative | (block == low[:, None]))).all():
+            return None
+        integers[part] = positive.view(np.int8) - negative.view(np.int8)
+        above[part], below[part] = np.maximum(high, 0), np.maximum(-low, 0)
+    one = np.float32(1)
+    positive = np.where(above > 0, above, np.where(below > 0, below, one))
+    negative = np.where(below > 0, below, positive)
+    return integers, positive, positive if np.array_equal(positive, negative) else negative
+
+
+def _multiples(matrix: Array, largest: int) -> tuple[Array, Array, Array] | None:
+    integers = np.zeros(matrix.shape, np.int16)
+    steps = np.ones(len(matrix), np.float32)
+    for row, numbers in enumerate(matrix):
+        magnitudes = np.abs(numbers)
+        if not (longest := magnitudes.max()):
+            continue
+        step = _largest_step(magnitudes, longest, largest)
+        if step is None:
+            return None
+        steps[row], integers[row] = step, np.rint(numbers / step)
+    narrow = integers.astype(np.int8) if largest <= LARGEST or np.abs(integers).max() <= LARGEST else integers
+    return narrow, steps, steps
+
+
+def _largest_step(magnitudes: Array, longest: np.float32, largest: int) -> np.float32 | None:
+    """The largest float32 of which all `magnitudes` are rounded multiples, none more than `largest` times it.
+
+    The smallest weight is j times the step, so the step is about a j-th of it: that leaves `largest` places to look at,
+    nearly all of which a few weights rule out, and at each place a handful of float32 numbers.
+    """
+    shortest = magnitudes.min(where=magnitudes > 0, initial=longest)
+    if shortest < _SMALLEST or longest > (largest + 0.5) * np.float64(shortest):
+        return None
+    divisors = np.arange(1, int((largest + 0.5) * np.float64(shortest) / longest) + 1)
+    for sample in (magnitudes[:4], magnitudes[4:64], np.array([longest])):
+        ratio = sample.astype(np.float64) / np.float64(shortest)
+        multiples = np.multiply.outer(divisors, ratio)
+        divisors = divisors[(np.abs(multiples - np.rint(multiples)) <= _SCREEN * multiples).all(axis=1)]
+    for divisor in divisors.tolist():
+        near = np.float32(shortest / np.float64(divisor))
+        for step in _neighbours(near):
+            multiples = np.rint(magnitudes / step)
+            if multiples.max() <= largest and np.array_equal(multiples * step, magnitudes):
+                return step
+    return None
+
+
+def _neighbours(number: np.float32) -> Array:
+    """The number and two on either side of it, the largest first: all whose multiple can round to the same weight."""
+    return (number.view(np.int32) + np.arange(2, -3, -1, dtype=np.int32)).view(np.float32)

@@ -1,4 +1,4 @@
-"""The float32 peer computes the same; times come with what they were measured on."""
+"""Peers compute the same, where they should; times come with what they were measured on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from bitwright import BitwrightError, _native
-from bitwright.measure import latency, onnx_peer
+from bitwright.measure import latency, onnx_peer, peers
 from bitwright.measure.latency import compare_outputs, measure_file, take_turns
 from bitwright.measure.onnx_peer import open_peer
+from bitwright.measure.peers import without_quantizers
+from bitwright.measure.torch_peer import open_torch
 from bitwright.packing.container import write_container
 from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.reference import run_reference
@@ -33,10 +35,11 @@ WEIGHTS = {"s": np.full(4, 2, np.float32), "t": np.ones(4, np.float32), "b": np.
 WEIGHTS["w"] = np.random.default_rng(0).standard_normal((2, 4, 3, 3)).astype(np.float32)
 
 
+@pytest.mark.parametrize("peer", [open_peer, open_torch])
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case[0])
-def test_the_peer_computes_the_same(case):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
+def test_the_peers_compute_the_same(case, peer):
+    for package in ("onnxruntime", "onnx", "torch"):
+        pytest.importorskip(package)
     op, shape, attributes, roles, stored, _ = case
     if op == "adaptive_avg_pool2d":
         attributes = {"size": [2, 4]}
@@ -46,11 +49,29 @@ def test_the_peer_computes_the_same(case):
         weights = {"s": np.abs(weights["s"]), "z": np.rint(weights["z"])}
     graph = Graph((shape, shape), (Node(op, (0,), attributes, roles), Node("add", (0, 1))), (2, 3))
     inputs = tuple(random.standard_normal((3, *shape)).astype(np.float32) for _ in range(2))
-    for found, expected in zip(
-        open_peer(graph, weights, 1)(*inputs), run_reference(graph, weights, inputs), strict=True
-    ):
+    for found, expected in zip(peer(graph, weights, 1)(*inputs), run_reference(graph, weights, inputs), strict=True):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_torch_folds_batch_norm_and_forgets_what_nobody_needs():
+    pytest.importorskip("torch")
+    nodes = (
+        Node("conv2d", (0,), CONV, {"weight": "w"}),
+        Node("relu", (0,)),  # between the convolution and its batch norm, and reads what that read
+        Node("affine", (1,), {}, {"scale": "a", "shift": "b"}),
+        Node("conv2d", (2,), CONV, {"weight": "w", "bias": "b"}),
+        Node("affine", (4,), {}, {"scale": "a", "shift": "a"}),
+        Node("add", (3, 5)),
+        Node("add", (4, 6)),  # the batch norm before can't be folded: this needs what it reads
+    )
+    graph = Graph(((4, 6, 8),), nodes, (7,))
+    random = np.random.default_rng(3)
+    sizes = {"w": (2, 4, 3, 3), "a": (2,), "b": (2,)}
+    weights = {name: random.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+    x = random.standard_normal((2, 4, 6, 8)).astype(np.float32)
+    (found,), (expected,) = open_torch(graph, weights, 1)(x), run_reference(graph, weights, (x,))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -66,14 +87,20 @@ def test_without_an_equal_operation_there_is_no_peer_but_a_note(node, message, t
         open_peer(Graph(((4, 6, 8),), (node,), (1,)), {}, 1)
     assert caught.value.kind == "no-peer"
     rows = measure_file(file_of(tmp_path, node), seconds=0)
-    assert [row["name"] for row in rows["contestants"]] == ["bitwright"]
+    assert [row["name"] for row in rows["contestants"]] == ["bitwright", "torch float32"]
     assert rows["notes"] == [str(caught.value)]
 
 
 def test_a_file_is_measured_beside_its_peer(tmp_path):
     pytest.importorskip("onnxruntime")
     rows = measure_file(file_of(tmp_path, *NODES, **WEIGHTS), threads=1, batch=3, seconds=0)
-    assert [row["name"] for row in rows["contestants"]] == ["bitwright", "onnxruntime float32"]
+    names = [row["name"] for row in rows["contestants"]]
+    assert [name.removesuffix(" QDQ").removesuffix(" QOperator") for name in names] == [
+        "bitwright",
+        "onnxruntime float32",
+        "onnxruntime int8",
+        "torch float32",
+    ]
     for row in rows["contestants"]:
         assert row["median"] > 0
         assert row["spread"] >= 0
@@ -87,14 +114,16 @@ def test_a_file_is_measured_beside_its_peer(tmp_path):
 
 def test_without_onnxruntime_a_note_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "torch", None)
     rows = measure_file(file_of(tmp_path, Node("max_pool2d", (0,), MAX_POOL)), seconds=0)
     assert [row["name"] for row in rows["contestants"]] == ["bitwright"]
+    assert "torch is not installed; `pip install bitwright[train]`" in rows["notes"][-1]
     assert "onnxruntime is not installed; `pip install bitwright[bench]`" in rows["notes"][0]
 
 
 def test_a_contestant_that_differs_is_not_timed(tmp_path, monkeypatch):
     path = file_of(tmp_path, *NODES, **WEIGHTS)
-    monkeypatch.setattr(latency, "open_peer", lambda *_: lambda x: [np.zeros((len(x), 48), np.float32)])
+    monkeypatch.setattr(peers, "open_peer", lambda *_: lambda x: [np.zeros((len(x), 48), np.float32)])
     with pytest.raises(BitwrightError, match=r"onnxruntime float32 differs in output 0 by .* of its range") as caught:
         measure_file(path)
     assert caught.value.kind == "differs"
@@ -116,6 +145,25 @@ def test_what_onnxruntime_does_not_take_is_a_note(monkeypatch):
     with pytest.raises(BitwrightError, match="no peer: onnxruntime does not take the model") as caught:
         open_peer(Graph(((4,),), (), (0,)), {}, 1)
     assert caught.value.kind == "no-peer"
+
+
+def test_unknown_peers_are_refused(tmp_path):
+    with pytest.raises(BitwrightError, match="unknown peer 'tvm'; known: onnxruntime, torch"):
+        measure_file(file_of(tmp_path, *NODES, **WEIGHTS), peers=["tvm"])
+
+
+def test_a_network_without_its_quantisers_reads_past_them():
+    nodes = (
+        Node("quantize", (0,), {"qmin": 0, "qmax": 3}, {"scale": "q", "zero_point": "z"}),
+        Node("conv2d", (1,), CONV, {"weight": "w"}),
+        Node("sign", (2,)),
+        Node("sign", (3,)),
+        Node("add", (3, 4)),
+    )
+    graph, weights = without_quantizers(Graph(((4, 6, 8),), nodes, (5, 2)), {"q": 1, "z": 2, "w": 3})
+    assert [(node.op, node.inputs) for node in graph.nodes] == [("conv2d", (0,)), ("add", (1, 1))]
+    assert graph.outputs == (2, 1)
+    assert weights == {"w": 3}
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"batch": 0}, {"batch": 1.5}])

@@ -99,23 +99,29 @@ def _best(logits: np.ndarray, classes: Any, top: int) -> str:
 @app.command()
 def bench(
     file: File,
+    vs: Annotated[
+        str, typer.Option(help="Peers: onnxruntime, torch, both with a comma, or none.")
+    ] = "onnxruntime,torch",
     threads: Annotated[int, typer.Option(help="Threads of every contestant.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 1,
+    layers: Annotated[bool, typer.Option("--layers", help="Also a table of the layers.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Milliseconds of a packed file, median and spread, beside onnxruntime float32 where that is installed."""
+    """Milliseconds of a packed file, median and spread, beside float32 and int8 peers where they are installed."""
     from bitwright.measure.latency import measure_file
 
-    found = measure_file(file, threads=threads, batch=batch)
+    peers = [name for name in (part.strip() for part in vs.split(",")) if name not in ("", "none")]
+    found = measure_file(file, threads=threads, batch=batch, peers=peers, layers=layers)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
     table = Table(box=None, padding=(0, 3, 0, 0))
-    for column in ("", "ms, median", "spread", "images/s"):
+    for column in ("", "ms, median", "spread", "images/s", "x ours"):
         table.add_column(column, justify="right" if column else "left")
     for row in found["contestants"]:
         per_second = 1000 * batch / row["median"]
-        table.add_row(row["name"], f"{row['median']:.4f}", f"{row['spread']:.4f}", f"{per_second:,.0f}")
+        numbers = f"{row['median']:.4f}", f"{row['spread']:.4f}", f"{per_second:,.0f}", f"{row['ratio']:.2f}"
+        table.add_row(row["name"], *numbers)
     console = screen()
     console.print(table)
     machine = f"{found['machine']['cpu']}, {found['isa']} kernels, {threads} of {found['machine']['cores']} cores"

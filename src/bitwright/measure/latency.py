@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bitwright.errors import BitwrightError
 from bitwright.measure.machine import describe_machine, versions
-from bitwright.measure.onnx_peer import open_peer
+from bitwright.measure.peers import PEERS, Peer, find_peers, has_quantizers
 from bitwright.runtime.engine import Model, load
 
 Array = np.ndarray
@@ -28,20 +28,30 @@ ROUNDS = (30, 20_000)
 """At least and at most so many counted rounds."""
 TOLERANCE = 1e-4
 """Largest difference of an output of the peer, as a share of the outputs' range: float32 engines differ by rounding."""
+CODED = 2e-2
+"""The same, of the median difference, where activations are coded: a value that rounding carries across the
+boundary of a sign changes all that follows, so that a few outputs may be far apart."""
 
 
 def measure_file(
-    path: str | os.PathLike[str], threads: int = 1, batch: int = 1, seconds: float = 2.0
+    path: str | os.PathLike[str],
+    threads: int = 1,
+    batch: int = 1,
+    seconds: float = 2.0,
+    peers: Sequence[str] = PEERS,
+    layers: bool = False,
 ) -> dict[str, Any]:
-    """Milliseconds of a packed file in the native engine, beside onnxruntime float32 where that is installed.
+    """Milliseconds of a packed file in the native engine, beside its peers where those are installed.
 
-    The peer runs the dense float32 weights that the file decodes to, on the same inputs (random float32 images; pixels
-    in 0..1 where the file normalizes them) and with as many `threads`. Outputs are compared before anything is timed.
-    `seconds` is about how long to measure.
+    The `peers` (onnxruntime in float32 and in int8, torch in float32) run the dense weights that the file decodes to,
+    on the same inputs (random float32 images; pixels in 0..1 where the file normalizes them) and with as many
+    `threads`. Outputs are compared before anything is timed, except those of int8 and of a network without its
+    quantisers, which compute something else: they are peers in speed only. `seconds` is about how long to measure.
 
-    Gives {"contestants": [{"name", "median", "spread", "rounds"}], "notes": [why there is no peer], "isa", "threads",
-    "batch", "machine", "versions"}, times in ms for one call on the whole batch. Raises `BitwrightError` if the peer's
-    outputs differ (kind "differs"), or as `load` does.
+    Gives {"contestants": [{"name", "median", "spread", "rounds", "ratio"}], "notes": [why there is no peer], "isa",
+    "threads", "batch", "machine", "versions"}, times in ms for one call on the whole batch; `layers` adds "layers" and
+    "peaks", see `measure.layers`. Raises `BitwrightError` if a peer's outputs differ (kind "differs"), or as `load`
+    does.
     """
     for name, value in (("threads", threads), ("batch", batch)):
         if type(value) is not int or value < 1:
@@ -49,23 +59,19 @@ def measure_file(
     from bitwright import _native
 
     model = load(path, threads=threads)
-    inputs = _random_inputs(model, batch)
-    callees: dict[str, Callable[..., Any]] = {"bitwright": model}
-    notes = []
-    try:
-        dense = {name: tensor.dense() for name, tensor in model.stored.items()}
-        peer = open_peer(model.graph, dense, threads)
-        compare_outputs("onnxruntime float32", peer(*inputs[0]), model(*inputs[0]))
-        callees["onnxruntime float32"] = peer
-    except ImportError as error:
-        notes.append(f"{error.name} is not installed; `pip install bitwright[bench]` brings the float32 peer")
-    except BitwrightError as error:
-        if error.kind != "no-peer":
-            raise
-        notes.append(str(error))
-    times = take_turns(callees, inputs, seconds)
-    return {
-        "contestants": [{"name": name, **found} for name, found in times.items()],
+    inputs = random_inputs(model, batch)
+    dense = {name: tensor.dense() for name, tensor in model.stored.items()}
+    found, notes = find_peers(model.graph, dense, inputs, threads, peers)
+    tolerance = CODED if has_quantizers(model.graph) else TOLERANCE
+    for peer in found:
+        if peer.same:
+            compare_outputs(peer.name, peer.run(*inputs[0]), model(*inputs[0]), tolerance)
+    times = take_turns({"bitwright": model, **{peer.name: peer.run for peer in found}}, inputs, seconds)
+    for slower in _slower_rivals(found, times):
+        del times[slower]
+    ours = times["bitwright"]["median"]
+    result = {
+        "contestants": [{"name": name, **row, "ratio": row["median"] / ours} for name, row in times.items()],
         "notes": notes,
         "isa": _native.isa(),
         "threads": threads,
@@ -73,6 +79,17 @@ def measure_file(
         "machine": describe_machine(),
         "versions": versions(),
     }
+    return result
+
+
+def _slower_rivals(peers: Sequence[Peer], times: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Names of those that have a faster rival."""
+    best: dict[str, str] = {}
+    for peer in peers:
+        leader = best.setdefault(peer.rival, peer.name)
+        if times[peer.name]["median"] < times[leader]["median"]:
+            best[peer.rival] = peer.name
+    return [peer.name for peer in peers if peer.rival and best[peer.rival] != peer.name]
 
 
 def take_turns(
@@ -96,8 +113,11 @@ def take_turns(
     return result
 
 
-def compare_outputs(name: str, found: Any, expected: Any) -> None:
-    """Raise if the outputs of a contestant are not ours (within `TOLERANCE` of their range)."""
+def compare_outputs(name: str, found: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
+    """Raise if the outputs of a contestant are not ours.
+
+    They may differ by `tolerance` of their range; if that is `CODED`, half of them may differ by more.
+    """
     ours = expected if isinstance(expected, tuple) else (expected,)
     for i, (theirs, mine) in enumerate(zip(found, ours, strict=True)):
         if theirs.shape != mine.shape:
@@ -105,16 +125,18 @@ def compare_outputs(name: str, found: Any, expected: Any) -> None:
                 f"{name} gives output {i} the shape {theirs.shape}; ours is {mine.shape}", kind="differs"
             )
         scale = max(float(np.ptp(mine)), 1e-30)
-        difference = float(np.abs(theirs - mine).max()) / scale
-        if not difference <= TOLERANCE:
+        typical = np.median if tolerance == CODED else np.max
+        difference = float(typical(np.abs(theirs - mine))) / scale
+        if not difference <= tolerance:
             raise BitwrightError(
-                f"{name} differs in output {i} by {difference:.1e} of its range; at most {TOLERANCE:.0e} is rounding. "
+                f"{name} differs in output {i} by {difference:.1e} of its range; at most {tolerance:.0e} is rounding. "
                 "One of the two is wrong, so no time is given",
                 kind="differs",
             )
 
 
-def _random_inputs(model: Model, batch: int) -> list[tuple[Array, ...]]:
+def random_inputs(model: Model, batch: int) -> list[tuple[Array, ...]]:
+    """`BATCHES` different inputs of a model."""
     random = np.random.default_rng(0)
 
     def one(index: int, shape: tuple[int, ...]) -> Array:

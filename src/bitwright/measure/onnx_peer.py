@@ -54,18 +54,22 @@ def open_peer(graph: Graph, weights: Mapping[str, Array], threads: int) -> Calla
     Raises ImportError if onnx or onnxruntime is not installed, `BitwrightError` (kind "no-peer") as `to_onnx` and where
     onnxruntime refuses the model.
     """
+    return open_session(to_onnx(graph, weights), len(graph.inputs), threads)
+
+
+def open_session(model: bytes, inputs: int, threads: int) -> Callable[..., list[Array]]:
+    """A function of the arrays "input_0", ..., as `open_peer` gives one, of a serialised ONNX model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    model = to_onnx(graph, weights)
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common public base
         raise BitwrightError(f"no peer: onnxruntime does not take the model: {error}", kind="no-peer") from error
-    names = [f"input_{i}" for i in range(len(graph.inputs))]
-    return lambda *inputs: list(session.run(None, dict(zip(names, inputs, strict=True))))
+    names = [f"input_{i}" for i in range(inputs)]
+    return lambda *arrays: list(session.run(None, dict(zip(names, arrays, strict=True))))
 
 
 class _Writer:

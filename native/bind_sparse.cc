@@ -64,7 +64,5 @@ void make_sparse_linear(SparseLinear* self, int64_t rows, int64_t cols, const Ar
 void bind_sparse(nb::module_& m) {
   nb::class_<SparseLinear, Operation>(m, "SparseLinearOp")
       .def("__init__", &make_sparse_linear, nb::arg("rows"), nb::arg("cols"), nb::arg("positions"), nb::arg("codes").none(),
-           nb::arg("values"), nb::arg("finish"))
-      .def_prop_ro("weight_bytes", &SparseLinear::weight_bytes)
-      .def_prop_ro("kernel", &SparseLinear::kernel);
+           nb::arg("values"), nb::arg("finish"));
 }

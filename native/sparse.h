@@ -25,8 +25,8 @@ class SparseLinear : public Operation {
  public:
   SparseLinear(int64_t rows, int64_t cols, const SparseEntries& entries, const Finish& finish);
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
-  int64_t weight_bytes() const { return weights_.bytes(); }
-  const std::string& kernel() const { return kernel_name_; }
+  int64_t weight_bytes() const override { return weights_.bytes(); }
+  std::string kernel() const override { return kernel_name_; }
 
  private:
   Finish finish_;

@@ -191,10 +191,6 @@ class SparseLinearOp(Operation):
         values: np.ndarray,
         finish: Finish,
     ) -> None: ...
-    @property
-    def weight_bytes(self) -> int: ...
-    @property
-    def kernel(self) -> str: ...
 
 # --- plan (native/bind_plan.cc)
 

@@ -50,6 +50,7 @@ class PoolOp : public Operation {
 class AffineOp : public Operation {
  public:
   AffineOp(int64_t pixels, std::vector<float> scale, std::vector<float> shift, bool bytes);
+  bool exact_reads() const override { return true; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
@@ -74,6 +75,7 @@ class AddOp final : public Operation {
 class TransposeOp final : public Operation {
  public:
   TransposeOp(int64_t rows, int64_t columns, int64_t element_bytes);
+  bool exact_reads() const override { return true; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:

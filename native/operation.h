@@ -18,6 +18,9 @@ class Operation {
   // Bytes of the weights as they lie in memory.
   virtual int64_t weight_bytes() const { return 0; }
 
+  // Whether `run` reads nothing beyond the end of its inputs, so that these may be buffers of someone else.
+  virtual bool exact_reads() const { return false; }
+
   // Computes `batch` images. Buffers hold them one after the other, are 64-byte aligned if they hold codes, and may be read
   // BUFFER_SLACK bytes beyond their end. Thread-safe. Allocates nothing but thread_scratch.
   virtual void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const = 0;

@@ -192,7 +192,43 @@ class SparseLinearOp(Operation):
         finish: Finish,
     ) -> None: ...
 
-# --- plan (native/bind_plan.cc)
+# --- exact (native/bind_exact.cc): sign, quantize and integer layers from floats to floats, portable. finish.multiplier is
+# needed; weights int8 [O, C / groups, kernel_h, kernel_w].
+
+class SignOp(Operation):
+    def __init__(self, count: int) -> None: ...
+
+class QuantizeOp(Operation):  # arrays float32 of one entry per channel; x is [pixels, channels]
+    def __init__(
+        self, pixels: int, scale: np.ndarray, reciprocal: np.ndarray, low: np.ndarray, high: np.ndarray
+    ) -> None: ...
+
+class ExactConvOp(Operation):  # x = float32(scale * m); padding: the m outside the image
+    def __init__(
+        self, window: Window, reciprocal: float, weights: np.ndarray, padding: int = 0, *, finish: Finish
+    ) -> None: ...
+
+# --- plan (native/bind_plan.cc): operations in order on values that lie in one arena. Values are numbered: the inputs (bytes
+# per image), then the outputs of each step; a step is an operation and the values that it reads. A batch is worked through
+# in passes whose arena has about `pass_bytes`. Arrays are contiguous and hold `batch` images. Thread-safe.
+
+class Plan:
+    def __init__(
+        self, inputs: list[int], steps: list[tuple[Operation, list[int]]], outputs: list[int], pass_bytes: int
+    ) -> None: ...
+    @property
+    def arena_bytes(self) -> int: ...  # per image
+    @property
+    def pass_images(self) -> int: ...
+    @property
+    def idle_bytes(self) -> int: ...  # of the arenas that wait for the next call
+    def run(
+        self, inputs: list[np.ndarray], outputs: list[np.ndarray], batch: int, threads: int = 1
+    ) -> None: ...
+    # seconds of each step, the median of `repeats` runs
+    def time(
+        self, inputs: list[np.ndarray], outputs: list[np.ndarray], batch: int, threads: int = 1, repeats: int = 1
+    ) -> list[float]: ...
 
 # --- kernels (native/bind_kernels.cc): arrays are contiguous float32, images NHWC; results are new arrays. ValueError
 # says what was found and what was expected. Every call computes (sum + bias) * scale + shift + residual, then relu, of

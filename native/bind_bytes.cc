@@ -1,4 +1,39 @@
 // Bindings of operations on byte codes: int8 convolutions.
 #include "bind_operations.h"
+#include "byte_conv.h"
 
-void bind_bytes(nb::module_& m) { (void)m; }
+namespace {
+
+void check_range(int64_t value, int64_t least, int64_t most, const char* name) {
+  if (value < least || value > most)
+    refuse(std::string(name) + " is " + std::to_string(value) + ", expected " + std::to_string(least) + " to " +
+           std::to_string(most));
+}
+
+void make_byte_conv(ByteConvOp* self, const Conv2dShape& window, const CodeLayout& x, int64_t low, const Array& weights,
+                    int64_t padding, const Finish& finish, int64_t step) {
+  check_input_layout(x, window);
+  check_finish(finish, window);
+  if (x.planes) refuse("the layout of x has bit planes, expected bytes (planes 0)");
+  check_range(low, -65536, 65536, "low");
+  check_range(padding, -65536, 65536, "padding");
+  check_range(step, 1, 65536, "step");
+  const auto* values = data<int8_t>(weights, 4, "weights");
+  const int64_t wanted[4] = {window.out_c, window.in_c / window.groups, window.kernel_h, window.kernel_w};
+  for (int i = 0; i < 4; ++i)
+    if (static_cast<int64_t>(weights.shape(i)) != wanted[i])
+      refuse("weights have shape " + shape_text(weights) + ", expected [O, C / groups, kernel_h, kernel_w] of the window");
+  if (!finish.negative.empty())
+    for (size_t i = 0; i < weights.size(); ++i)
+      if (values[i] < -1 || values[i] > 1) refuse("weights of two magnitudes have other values than -1, 0 and 1");
+  new (self) ByteConvOp(window, x, static_cast<int32_t>(low), static_cast<int32_t>(step), static_cast<int32_t>(padding), values,
+                        finish);
+}
+
+}  // namespace
+
+void bind_bytes(nb::module_& m) {
+  nb::class_<ByteConvOp, Operation>(m, "ByteConvOp")
+      .def("__init__", &make_byte_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("weights"),
+           nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"), nb::arg("step") = 1);
+}

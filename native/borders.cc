@@ -41,14 +41,14 @@ Borders make_borders(const Conv2dShape& s, const int32_t* tap_sums, int32_t all_
     for (const auto& columns : x.classes) {
       for (int64_t o = 0; o < s.out_c; ++o) {
         const int32_t* taps = tap_sums + o * s.kernel_h * s.kernel_w;
-        int32_t all = 0, outside = 0;
+        int64_t all = 0, outside = 0;
         for (int64_t ky = 0; ky < s.kernel_h; ++ky)
           for (int64_t kx = 0; kx < s.kernel_w; ++kx) {
             const int32_t tap = taps[ky * s.kernel_w + kx];
             all += tap;
             if (rows[ky] || columns[kx]) outside += tap;
           }
-        start[o] = all_taps * all + (padding - margin) * outside;
+        start[o] = static_cast<int32_t>(all_taps * all + (int64_t{padding} - margin) * outside);
       }
       start += lanes;
     }

@@ -96,7 +96,7 @@ def test_kernel_files_include_only_c_and_intrinsics(source: Path) -> None:
     for name in re.findall(r"^#include <(.+)>", source.read_text(), re.MULTILINE):
         assert name in allowed, f"{source.name} includes <{name}>"
     for name in re.findall(r'^#include "(.+)"', source.read_text(), re.MULTILINE):
-        assert name in ("kernels.h", "codes.h", "bits.h") or (KERNELS / name).exists(), (
+        assert name in ("kernels.h", "codes.h", "bits.h", "bytes.h") or (KERNELS / name).exists(), (
             f'{source.name} includes "{name}"'
         )
 

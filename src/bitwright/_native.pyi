@@ -107,7 +107,22 @@ class Stopwatch:
 
 # --- bits (native/bind_bits.cc)
 
-# --- bytes (native/bind_bytes.cc)
+# --- bytes (native/bind_bytes.cc): exact sums of byte codes and int8 weights.
+
+# A code u of x is the number low + step * u, beyond the image is the number `padding`. weights int8 [O, C / groups,
+# kernel_h, kernel_w], where finish.negative is given -1, 0 and 1. ValueError where a sum might not fit int32.
+class ByteConvOp(Operation):
+    def __init__(
+        self,
+        window: Window,
+        x: CodeLayout,
+        low: int,
+        weights: np.ndarray,
+        padding: int = 0,
+        *,
+        finish: Finish,
+        step: int = 1,
+    ) -> None: ...
 
 # --- floats (native/bind_floats.cc): float32 in and out, images NHWC, all sizes those of one image. `finish` computes
 # (sum + bias) * scale + shift + residual, then relu, of the parts given, each rounded by itself; it has neither

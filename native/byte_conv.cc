@@ -1,0 +1,174 @@
+// Packs int8 weights, finds where sums start, and cuts calls into tasks.
+#include "byte_conv.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cpu.h"
+#include "parallel.h"
+
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Below this many multiplications a call takes less time than waking a thread.
+constexpr int64_t kWorthThread = 800'000;
+// Images of one output pixel per task: their inputs stay in the second-level cache while the weights pass over them.
+constexpr int64_t kSamples = 56;
+
+struct Variant {
+  const char* name;
+  void (*run)(BYTES_ARGUMENTS);
+  int word_codes;  // 0: weights as given
+};
+
+Variant choose_variant() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512vnni) return {"bytes avx512vnni", bytes_avx512vnni, 4};
+  if (isa >= Isa::avx512) return {"bytes avx512", bytes_avx512, 2};
+  if (isa >= Isa::avx2) return {"bytes avx2", bytes_avx2, 2};
+#endif
+  return {"bytes ref", bytes_ref, 0};
+}
+
+// |sum| is at most the largest number times the sum of the absolute weights; with two sums these share the weights.
+void check_sums(const ByteConv& c, const int8_t* weights) {
+  const int64_t taps = c.shape.in_c / c.shape.groups * c.shape.kernel_h * c.shape.kernel_w;
+  const int64_t last = c.low + int64_t{255} * c.step;
+  const int64_t largest = std::max({std::abs(int64_t{c.low}), std::abs(last), std::abs(int64_t{c.padding})});
+  for (int64_t o = 0; o < c.shape.out_c; ++o) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < taps; ++i) total += std::abs(int64_t{weights[o * taps + i]});
+    if (largest && total > INT32_MAX / largest)
+      throw std::invalid_argument("sums of channel " + std::to_string(o) + " may reach " + std::to_string(total) + " * " +
+                                  std::to_string(largest) + ", expected less than 2^31");
+  }
+}
+
+// Which channel and weights each lane sums; calls use(lane, channel, sign): sign 0 for all weights, 1 or -1 for those of it.
+template <class Use>
+void for_each_lane(const ByteConv& c, Use&& use) {
+  const int64_t channels = byte_group_channels(&c), per_block = byte_block_channels(&c);
+  for (int64_t o = 0; o < c.shape.out_c; ++o) {
+    const int64_t group = o / channels, i = o % channels;
+    const int64_t lane = group * byte_group_lanes(&c) + i / per_block * SUM_LANES + i % per_block;
+    use(lane, o, c.two ? 1 : 0);
+    if (c.two) use(lane + HALF_LANES, o, -1);
+  }
+}
+
+int8_t weight_of(int8_t weight, int sign) { return sign == 0 ? weight : weight == sign; }
+
+Borders find_borders(const ByteConv& c, const int8_t* weights) {
+  const int64_t taps = c.shape.kernel_h * c.shape.kernel_w, channels = c.shape.in_c / c.shape.groups;
+  Conv2dShape lanes = c.shape;
+  lanes.out_c = byte_groups(&c) * byte_group_lanes(&c);
+  std::vector<int32_t> sums(lanes.out_c * taps);
+  for_each_lane(c, [&](int64_t lane, int64_t o, int sign) {
+    for (int64_t i = 0; i < channels; ++i)
+      for (int64_t tap = 0; tap < taps; ++tap)
+        sums[lane * taps + tap] += weight_of(weights[(o * channels + i) * taps + tap], sign);
+  });
+  return make_borders(lanes, sums.data(), c.low, c.low, c.padding, lanes.out_c);
+}
+
+Aligned<uint8_t> pack_weights(const ByteConv& c, const int8_t* weights, int word_codes) {
+  const int64_t taps = c.shape.kernel_h * c.shape.kernel_w, channels = c.shape.in_c / c.shape.groups;
+  if (!word_codes) {
+    Aligned<uint8_t> copy(c.shape.out_c * channels * taps);
+    std::copy_n(weights, c.shape.out_c * channels * taps, reinterpret_cast<int8_t*>(copy.data()));
+    return copy;
+  }
+  const int codes = c.depthwise ? 2 : word_codes;  // weights in a word
+  const int64_t words = c.depthwise ? 1 : code_group_units(&c.x) / codes;
+  const int64_t group_lanes = byte_group_lanes(&c);
+  Aligned<uint8_t> packed(4 * byte_groups(&c) * group_lanes * taps * words);
+  for_each_lane(c, [&](int64_t lane, int64_t o, int sign) {
+    const int64_t in_group = lane % group_lanes, width = byte_block_lanes(&c, in_group / SUM_LANES);
+    const int64_t block = (lane - in_group % SUM_LANES) * taps * words;
+    for (int64_t i = 0; i < channels; ++i)
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int8_t weight = weight_of(weights[(o * channels + i) * taps + tap], sign);
+        const int64_t word = block + (tap * words + i / codes) * width + in_group % SUM_LANES;
+        if (codes == 4)
+          reinterpret_cast<int8_t*>(packed.data())[4 * word + i % 4] = weight;
+        else
+          reinterpret_cast<int16_t*>(packed.data())[2 * word + i % 2] = weight;
+      }
+  });
+  return packed;
+}
+
+std::vector<int64_t> input_sizes(const Conv2dShape& s, const CodeLayout& x, const Finish& finish) {
+  std::vector<int64_t> inputs = {code_image_bytes(&x)}, outputs;
+  finish.append_bytes(s.out_h * s.out_w, &inputs, &outputs);
+  return inputs;
+}
+
+std::vector<int64_t> output_sizes(const Conv2dShape& s, const Finish& finish) {
+  std::vector<int64_t> inputs, outputs;
+  finish.append_bytes(s.out_h * s.out_w, &inputs, &outputs);
+  return outputs;
+}
+
+bool one_output_pixel(const Conv2dShape& s) { return s.out_h * s.out_w == 1; }
+
+// Output rows per task: their input stays in the second-level cache while all output channels pass over it.
+int64_t task_rows(const ByteConv& c, int64_t wanted) {
+  constexpr int64_t kRowBytes = 128 * 1024;
+  const Conv2dShape& s = c.shape;
+  const int64_t row = code_columns(&c.x) * code_pixel_units(&c.x), halo = (s.kernel_h - 1) * s.dilation_h + 1;
+  int64_t rows = std::max<int64_t>((kRowBytes / row - halo) / s.stride_h + 1, 2);
+  if (wanted > 1) rows = std::min(rows, std::max<int64_t>(ceil_div(s.out_h, wanted), 2));
+  rows = std::min(rows, s.out_h);
+  return ceil_div(s.out_h, ceil_div(s.out_h, rows));  // tasks of about one size
+}
+
+}  // namespace
+
+ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t low, int32_t step, int32_t padding,
+                       const int8_t* weights, Finish finish)
+    : Operation(input_sizes(window, x, finish), output_sizes(window, finish)), finish_(std::move(finish)) {
+  const bool two = !finish_.negative.empty();
+  const bool depthwise = !two && window.groups == window.in_c && window.groups == window.out_c && window.groups > 1;
+  conv_ = {window, x, low, step, padding, two, depthwise, nullptr, nullptr, nullptr, nullptr, 0};
+  check_sums(conv_, weights);
+  borders_ = find_borders(conv_, weights);
+  const Variant variant = choose_variant();
+  packed_ = pack_weights(conv_, weights, variant.word_codes);
+  conv_.weights = packed_.data();
+  conv_.row_class = borders_.row_class.data();
+  conv_.column_class = borders_.column_class.data();
+  conv_.start = borders_.start.data();
+  conv_.column_classes = borders_.columns;
+  name_ = variant.name;
+  run_ = variant.run;
+}
+
+void ByteConvOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  if (batch == 0) return;
+  const Conv2dShape& s = conv_.shape;
+  const SumEpilogue epilogue = finish_.view(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr, outputs);
+  const int64_t sums = batch * s.out_h * s.out_w * s.out_c;
+  const int64_t multiplications = sums * (s.in_c / s.groups) * s.kernel_h * s.kernel_w;
+  threads = static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
+  // Several per thread, so that one that the system holds up leaves its share to the others.
+  const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1;
+  const bool across = one_output_pixel(s);
+  const int64_t chunks = across ? ceil_div(batch, kSamples) : batch;
+  const int64_t rows = task_rows(conv_, ceil_div(wanted, chunks)), row_tasks = ceil_div(s.out_h, rows);
+  const int64_t blocks = byte_groups(&conv_) * byte_group_blocks(&conv_);
+  // Few rows: the channels are divided too, unless one task must have all of them.
+  const bool whole = run_ == bytes_ref || byte_code_storage(&conv_, &epilogue.encode) == STORE_SCATTERED;
+  const int64_t parts = whole ? 1 : std::clamp<int64_t>(ceil_div(wanted, chunks * row_tasks), 1, blocks);
+  const size_t scratch = byte_scratch(&conv_, across ? std::min(batch, kSamples) : 1, rows);
+  const auto* x = static_cast<const uint8_t*>(inputs[0]);
+  parallel_for(chunks * row_tasks * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, row = index / parts % row_tasks, chunk = index / parts / row_tasks;
+    const ByteTask task = {batch * chunk / chunks,   batch * (chunk + 1) / chunks, row * rows,
+                           std::min((row + 1) * rows, s.out_h), blocks * part / parts, blocks * (part + 1) / parts};
+    run_(&conv_, &epilogue, x, &task, thread_scratch(scratch));
+  });
+}

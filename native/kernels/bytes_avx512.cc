@@ -1,0 +1,20 @@
+// Convolution of byte codes, AVX-512 without VNNI: vpmaddubsw saturates, so codes are widened to 16 bits.
+#include "vec_avx512.h"
+
+#include <string.h>
+
+#include "sums_avx512.h"
+
+static const int WORD_CODES = 2;
+static inline ints dot(ints sum, ints x, ints w) { return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)); }
+static inline ints dot_single(ints sum, ints x, ints w) { return dot(sum, x, w); }
+static inline void widen(const uint8_t* from, uint16_t* to, int64_t count) {
+  int64_t i = 0;
+  for (; i + 32 <= count; i += 32)
+    _mm512_storeu_si512(to + i, _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)(from + i))));
+  for (; i < count; ++i) to[i] = from[i];
+}
+
+#include "bytes_simd.h"
+
+void bytes_avx512(BYTES_ARGUMENTS) { byte_conv(conv, epilogue, x, task, scratch); }

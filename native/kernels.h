@@ -87,6 +87,25 @@ void linear_avx512(LINEAR_ARGUMENTS);
 // [starts[b * rows + o], starts[(b + 1) * rows + o]). One of each pair of pointers is null (codes: perhaps both).
 // The arrays may be read up to SPARSE_SLACK entries past their end.
 enum { SPARSE_SLACK = 16, SPARSE_COLUMNS = 128, SPARSE_LANES = 64, SPARSE_OUT_ROWS = 16 };
+
+// A second layout, for few samples, in which nothing is gathered from memory: 16 rows are the lanes of a register, each
+// lane a queue of entries. A step takes the next entry of every lane whose column lies in a window of four registers of x, the
+// lowest window that any lane still needs; the other lanes take a zero. Each register of x holds 15 columns and a zero, which
+// is what lanes without an entry multiply: so no column reaches a row that does not use it, whatever is in it.
+// Two steps share one register: lane l has the slots slots[16 * pair + l] & 0xffff and >> 16. Bits 0..4 and 15 of a slot: place
+// in the window, 5..14: code. Windows are in units of one register. Values as in SparseMatrix, one per slot if not in a table.
+enum { STRIP_ROWS = 16, STRIP_UNIT = 16, STRIP_COLUMNS = 15, STRIP_WINDOW = 4, STRIP_SAMPLES = 8, STRIP_BATCH = 16, STRIP_CODES = 1024 };
+typedef struct {
+  int64_t groups, blocks;    // of 16 rows; of neighbouring columns, whose inputs stay in the first-level cache
+  const int32_t* rows;       // [groups][16], -1: none. Rows with about as many entries are together.
+  const uint32_t* starts;    // [blocks * groups + 1]: the pairs of a block and a group
+  const uint16_t* windows;   // [pairs][2]
+  const uint32_t* slots;     // [pairs][16]
+  const float* table;
+  int64_t table_size;        // 0: a value per slot, [pairs][2][16]
+} SparseStrips;
+static inline int64_t strip_units(int64_t cols) { return (cols + STRIP_COLUMNS - 1) / STRIP_COLUMNS + STRIP_WINDOW - 1; }
+
 typedef struct {
   int64_t rows, cols, column_blocks;
   const uint32_t* starts;  // [column_blocks + 1][rows]
@@ -96,18 +115,24 @@ typedef struct {
   const uint16_t* codes16;
   const float* table;
   int64_t table_size;
+  const SparseStrips* strips;  // or null
 } SparseMatrix;
 static inline int64_t sparse_begin(const SparseMatrix* m, int64_t row) { return m->starts[row]; }
 static inline int64_t sparse_end(const SparseMatrix* m, int64_t row) { return m->starts[m->column_blocks * m->rows + row]; }
 
 // out[n][o] for n in [n0, n1), o in [row0, row1); n1 - n0 <= SPARSE_LANES. batch is that of the whole call: it alone decides
-// the order of the additions, so that the result does not depend on how the work was divided.
+// the order of the additions, so that the result does not depend on how the work was divided. Strips are used up to
+// STRIP_BATCH samples, n1 - n0 <= STRIP_SAMPLES; rows are then in their order, divided between groups.
 typedef struct {
   int64_t n0, n1, row0, row1;
 } SparseTask;
-// scratch: one block of inputs transposed, and the sums of `rows` rows before they are transposed back.
+// scratch: one block of inputs transposed, and the sums of `rows` rows before they are transposed back; with strips, all inputs
+// with their zeros, and the sums.
 static inline int64_t sparse_linear_scratch(int64_t rows) {
   return (SPARSE_COLUMNS + rows) * SPARSE_LANES * (int64_t)sizeof(float);
+}
+static inline int64_t sparse_strips_scratch(int64_t cols, int64_t groups) {
+  return (strip_units(cols) * STRIP_UNIT + groups * STRIP_ROWS) * STRIP_SAMPLES * (int64_t)sizeof(float);
 }
 #define SPARSE_LINEAR_ARGUMENTS                                                                                     \
   const SparseMatrix *matrix, const Epilogue *epilogue, const float *x, float *out, int64_t batch,                  \

@@ -82,7 +82,7 @@ SparseLinearWeights::SparseLinearWeights(int64_t rows, int64_t cols, int64_t ent
   if (codes16_in) copy_into(codes16, codes16_in, entries, SPARSE_SLACK);
   copy_into(table, table_in, table_size, SPARSE_SLACK);
   matrix = {rows, cols, blocks, starts.data(), columns16.data(), columns32.data(), codes8.data(), codes16.data(),
-            table.data(), table_size};
+            table.data(), table_size, nullptr};
 }
 
 int64_t SparseLinearWeights::bytes() const {

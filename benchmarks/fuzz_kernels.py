@@ -1,0 +1,604 @@
+"""Random shapes through every native operation at every instruction set, against plain NumPy.
+
+    python benchmarks/fuzz_kernels.py [COUNT=10000] [--seed S] [--only FAMILY]
+
+Integer operations must give every bit of the exact sums and of FORMAT.md's arithmetic after them, float operations be
+within `TOLERANCE` of the sum of magnitudes; the instruction set and the number of threads change nothing in the one and
+stay within the tolerance in the other. `run_operation` refuses what an operation writes beyond its outputs, and what it
+forgets to write shows as a pattern. `make sanitize` runs this under AddressSanitizer and UBSan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bitwright import _native
+
+TOLERANCE = 1e-5
+"""|found - exact| <= this * sum |x| |w|: the error of n additions in any order grows like sqrt(n) * 2^-24."""
+
+Array = np.ndarray
+Random = np.random.Generator
+Check = Callable[[list[Array]], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """An operation to make anew at every level, its inputs, and what its outputs must be."""
+
+    make: Callable[[], Any]
+    inputs: list[Array]
+    batch: int
+    check: Check
+    shape: str
+
+
+def chance(random: Random, probability: float = 0.5) -> bool:
+    return bool(random.random() < probability)
+
+
+def pick(random: Random, *choices: Any) -> Any:
+    return choices[int(random.integers(len(choices)))]
+
+
+def count(random: Random, least: int, most: int) -> int:
+    """Small numbers more often."""
+    return int(least + (most + 1 - least) * random.random() ** 2)
+
+
+# --- codes in memory (native/codes.h)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`_native.CodeLayout` with its fields to be read."""
+
+    height: int
+    width: int
+    channels: int
+    groups: int = 1
+    margins: dict[str, int] = field(default_factory=dict)
+    planes: int = 1
+
+    def native(self) -> Any:
+        return _native.CodeLayout(
+            self.height, self.width, self.channels, self.groups, **self.margins, planes=self.planes
+        )
+
+    def pack(self, codes: Array) -> Array:
+        """Codes (N, H, W, C) as bytes (N, image bytes)."""
+        images = len(codes)
+        margins = [(self.margins.get(a, 0), self.margins.get(b, 0)) for a, b in (("top", "bottom"), ("left", "right"))]
+        u = np.pad(codes.astype(np.uint8), [(0, 0), *margins, (0, 0)])
+        u = u.reshape(*u.shape[:3], self.groups, self.channels // self.groups)
+        unit = 32 if self.planes else 4
+        u = np.pad(u, [(0, 0)] * 4 + [(0, -u.shape[4] % unit)])
+        if self.planes:
+            bits = [np.packbits(u >> n & 1, axis=4, bitorder="little") for n in range(self.planes)]
+            flat = np.stack(bits, axis=1).reshape(images, -1)
+        else:
+            flat = u.reshape(images, -1)
+        return np.pad(flat, [(0, 0), (0, -flat.shape[1] % 64)])
+
+    def used(self) -> int:
+        """Bytes of an image that mean something."""
+        blank = Layout(self.height, self.width, self.channels, self.groups, self.margins, self.planes)
+        rows = self.height + self.margins.get("top", 0) + self.margins.get("bottom", 0)
+        columns = self.width + self.margins.get("left", 0) + self.margins.get("right", 0)
+        unit = 32 if blank.planes else 4
+        units = -(-self.channels // self.groups // unit) * unit // (8 if self.planes else 1)
+        return rows * columns * self.groups * units * max(1, self.planes)
+
+
+def margins(random: Random, least: tuple[int, int, int, int] = (0, 0, 0, 0)) -> dict[str, int]:
+    extra = random.integers(0, 3, 4) if chance(random, 0.3) else np.zeros(4, int)
+    return {n: int(a + b) for n, a, b in zip(("top", "left", "bottom", "right"), least, extra, strict=True)}
+
+
+# --- windows
+
+
+@dataclass(frozen=True)
+class Window:
+    """`_native.Window` with its fields to be read."""
+
+    image: tuple[int, int]
+    in_c: int
+    out_c: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def native(self) -> Any:
+        return _native.Window(**vars(self))
+
+    @property
+    def output(self) -> tuple[int, int]:
+        height, width = (
+            (n + 2 * p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(self.image, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        )
+        return height, width
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return (self.out_c, self.in_c // self.groups, *self.kernel)
+
+    def reach(self) -> tuple[int, int, int, int]:
+        """Margins (top, left, bottom, right) that the window needs at least."""
+        behind = [
+            max(0, (o - 1) * s + (k - 1) * d + 1 - p - n)
+            for n, k, s, p, d, o in zip(
+                self.image, self.kernel, self.stride, self.padding, self.dilation, self.output, strict=True
+            )
+        ]
+        return (*self.padding, *behind)
+
+    def sums(self, x: Array, weight: Array, outside: float = 0.0) -> Array:
+        """The convolution in float64, (N, H', W', O), of x (N, H, W, C); `outside` is what the padding holds."""
+        pads = [(p, p) for p in self.padding]
+        x = np.pad(x.astype(np.float64), [(0, 0), *pads, (0, 0)], constant_values=outside)
+        weight = weight.astype(np.float64)
+        height, width = self.output
+        result = np.zeros((len(x), height, width, self.out_c))
+        c, o = self.in_c // self.groups, self.out_c // self.groups
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                rows = slice(i * self.dilation[0], None, self.stride[0])
+                columns = slice(j * self.dilation[1], None, self.stride[1])
+                taps = x[:, rows, columns][:, :height, :width]
+                for g in range(self.groups):
+                    made = slice(g * o, (g + 1) * o)
+                    result[..., made] += taps[..., g * c : (g + 1) * c] @ weight[made, :, i, j].T
+        return result
+
+
+def random_window(random: Random, depthwise: bool = True) -> Window:
+    if chance(random, 0.15):  # a linear layer
+        return Window((1, 1), count(random, 1, 700), count(random, 1, 100))
+    groups = pick(random, 1, 1, 1, 1, 2, 3)
+    in_c, out_c = (groups * count(random, 1, pick(random, 8, 40, 140)) for _ in range(2))
+    if depthwise and chance(random, 0.05):
+        groups = in_c = out_c
+    kernel = pick(random, (3, 3), (3, 3), (1, 1), (count(random, 1, 5), count(random, 1, 5)))
+    stride = pick(random, (1, 1), (1, 1), (2, 2), (count(random, 1, 3), count(random, 1, 3)))
+    dilation = pick(random, (1, 1), (1, 1), (1, 1), (count(random, 1, 3), count(random, 1, 3)))
+    padding = pick(random, (1, 1), (0, 0), (count(random, 0, 4), count(random, 0, 4)))
+    least = [max(1, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)]
+    height, width = (n + count(random, 0, 12) for n in least)
+    return Window((height, width), in_c, out_c, kernel, stride, padding, dilation, groups)
+
+
+# --- what happens to sums
+
+
+def vector(random: Random, channels: int) -> Array:
+    """Per channel; sometimes whole numbers, so that boundaries are met exactly, sometimes zeros."""
+    if chance(random):
+        return random.integers(-3, 4, channels).astype(np.float32)
+    return random.standard_normal(channels).astype(np.float32)
+
+
+@dataclass
+class Ending:
+    """A random `Finish`, and what it makes of sums in float32, every operation rounded by itself."""
+
+    channels: int
+    vectors: dict[str, Array]
+    relu: bool
+    residual: Array | None
+    out: bool = True
+    encode: Coder | None = None
+
+    def native(self) -> Any:
+        encode = self.encode.native() if self.encode else None
+        given: dict[str, Any] = {**self.vectors, "relu": self.relu, "residual": self.residual is not None}
+        return _native.Finish(self.channels, **given, out=self.out, encode=encode)
+
+    def inputs(self) -> list[Array]:
+        return [] if self.residual is None else [self.residual]
+
+    def scaled(self, sums: Array, negative_sums: Array | None = None) -> Array:
+        y = sums.astype(np.float32)
+        if "multiplier" in self.vectors:
+            y = y * self.vectors["multiplier"]
+        if negative_sums is not None:
+            y = y - negative_sums.astype(np.float32) * self.vectors["negative"]
+        return self.rest(y)
+
+    def rest(self, y: Array) -> Array:
+        """In the type of y."""
+        for name in ("bias", "scale", "shift"):
+            if name in self.vectors:
+                y = y * self.vectors[name] if name == "scale" else y + self.vectors[name]
+        if self.residual is not None:
+            y = y + self.residual.reshape(y.shape)
+        return np.maximum(y, y.dtype.type(0)) if self.relu else y
+
+    def check(self, y: Array) -> Check:
+        """That the outputs are the floats y, and their codes."""
+        expected: list[tuple[Array, int]] = []
+        if self.out:
+            expected.append((np.ascontiguousarray(y.reshape(len(y), -1)).view(np.uint8), 4 * y[0].size))
+        if self.encode:
+            expected.append((self.encode.layout.pack(self.encode.codes(y)), self.encode.layout.used()))
+        return lambda found: compare(found, expected, floats=self.out)
+
+
+def compare(found: list[Array], expected: list[tuple[Array, int]], floats: bool) -> None:
+    """Bit for bit, but zeros of either sign are equal."""
+    assert len(found) == len(expected), f"{len(found)} outputs, expected {len(expected)}"
+    for i, (output, (wanted, used)) in enumerate(zip(found, expected, strict=True)):
+        got = output.reshape(len(wanted), -1)[:, :used]
+        want = wanted[:, :used]
+        if floats and i == 0:
+            got, want = (np.ascontiguousarray(a).view(np.float32) for a in (got, want))
+        wrong = np.count_nonzero(got != want)
+        assert not wrong, f"output {i}: {wrong} of {got.size} are wrong"
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A random `Encode`."""
+
+    kind: str
+    layout: Layout
+    scale: Array | None
+    shift: Array | None
+    reciprocal: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+
+    def native(self) -> Any:
+        return _native.Encode(
+            self.kind,
+            self.layout.native(),
+            scale=self.scale,
+            shift=self.shift,
+            reciprocal=self.reciprocal,
+            low=self.low,
+            high=self.high,
+        )
+
+    def codes(self, y: Array) -> Array:
+        z = y if self.scale is None else y * self.scale + self.shift
+        if self.kind == "sign":
+            return (z >= 0).astype(np.uint8)
+        m = np.rint(z * np.float32(self.reciprocal))
+        return np.where(m > self.low, np.minimum(m, np.float32(self.high)) - np.float32(self.low), 0).astype(np.uint8)
+
+
+def random_coder(random: Random, size: tuple[int, int], channels: int, spread: float) -> Coder:
+    """For numbers whose size is about `spread`."""
+    kind = pick(random, "sign", "sign", "quantize")
+    planes = 1 if kind == "sign" else pick(random, 1, 2, 3, 4)
+    if chance(random, 0.3):
+        planes = 0
+    divisors = [g for g in (1, 1, 2, 3) if channels % g == 0]
+    layout = Layout(*size, channels, pick(random, *divisors), margins(random), planes)
+    affine = chance(random, 0.4)
+    scale, shift = (vector(random, channels) if affine else None for _ in range(2))
+    if kind == "sign":
+        return Coder(kind, layout, scale, shift)
+    levels = (1 << (planes or 8)) - 1
+    low = float(random.integers(-levels, 1))
+    reciprocal = float(np.float32(1) / np.float32(random.uniform(0.1, 1) * max(spread, 1e-3) / levels * 4))
+    return Coder(kind, layout, scale, shift, reciprocal, low, low + float(random.integers(1, levels + 1)))
+
+
+def random_ending(random: Random, shape: tuple[int, ...], exact: bool, sums: Array | None = None) -> Ending:
+    """For outputs (N, ..., C); `exact`: of exact sums, with a multiplier and perhaps codes."""
+    channels = shape[-1]
+    names = [name for name in ("bias",) if chance(random, 0.3)]
+    if chance(random, 0.3):
+        names += ["scale", "shift"]
+    vectors = {name: vector(random, channels) for name in names}
+    if exact:
+        vectors["multiplier"] = np.abs(vector(random, channels))
+    residual = random.standard_normal(shape).astype(np.float32) if chance(random, 0.3) else None
+    ending = Ending(channels, vectors, chance(random, 0.3), residual)
+    if exact and chance(random, 0.6):
+        spread = float(np.abs(sums).mean()) if sums is not None and sums.size else 1.0
+        ending.encode = random_coder(random, (shape[1], shape[2]), channels, spread)
+        ending.out = chance(random, 0.4)
+    return ending
+
+
+# --- families
+
+
+def coded_activations(random: Random, window: Window, batch: int, planes: int) -> tuple[Layout, Array, int, int]:
+    """A layout that suits the window, codes, and the numbers low and step."""
+    layout = Layout(*window.image, window.in_c, window.groups, margins(random, window.reach()), planes)
+    codes = random.integers(0, 1 << (planes or 8), (batch, *window.image, window.in_c))
+    low, step = (-1, 2) if planes == 1 and chance(random, 0.7) else (int(random.integers(-20, 3)), 1)
+    return layout, codes, low, step
+
+
+def lattice(random: Random, window: Window, most: int) -> Array:
+    """Signs, ternary, 0/1 or k-bit whole numbers."""
+    low, high = pick(random, (-1, 1), (0, 1), (-most, most - 1), (-(most // 2) - 1, most // 2))
+    w = random.integers(low, high + 1, window.weight_shape)
+    if (low, high) == (-1, 1) and chance(random, 0.7):
+        w = np.where(w >= 0, 1, -1)
+    return w.astype(np.int8)
+
+
+def integer_convolution(random: Random, planes: int, most: int, bits: bool) -> Trial:
+    window, batch = random_window(random), count(random, 1, 3)
+    layout, codes, low, step = coded_activations(random, window, batch, planes)
+    weight = lattice(random, window, most)
+    padding = pick(random, 0, 0, low, low + step)
+    m = low + step * codes
+    sums = window.sums(m, weight, padding)
+    ending = random_ending(random, (batch, *window.output, window.out_c), True, sums)
+    if bits and set(np.unique(weight)) <= {-1, 0, 1} and chance(random, 0.3):
+        ending.vectors["negative"] = np.abs(vector(random, window.out_c))
+        parts = [window.sums(m, weight == sign, padding) for sign in (1, -1)]
+        y = ending.scaled(*parts)
+    else:
+        y = ending.scaled(sums)
+
+    def make() -> Any:
+        if bits:
+            return _native.BitConvOp(window.native(), layout.native(), low, step, weight, padding, ending.native())
+        return _native.ByteConvOp(window.native(), layout.native(), low, weight, padding, ending.native(), step=step)
+
+    return Trial(make, [layout.pack(codes), *ending.inputs()], batch, ending.check(y), f"{window} {layout} {ending}")
+
+
+def bit_conv(random: Random) -> Trial:
+    """Bit planes of codes times a few bits."""
+    return integer_convolution(random, pick(random, 1, 1, 2, 3, 4), 8, True)
+
+
+def byte_conv(random: Random) -> Trial:
+    """Bytes times bytes."""
+    return integer_convolution(random, 0, pick(random, 2, 8, 127), False)
+
+
+def encode(random: Random) -> Trial:
+    """Floats to codes, odd floats too."""
+    batch, size, channels = count(random, 1, 3), (count(random, 1, 9), count(random, 1, 9)), count(random, 1, 150)
+    x = random.standard_normal((batch, *size, channels)).astype(np.float32)
+    if chance(random):
+        x = np.rint(x * 2) / np.float32(2)  # ties and zeros
+    odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3e38], np.float32)
+    places = random.random(x.shape) < 0.02
+    x[places] = random.choice(odd, int(places.sum()))
+    coder = random_coder(random, size, channels, 1.0)
+    with np.errstate(all="ignore"):
+        expected = [(coder.layout.pack(coder.codes(x)), coder.layout.used())]
+    return Trial(
+        lambda: _native.EncodeOp(coder.native()),
+        [x],
+        batch,
+        lambda found: compare(found, expected, floats=False),
+        str(coder),
+    )
+
+
+def pool_codes(random: Random) -> Trial:
+    """The largest code under each window."""
+    batch, channels = count(random, 1, 3), count(random, 1, 150)
+    kernel = (count(random, 1, 3), count(random, 1, 3))
+    stride = (count(random, 1, 3), count(random, 1, 3))
+    padding = tuple(int(random.integers(0, k // 2 + 1)) for k in kernel)
+    image = tuple(k + count(random, 0, 9) for k in kernel)
+    window = Window(image, channels, channels, kernel, stride, padding, groups=1)  # type: ignore[arg-type]
+    planes = pick(random, 0, 1, 2, 4)
+    groups = pick(random, *[g for g in (1, 1, 2) if channels % g == 0])
+    into = Layout(*window.image, channels, groups, margins(random, window.reach()), planes)
+    made = Layout(*window.output, channels, groups, margins(random), planes)
+    codes = random.integers(0, 1 << (planes or 8), (batch, *window.image, channels)).astype(np.uint8)
+    padded = np.pad(codes, [(0, 0), *[(p, p) for p in window.padding], (0, 0)])
+    height, width = window.output
+    best = np.zeros((batch, height, width, channels), np.uint8)
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            best = np.maximum(best, padded[:, i :: stride[0], j :: stride[1]][:, :height, :width])
+    expected = [(made.pack(best), made.used())]
+    return Trial(
+        lambda: _native.PoolCodesOp(window.native(), into.native(), made.native()),
+        [into.pack(codes)],
+        batch,
+        lambda found: compare(found, expected, floats=False),
+        f"{window} {into} {made}",
+    )
+
+
+def near(ending: Ending, sums: Array, sizes: Array) -> Check:
+    """Floats within the tolerance of the float64 result."""
+    expected = ending.rest(sums)
+    slack = np.abs(sizes)
+    for name in ("bias", "scale", "shift"):
+        if name in ending.vectors:
+            size = np.abs(ending.vectors[name])
+            slack = slack * size if name == "scale" else slack + size
+    if ending.residual is not None:
+        slack = slack + np.abs(ending.residual.reshape(slack.shape))
+
+    def check(found: list[Array]) -> None:
+        (output,) = found
+        y = output.view(np.float32).reshape(expected.shape)
+        worst = np.abs(y - expected) - TOLERANCE * slack
+        assert not y.size or worst.max() <= 1e-30, f"{worst.max():.3g} beyond the tolerance"
+
+    return check
+
+
+def float_conv(random: Random) -> Trial:
+    """float32 convolution."""
+    window, batch = random_window(random), count(random, 1, 3)
+    x = random.standard_normal((batch, *window.image, window.in_c)).astype(np.float32)
+    w = random.standard_normal(window.weight_shape).astype(np.float32)
+    ending = random_ending(random, (batch, *window.output, window.out_c), False)
+    check = near(ending, window.sums(x, w), window.sums(np.abs(x), np.abs(w)))
+    return Trial(
+        lambda: _native.FloatConvOp(window.native(), w, ending.native()),
+        [x, *ending.inputs()],
+        batch,
+        check,
+        f"{window} {ending}",
+    )
+
+
+def float_linear(random: Random) -> Trial:
+    """float32 linear layer."""
+    batch, cols, rows = count(random, 1, 40), count(random, 1, 500), count(random, 1, 100)
+    x, w = (random.standard_normal((n, cols)).astype(np.float32) for n in (batch, rows))
+    ending = random_ending(random, (batch, rows), False)
+    check = near(ending, x.astype(np.float64) @ w.T.astype(np.float64), np.abs(x) @ np.abs(w.T))
+    return Trial(
+        lambda: _native.FloatLinearOp(cols, w, ending.native()),
+        [x, *ending.inputs()],
+        batch,
+        check,
+        f"{batch} {rows} {cols} {ending}",
+    )
+
+
+def sparse_entries(random: Random, size: int) -> tuple[Array, Array | None, Array, Array]:
+    """Positions, codes, values, and the dense vector."""
+    positions = np.flatnonzero(random.random(size) < random.random() ** 2).astype(np.int64)
+    dense = np.zeros(size, np.float32)
+    if chance(random):
+        values = random.standard_normal(len(positions)).astype(np.float32)
+        dense[positions] = values
+        return positions, None, values, dense
+    entries = pick(random, 1, 15, 32, 64, 256, 700)
+    values = random.standard_normal(entries).astype(np.float32)
+    codes = random.integers(0, entries, len(positions)).astype(np.uint8 if entries <= 256 else np.uint16)
+    dense[positions] = values[codes]
+    return positions, codes, values, dense
+
+
+def sparse_linear(random: Random) -> Trial:
+    """A sparse matrix, its values coded or not."""
+    batch, cols, rows = count(random, 1, 70), count(random, 1, 700), count(random, 1, 120)
+    positions, codes, values, dense = sparse_entries(random, rows * cols)
+    w = dense.reshape(rows, cols)
+    x = random.standard_normal((batch, cols)).astype(np.float32)
+    ending = random_ending(random, (batch, rows), False)
+    check = near(ending, x.astype(np.float64) @ w.T.astype(np.float64), np.abs(x) @ np.abs(w.T))
+    return Trial(
+        lambda: _native.SparseLinearOp(rows, cols, positions, codes, values, ending.native()),
+        [x, *ending.inputs()],
+        batch,
+        check,
+        f"{batch} {rows} {cols} {len(positions)} {ending}",
+    )
+
+
+def sparse_conv(random: Random) -> Trial:
+    """A convolution with sparse weights, coded or not."""
+    window, batch = random_window(random), count(random, 1, 3)
+    positions, codes, values, dense = sparse_entries(random, int(np.prod(window.weight_shape)))
+    w = dense.reshape(window.weight_shape)
+    x = random.standard_normal((batch, *window.image, window.in_c)).astype(np.float32)
+    ending = random_ending(random, (batch, *window.output, window.out_c), False)
+    check = near(ending, window.sums(x, w), window.sums(np.abs(x), np.abs(w)))
+    return Trial(
+        lambda: _native.SparseConvOp(window.native(), positions, codes, values, ending.native()),
+        [x, *ending.inputs()],
+        batch,
+        check,
+        f"{window} {len(positions)} {ending}",
+    )
+
+
+def pools(random: Random) -> Trial:
+    """Pools of floats: maxima exactly, means within the tolerance."""
+    batch, channels = count(random, 1, 3), count(random, 1, 70)
+    kernel = (count(random, 1, 4), count(random, 1, 4))
+    stride = (count(random, 1, 3), count(random, 1, 3))
+    padding = tuple(int(random.integers(0, k // 2 + 1)) for k in kernel)
+    image = tuple(k + count(random, 0, 9) for k in kernel)
+    window = Window(image, channels, channels, kernel, stride, padding, groups=channels)  # type: ignore[arg-type]
+    x = random.standard_normal((batch, *window.image, channels)).astype(np.float32)
+    common = (window.image, channels, kernel, stride, padding)
+    shape = str(window)
+    if chance(random):
+        ones = np.full(window.weight_shape, 1 / np.prod(kernel))
+        ending = Ending(channels, {}, False, None)
+        check = near(ending, window.sums(x, ones), window.sums(np.abs(x), ones))
+        return Trial(lambda: _native.AvgPoolOp(*common), [x], batch, check, shape)
+    padded = np.pad(x, [(0, 0), *[(p, p) for p in window.padding], (0, 0)], constant_values=-np.inf)
+    height, width = window.output
+    taps = [
+        padded[:, i :: stride[0], j :: stride[1]][:, :height, :width]
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+    exact = Ending(channels, {}, False, None).check(np.max(taps, axis=0))
+    return Trial(lambda: _native.MaxPoolOp(*common), [x], batch, exact, shape)
+
+
+FAMILIES: dict[str, tuple[Callable[[Random], Trial], str, float]] = {
+    "bit_conv": (bit_conv, "BitConvOp", 4),
+    "byte_conv": (byte_conv, "ByteConvOp", 3),
+    "encode": (encode, "EncodeOp", 2),
+    "pool_codes": (pool_codes, "PoolCodesOp", 1),
+    "float_conv": (float_conv, "FloatConvOp", 2),
+    "float_linear": (float_linear, "FloatLinearOp", 1),
+    "sparse_linear": (sparse_linear, "SparseLinearOp", 1),
+    "sparse_conv": (sparse_conv, "SparseConvOp", 1),
+    "pools": (pools, "MaxPoolOp", 1),
+}
+"""The operation of each, and how often it is tried."""
+
+
+def run(trial: Trial, isa: str, threads: int) -> list[Array]:
+    """The outputs at one level."""
+    _native.set_isa(isa)
+    try:
+        return list(_native.run_operation(trial.make(), trial.inputs, trial.batch, threads))
+    finally:
+        _native.set_isa(None)
+
+
+def fuzz(trials: int, seed: int, only: str = "") -> Counter[str]:
+    """How many trials each family had; AssertionError, with how to repeat it, where one fails."""
+    names = [name for name in FAMILIES if only in name and hasattr(_native, FAMILIES[name][1])]
+    weights = np.array([FAMILIES[name][2] for name in names])
+    done: Counter[str] = Counter()
+    for number in range(seed, seed + trials):
+        random = np.random.default_rng(number)
+        name = names[int(random.choice(len(names), p=weights / weights.sum()))]
+        trial = FAMILIES[name][0](random)
+        for isa in _native.isa_names():
+            threads = int(random.integers(1, 4))
+            try:
+                trial.check(run(trial, isa, threads))
+            except (AssertionError, ValueError, RuntimeError) as error:
+                repeat = f"fuzz_kernels.py 1 --seed {number}" + (f" --only {only}" if only else "")
+                raise AssertionError(f"{name} {isa} {threads} threads: {error}\n{trial.shape}\n{repeat}") from error
+        done[name] += 1
+    return done
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, nargs="?", default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="families whose name has this in it")
+    options = parser.parse_args()
+    start = time.perf_counter()
+    done = fuzz(options.count, options.seed, options.only)
+    tried = ", ".join(f"{name} {times}" for name, times in sorted(done.items()))
+    print(f"{options.count} trials at {', '.join(_native.isa_names())} in {time.perf_counter() - start:.0f} s: {tried}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

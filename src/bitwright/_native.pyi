@@ -107,6 +107,30 @@ class Stopwatch:
 
 # --- bits (native/bind_bits.cc)
 
+# Floats [height, width, channels] of the encode's layout to codes.
+class EncodeOp(Operation):
+    def __init__(self, encode: Encode) -> None: ...
+
+# Max pooling; the layouts differ in size and margins only. Codes outside the image do not count. `out` may be one larger
+# than the window's output, as in ceil mode.
+class PoolCodesOp(Operation):
+    def __init__(self, window: Window, x: CodeLayout, out: CodeLayout) -> None: ...
+
+# x: planes of codes u, activations m = low + step * u (step 1 or 2), outside the image m = padding. weights: int8
+# [O, C / groups, kernel_h, kernel_w], at most 8 in magnitude, 1 where finish has `negative`.
+class BitConvOp(Operation):
+    def __init__(
+        self,
+        window: Window,
+        x: CodeLayout,
+        low: int,
+        step: int,
+        weights: np.ndarray,
+        padding: int = 0,
+        *,
+        finish: Finish,
+    ) -> None: ...
+
 # --- bytes (native/bind_bytes.cc): exact sums of byte codes and int8 weights.
 
 # A code u of x is the number low + step * u, beyond the image is the number `padding`. weights int8 [O, C / groups,

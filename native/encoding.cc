@@ -1,0 +1,59 @@
+#include "encoding.h"
+
+#include <algorithm>
+
+#include "cpu.h"
+#include "kernels/code_rows.h"
+#include "parallel.h"
+
+namespace {
+
+constexpr int64_t kElementsPerTask = 1 << 15;
+
+auto encode_variant() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512) return encode_avx512;
+  if (isa == Isa::avx2) return encode_avx2;
+#endif
+  return encode_ref;
+}
+
+int64_t float_bytes(const CodeLayout& l) { return l.height * l.width * l.channels * static_cast<int64_t>(sizeof(float)); }
+
+}  // namespace
+
+EncodeOp::EncodeOp(const OwnedEncode& encode)
+    : Operation({float_bytes(encode.layout)}, {code_image_bytes(&encode.layout)}),
+      encode_(encode),
+      row_(encode_variant()),
+      level_(isa_name(std::min(current_isa(), Isa::avx512))) {}
+
+std::string EncodeOp::kernel() const { return std::string("encode ") + level_; }
+
+void EncodeOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  const Encode e = encode_.view();
+  const CodeLayout& l = e.layout;
+  const auto* x = static_cast<const float*>(inputs[0]);
+  auto* out = static_cast<uint8_t*>(outputs[0]);
+  const int64_t row = l.width * l.channels, rows = std::max<int64_t>(kElementsPerTask / row, 1);
+  const int64_t tasks = (batch * l.height + rows - 1) / rows;
+  parallel_for(tasks, static_cast<int>(std::min<int64_t>(tasks, threads)), [&](int64_t task) {
+    for (int64_t r = task * rows; r < std::min((task + 1) * rows, batch * l.height); ++r) {
+      const int64_t y = r % l.height;
+      uint8_t* image = out + r / l.height * code_image_bytes(&l);
+      clear_rows(&l, image, y, y + 1, 0);
+      row_(&e, x + r * row, l.width, image + (l.planes ? 4 : 1) * code_pixel(&l, y, 0));
+    }
+  });
+}
+
+PoolCodesOp::PoolCodesOp(const Conv2dShape& shape, const CodeLayout& x, const CodeLayout& out)
+    : Operation({code_image_bytes(&x)}, {code_image_bytes(&out)}), shape_(shape), x_(x), out_(out) {}
+
+void PoolCodesOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  parallel_for(batch, threads, [&](int64_t image) {
+    pool_codes_portable(&shape_, &x_, &out_, static_cast<const uint8_t*>(inputs[0]) + image * code_image_bytes(&x_),
+                        static_cast<uint8_t*>(outputs[0]) + image * code_image_bytes(&out_));
+  });
+}

@@ -1,0 +1,31 @@
+// Operations that make codes of floats and of codes.
+#pragma once
+#include <string>
+
+#include "bits.h"
+#include "finish.h"
+#include "operation.h"
+
+// NHWC floats of the encode's layout to codes.
+class EncodeOp final : public Operation {
+ public:
+  explicit EncodeOp(const OwnedEncode& encode);
+  std::string kernel() const override;
+  void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+
+ private:
+  OwnedEncode encode_;
+  void (*row_)(ENCODE_ARGUMENTS);
+  const char* level_;
+};
+
+// Max pooling of codes; what is outside the image does not count. The layouts have the same channels, groups and planes.
+class PoolCodesOp final : public Operation {
+ public:
+  PoolCodesOp(const Conv2dShape& shape, const CodeLayout& x, const CodeLayout& out);
+  void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+
+ private:
+  Conv2dShape shape_;
+  CodeLayout x_, out_;
+};

@@ -16,12 +16,21 @@
 
 namespace {
 
-constexpr int64_t kChunk = 32;         // pixels whose sums are kept at a time: with a block of weights they stay in L1
-constexpr int64_t kTaskPixels = 1024;  // at most; the addresses of a task's pixels are computed once
+constexpr int64_t kChunk = 32;            // pixels whose sums are kept at a time
+constexpr int64_t kTaskPixels = 1024;     // at most
 constexpr int64_t kWorthThread = 20'000;  // steps of 16 channels by 32 bits that take as long as waking a thread
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Of one task. Addresses and the like are computed once, sums are kept of so many pixels that they stay in the first cache
+// together with a block of weights.
+struct Scratch {
+  int32_t sums[kChunk * BITS_BLOCK], negative[kChunk * BITS_BLOCK];
+  const uint32_t* windows[kTaskPixels];
+  uint8_t* places[kTaskPixels];
+  int32_t classes[kTaskPixels];
+};
 
 BitVariant bit_variant() {
 #if defined(__x86_64__)
@@ -283,29 +292,23 @@ struct BitConvOp::Task {
 void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finish, int64_t out_image) const {
   const Conv2dShape& s = shape_;
   const CodeLayout* codes = finish.e.codes ? &finish.e.encode.layout : nullptr;
-  auto* scratch = static_cast<uint8_t*>(thread_scratch(2 * kChunk * BITS_BLOCK * sizeof(int32_t) + kTaskPixels * 20));
-  auto* sums = reinterpret_cast<int32_t*>(scratch);
-  int32_t* negative = sums + kChunk * BITS_BLOCK;
-  auto** places = reinterpret_cast<uint8_t**>(negative + kChunk * BITS_BLOCK);
-  auto** windows = reinterpret_cast<const uint32_t**>(places + kTaskPixels);
-  auto* classes = reinterpret_cast<int32_t*>(windows + kTaskPixels);
-
+  auto* scratch = static_cast<Scratch*>(thread_scratch(sizeof(Scratch)));
   const Borders& b = parts_[0].borders;
   const int64_t x_image = code_image_bytes(&x_), x_pixel = code_pixel_units(&x_);
   int64_t image = task.pixel0 / (s.out_h * s.out_w), oy = task.pixel0 / s.out_w % s.out_h, ox = task.pixel0 % s.out_w;
   for (int64_t i = 0; i < task.pixels; ++i) {
     const auto* words = reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(x) + image * x_image);
     const int64_t iy = oy * s.stride_h - s.pad_h + x_.top, ix = ox * s.stride_w - s.pad_w + x_.left;
-    windows[i] = words + (iy * code_columns(&x_) + ix) * x_pixel;
-    classes[i] = static_cast<int32_t>((b.row_class[oy] * b.columns + b.column_class[ox]) * b.lanes);
+    scratch->windows[i] = words + (iy * code_columns(&x_) + ix) * x_pixel;
+    scratch->classes[i] = static_cast<int32_t>((b.row_class[oy] * b.columns + b.column_class[ox]) * b.lanes);
     if (codes) {
       auto* result = static_cast<uint8_t*>(finish.e.codes) + image * out_image;
       const int64_t unit = codes->planes ? 4 : 1, pixel_bytes = unit * code_pixel_units(codes);
-      places[i] = result + unit * code_pixel(codes, oy, ox);
+      scratch->places[i] = result + unit * code_pixel(codes, oy, ox);
       if (ox == 0 && task.block0 == 0) clear_rows(codes, result, oy, oy + 1, 0);
       if (!finish.fill)
         for (int64_t n = 0; n < std::max<int64_t>(codes->planes, 1); ++n)
-          memset(places[i] + n * 4 * code_plane_units(codes), 0, pixel_bytes);
+          memset(scratch->places[i] + n * 4 * code_plane_units(codes), 0, pixel_bytes);
     }
     if (++ox == s.out_w) {
       ox = 0;
@@ -319,17 +322,19 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
     const int64_t width = block_width_at(group_lanes(), in_group);
     for (int64_t i = 0; i < task.pixels; i += kChunk) {
       const int64_t pixels = std::min(kChunk, task.pixels - i);
-      int32_t* into = sums;
+      int32_t* into = scratch->sums;
       for (const Part& p : parts_) {
         BitSums of_group = p.sums;
         for (int64_t n = 0; n < of_group.passes; ++n) of_group.pass[n].x += group * of_group.words;
         const uint8_t* weights = p.weights.data() + p.weights.bytes() / lanes_ * lane;
-        variant_.sums(&of_group, windows + i, pixels, weights, width, into);
-        into = negative;
+        variant_.sums(&of_group, scratch->windows + i, pixels, weights, width, into);
+        into = scratch->negative;
       }
-      const BitFinishTask t = {sums,         parts_.size() > 1 ? negative : nullptr, classes + i, places + i,
-                               task.pixel0 + i, pixels, lane, width, group * channels + in_group,
-                               std::min(channels - in_group, width)};
+      const BitFinishTask t = {scratch->sums,      parts_.size() > 1 ? scratch->negative : nullptr,
+                               scratch->classes + i, scratch->places + i,
+                               task.pixel0 + i,      pixels,
+                               lane,                 width,
+                               group * channels + in_group, std::min(channels - in_group, width)};
       end_(&finish, &t);
     }
   }

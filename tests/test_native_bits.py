@@ -377,8 +377,7 @@ def test_refusals_say_what_was_expected() -> None:
             0,
             1,
             np.ones((1, 1 << 18, 1, 1), np.int8),
-            0,
-            _native.Finish(1),
+            finish=_native.Finish(1),
         )
     with pytest.raises(ValueError, match="other channels, groups or planes"):
         _native.PoolCodesOp(_native.Window((4, 4), 8, 8), Layout(4, 4, 8).native, Layout(4, 4, 8, planes=2).native)

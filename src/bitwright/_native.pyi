@@ -111,7 +111,7 @@ class Stopwatch:
 class EncodeOp(Operation):
     def __init__(self, encode: Encode) -> None: ...
 
-# Max pooling; the layouts differ in size and margins only. Codes outside the image do not count. `out` may be one larger
+# Max pooling; the layouts differ in size and margins only. Codes outside the image don't count. `out` may be one larger
 # than the window's output, as in ceil mode.
 class PoolCodesOp(Operation):
     def __init__(self, window: Window, x: CodeLayout, out: CodeLayout) -> None: ...

@@ -36,7 +36,7 @@ auto sparse_linear_variant() {
 // Output rows per task: the input rows they need stay in the second-level cache, beside a block of weights, while all
 // output channels pass over them.
 int64_t conv_rows(const Conv2dShape& s, int threads) {
-  constexpr int64_t kRowBytes = 128 * 1024;
+  constexpr int64_t kRowBytes = 256 * 1024;
   const int64_t row = std::max<int64_t>(conv2d_padded_row(&s) * static_cast<int64_t>(sizeof(float)), 1);
   const int64_t halo = (s.kernel_h - 1) * s.dilation_h + 1;
   int64_t rows = std::max<int64_t>((kRowBytes / row - halo) / s.stride_h + 1, 2);

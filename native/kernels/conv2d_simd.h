@@ -14,7 +14,6 @@ static Tile conv_tile(const Conv2dShape* s) {
   memset(&t, 0, sizeof t);
   t.row_stride = s->stride_h;
   t.row_dilation = s->dilation_h;
-  t.kernel_h = s->kernel_h;
   t.pixel_step = s->stride_w * s->in_c;
   t.segments = merged ? 1 : s->kernel_w;
   t.segment_step = s->dilation_w * s->in_c;
@@ -24,22 +23,38 @@ static Tile conv_tile(const Conv2dShape* s) {
   return t;
 }
 
-// All output rows of the task, one block of channels. `channel` is the block's first, `lanes` are valid, the input's
-// channels start at `first`.
-static void conv_block(const Conv2dShape* s, const Epilogue* e, const Conv2dTask* task, const float* const* rows, Tile* t,
-                       int64_t channel, int64_t lanes, int64_t first, float* out) {
-  const int64_t registers = pass_registers(t->width), most = TILE_SUMS / registers;
-  const int64_t widest = most < MAX_RX_ONE ? most : MAX_RX_ONE;
-  const int64_t tiles = (s->out_w + widest - 1) / widest;
+static inline int64_t clamp(int64_t v, int64_t low, int64_t high) { return v < low ? low : v < high ? v : high; }
+
+// Of the kernel rows, [begin, end) meet the image from output row oy.
+typedef struct {
+  int64_t begin, end;
+} KernelRows;
+
+static KernelRows kernel_rows(const Conv2dShape* s, int64_t oy) {
+  const int64_t above = s->pad_h - oy * s->stride_h, below = above + s->in_h, d = s->dilation_h;
+  KernelRows r = {above <= 0 ? 0 : clamp((above + d - 1) / d, 0, s->kernel_h),
+                  below <= 0 ? 0 : clamp((below + d - 1) / d, 0, s->kernel_h)};
+  return r;
+}
+
+// All output rows of the task, some registers of channels. `channel` is their first, `lanes` are valid, the input's channels
+// start at `first`.
+static void conv_channels(const Conv2dShape* s, const Epilogue* e, const Conv2dTask* task, const float* const* rows, Tile* t,
+                          int64_t registers, int64_t channel, int64_t lanes, int64_t first, float* out) {
+  const int64_t most = TILE_SUMS / registers, widest = most < MAX_RX_ONE ? most : MAX_RX_ONE;
+  const int64_t tiles = (s->out_w + widest - 1) / widest, wider = (s->out_w + tiles - 1) / tiles;
   t->lanes = lanes;
   t->epilogue.bias = advance(e->bias, channel);
   t->epilogue.scale = advance(e->scale, channel);
   t->epilogue.shift = advance(e->shift, channel);
   t->epilogue.relu = e->relu;
-  const int64_t wider = (s->out_w + tiles - 1) / tiles;
   for (int64_t oy = task->row0; oy < task->row1;) {
-    const int64_t ry = 2 * wider <= most && oy + 1 < task->row1 ? 2 : 1;
+    const KernelRows own = kernel_rows(s, oy), next = kernel_rows(s, oy + 1);
+    const int like = own.begin == next.begin && own.end == next.end;
+    const int64_t ry = 2 * wider <= most && oy + 1 < task->row1 && like ? 2 : 1;
     t->rows = rows + (oy - task->row0) * s->stride_h;
+    t->ky0 = own.begin;
+    t->ky1 = own.end;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t x0 = s->out_w * i / tiles, x1 = s->out_w * (i + 1) / tiles;
       const int64_t position = ((task->image * s->out_h + oy) * s->out_w + x0) * s->out_c + channel;
@@ -55,18 +70,17 @@ static void conv_block(const Conv2dShape* s, const Epilogue* e, const Conv2dTask
 static void conv2d(CONV2D_ARGUMENTS) {
   const Conv2dShape* s = shape;
   const int64_t in_c = s->in_c / s->groups, out_c = s->out_c / s->groups;
-  const int64_t taps = s->kernel_h * s->kernel_w * in_c;
+  const int64_t taps = s->kernel_h * s->kernel_w * in_c, blocks = block_count(out_c);
   prepare_rows(s, x + task->image * s->in_h * s->in_w * s->in_c, task, scratch);
   Tile t = conv_tile(s);
   for (int64_t b = task->block0; b < task->block1; ++b) {
-    const int64_t group = b / block_count(out_c), block = b % block_count(out_c);
+    const int64_t group = b / blocks, block = b % blocks, left = out_c - block * BLOCK;
     t.width = block_width(out_c, block);
-    const float* w = weights + (group * padded_channels(out_c) + block * BLOCK) * taps;
-    const int64_t pass = pass_registers(t.width) * LANES;
-    for (int64_t lane = 0; lane < t.width && block * BLOCK + lane < out_c; lane += pass) {
-      t.weights = w + lane;
-      conv_block(s, epilogue, task, (const float* const*)scratch, &t, group * out_c + block * BLOCK + lane,
-                 out_c - block * BLOCK - lane, group * in_c, out);
-    }
+    t.weights = weights + (group * padded_channels(out_c) + block * BLOCK) * taps;
+    const int64_t channel = group * out_c + block * BLOCK, first = group * in_c;
+    const float* const* rows = (const float* const*)scratch;
+    const int64_t registers = pass_registers(t.width), pass = registers * LANES;
+    for (int64_t lane = 0; lane < t.width && lane < left; lane += pass, t.weights += pass)
+      conv_channels(s, epilogue, task, rows, &t, registers, channel + lane, left - lane, first, out);
   }
 }

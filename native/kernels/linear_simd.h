@@ -33,14 +33,14 @@ static inline void one_sample(int64_t in_c, Tile* t) {
   }
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) sums[0][v] = add(add(sums[0][v], sums[1][v]), add(sums[2][v], sums[3][v]));
-  finish_pixel<NV>(t, sums[0], 0);
+  finish_tile<NV, 1>(t, sums, [](int) { return (int64_t)0; });
 }
 
 static void linear(LINEAR_ARGUMENTS) {
   Tile t;
   memset(&t, 0, sizeof t);
   t.rows = &x;
-  t.kernel_h = t.segments = 1;
+  t.ky1 = t.segments = 1;
   t.run = t.pixel_step = in_c;
   t.out_pixel_step = out_c;
   const int64_t samples = task->n1 - task->n0;

@@ -6,10 +6,11 @@
 #pragma once
 
 typedef struct {
-  // Input. rows[ry * row_stride + ky * row_dilation] is the padded input row that row ry of the tile needs for ky.
-  // Of it, segment g of output pixel p takes the floats from offset + p * pixel_step + g * segment_step.
+  // Input. rows[ry * row_stride + ky * row_dilation] is the padded input row that row ry of the tile needs for ky, of
+  // which [ky0, ky1) count: what others would add is zero. Of it, segment g of output pixel p takes the floats from
+  // offset + p * pixel_step + g * segment_step.
   const float* const* rows;
-  int64_t row_stride, row_dilation, kernel_h;
+  int64_t row_stride, row_dilation, ky0, ky1;
   int64_t offset, pixel_step;
   int64_t segments, segment_step, run;
   // Weights of these channels: [kernel_h][segments][run] groups of NV registers, `width` floats apart.
@@ -24,23 +25,38 @@ typedef struct {
 
 static inline const float* advance(const float* p, int64_t n) { return p ? p + n : p; }
 
-template <int NV>
-static inline void finish_pixel(const Tile* t, vec* sums, int64_t position) {
+// `sums`: NV registers of channels for each of M pixels; `at(m)`: where pixel m lies, counted from the tile's first.
+template <int NV, int M, bool FULL, class At>
+static inline void finish_sums(const Tile* t, vec (*sums)[NV], const At at) {
   const Epilogue* e = &t->epilogue;
 #pragma GCC unroll 2
   for (int v = 0; v < NV; ++v) {
-    const int64_t lanes = t->lanes - v * LANES;
-    if (lanes <= 0) return;
-    vec y = sums[v];
-    if (e->bias) y = add(y, load_first(e->bias + v * LANES, lanes));
-    if (e->scale) {
-      y = mul(y, load_first(e->scale + v * LANES, lanes));
-      y = add(y, load_first(e->shift + v * LANES, lanes));
+    const int64_t c = v * LANES, lanes = FULL ? LANES : t->lanes - c;
+    if (e->bias) {
+      const vec bias = load_first(e->bias + c, lanes);
+#pragma GCC unroll 32
+      for (int m = 0; m < M; ++m) sums[m][v] = add(sums[m][v], bias);
     }
-    if (e->residual) y = add(y, load_first(e->residual + position + v * LANES, lanes));
-    if (e->relu) y = maximum(zero(), y);
-    store_first(t->out + position + v * LANES, y, lanes);
+    if (e->scale) {
+      const vec scale = load_first(e->scale + c, lanes), shift = load_first(e->shift + c, lanes);
+#pragma GCC unroll 32
+      for (int m = 0; m < M; ++m) sums[m][v] = add(mul(sums[m][v], scale), shift);
+    }
+    if (e->residual)
+#pragma GCC unroll 32
+      for (int m = 0; m < M; ++m) sums[m][v] = add(sums[m][v], load_first(e->residual + at(m) + c, lanes));
+    if (e->relu)
+#pragma GCC unroll 32
+      for (int m = 0; m < M; ++m) sums[m][v] = maximum(zero(), sums[m][v]);
+#pragma GCC unroll 32
+    for (int m = 0; m < M; ++m) store_first(t->out + at(m) + c, sums[m][v], lanes);
   }
+}
+
+template <int NV, int M, class At>
+static inline void finish_tile(const Tile* t, vec (*sums)[NV], const At at) {
+  if (t->lanes >= NV * LANES) return finish_sums<NV, M, true>(t, sums, at);
+  finish_sums<NV, M, false>(t, sums, at);
 }
 
 // Pixel m of a row lies m = j * 2^k pixel steps on, j odd. The few odd multiples stay in registers and the power of two is
@@ -52,46 +68,66 @@ static inline const float* pixel_value(const float* x, const int64_t* odd, int m
   return (const float*)((const char*)x + (odd[(m >> k) / 2] << k));
 }
 
+// Weights are asked for this many taps before they are needed: large layers stream them from beyond the first-level cache.
+static const int AHEAD = 8;
+
+// N taps from the pixels at x[ry] and the weights at w.
+template <int NV, int RY, int RX, int N>
+static inline void add_taps(const Tile* t, const float* const* x, const float* w, const int64_t* odd, vec (*sums)[NV]) {
+#pragma GCC unroll 2
+  for (int k = 0; k < N; ++k) {
+    vec weight[NV];
+#pragma GCC unroll 2
+    for (int v = 0; v < NV; ++v) {
+      const float* at = w + k * t->width + v * LANES;
+      weight[v] = load(at);
+      prefetch(at + AHEAD * t->width);
+    }
+#pragma GCC unroll 32
+    for (int m = 0; m < RY * RX; ++m) {
+      const vec value = broadcast(pixel_value(x[m / RX], odd, m % RX)[k]);
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) sums[m][v] = fma(value, weight[v], sums[m][v]);
+    }
+  }
+}
+
 template <int NV, int RY, int RX>
 static void tile(const Tile* t) {
   vec sums[RY * RX][NV];
-#pragma GCC unroll 64
+#pragma GCC unroll 32
   for (int m = 0; m < RY * RX; ++m)
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) sums[m][v] = zero();
 
-  const float* w = t->weights;
+  const float* w = t->weights + t->ky0 * t->segments * t->run * t->width;
   int64_t odd[ODD_MULTIPLES];
 #pragma GCC unroll 7
   for (int i = 0; i < ODD_MULTIPLES; ++i) odd[i] = (2 * i + 1) * t->pixel_step * (int64_t)sizeof(float);
-  for (int64_t ky = 0; ky < t->kernel_h; ++ky) {
+  for (int64_t ky = t->ky0; ky < t->ky1; ++ky) {
     for (int64_t g = 0; g < t->segments; ++g) {
       const float* x[RY];
 #pragma GCC unroll 2
       for (int ry = 0; ry < RY; ++ry)
         x[ry] = t->rows[ry * t->row_stride + ky * t->row_dilation] + t->offset + g * t->segment_step;
-      for (int64_t c = 0; c < t->run; ++c) {
+      int64_t c = 0;
+      for (; c + 2 <= t->run; c += 2) {
         // Without this the compiler would compute all multiples before the loop, and run out of registers.
 #pragma GCC unroll 7
         for (int i = 0; i < RX / 2; ++i) __asm__("" : "+r"(odd[i]));
-        vec weight[NV];
+        add_taps<NV, RY, RX, 2>(t, x, w, odd, sums);
 #pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) weight[v] = load(w + v * LANES);
+        for (int ry = 0; ry < RY; ++ry) x[ry] += 2;
+        w += 2 * t->width;
+      }
+      if (c < t->run) {
+        add_taps<NV, RY, RX, 1>(t, x, w, odd, sums);
         w += t->width;
-#pragma GCC unroll 64
-        for (int m = 0; m < RY * RX; ++m) {
-          const vec value = broadcast(*pixel_value(x[m / RX], odd, m % RX));
-#pragma GCC unroll 2
-          for (int v = 0; v < NV; ++v) sums[m][v] = fma(value, weight[v], sums[m][v]);
-        }
-#pragma GCC unroll 2
-        for (int ry = 0; ry < RY; ++ry) ++x[ry];
       }
     }
   }
-#pragma GCC unroll 64
-  for (int m = 0; m < RY * RX; ++m)
-    finish_pixel<NV>(t, sums[m], (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step);
+  finish_tile<NV, RY * RX>(
+      t, sums, [t](int m) { return (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step; });
 }
 
 // The widest tile: half the sums in each of two rows, or all of them in one, but never more than 14 pixels.

@@ -15,6 +15,7 @@ static inline __m256i first(int64_t n) {
 static inline vec zero(void) { return _mm256_setzero_ps(); }
 static inline vec load(const float* p) { return _mm256_loadu_ps(p); }
 static inline vec load_first(const float* p, int64_t n) { return n >= 8 ? load(p) : _mm256_maskload_ps(p, first(n)); }
+static inline void prefetch(const float* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 static inline void store(float* p, vec v) { _mm256_storeu_ps(p, v); }
 static inline void store_first(float* p, vec v, int64_t n) {
   if (n >= 8)

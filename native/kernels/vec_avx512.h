@@ -8,10 +8,11 @@
 static const int LANES = 16, TILE_SUMS = 28;  // TILE_SUMS: registers a tile may use for its sums, of 32
 typedef __m512 vec;
 
-static inline __mmask16 first(int64_t n) { return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1); }
+static inline __mmask16 first(int64_t n) { return (__mmask16)(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1); }
 static inline vec zero(void) { return _mm512_setzero_ps(); }
 static inline vec load(const float* p) { return _mm512_loadu_ps(p); }
 static inline vec load_first(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(first(n), p); }
+static inline void prefetch(const float* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 static inline void store(float* p, vec v) { _mm512_storeu_ps(p, v); }
 static inline void store_first(float* p, vec v, int64_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
 static inline vec broadcast(float x) { return _mm512_set1_ps(x); }

@@ -20,17 +20,22 @@ constexpr int64_t kSamples = 56;
 struct Variant {
   const char* name;
   void (*run)(BYTES_ARGUMENTS);
-  int word_codes;  // 0: weights as given
+  int word_codes;     // 0: weights as given
+  int segment_words;  // of which the words of a segment are a multiple
 };
 
-Variant choose_variant() {
+Variant choose_variant(const ByteConv& c) {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
-  if (isa >= Isa::avx512vnni) return {"bytes avx512vnni", bytes_avx512vnni, 4};
-  if (isa >= Isa::avx512) return {"bytes avx512", bytes_avx512, 2};
-  if (isa >= Isa::avx2) return {"bytes avx2", bytes_avx2, 2};
+  // Tiles take 64 codes of a segment at a time; where most were padding VNNI is faster.
+  const int64_t codes = byte_segment_codes(&c);
+  const bool tiles = !c.depthwise && 4 * codes >= ceil_div(codes, 64) * 64;
+  if (isa >= Isa::amx && tiles) return {"bytes amx", bytes_amx, 4, 16};
+  if (isa >= Isa::avx512vnni) return {"bytes avx512vnni", bytes_avx512vnni, 4, 1};
+  if (isa >= Isa::avx512) return {"bytes avx512", bytes_avx512, 2, 1};
+  if (isa >= Isa::avx2) return {"bytes avx2", bytes_avx2, 2, 1};
 #endif
-  return {"bytes ref", bytes_ref, 0};
+  return {"bytes ref", bytes_ref, 0, 1};
 }
 
 // |sum| is at most the largest number times the sum of the absolute weights; with two sums these share the weights.
@@ -74,24 +79,28 @@ Borders find_borders(const ByteConv& c, const int8_t* weights) {
   return make_borders(lanes, sums.data(), c.low, c.low, c.padding, lanes.out_c);
 }
 
-Aligned<uint8_t> pack_weights(const ByteConv& c, const int8_t* weights, int word_codes) {
+Aligned<uint8_t> pack_weights(const ByteConv& c, const int8_t* weights, const Variant& variant) {
   const int64_t taps = c.shape.kernel_h * c.shape.kernel_w, channels = c.shape.in_c / c.shape.groups;
-  if (!word_codes) {
+  if (!variant.word_codes) {
     Aligned<uint8_t> copy(c.shape.out_c * channels * taps);
     std::copy_n(weights, c.shape.out_c * channels * taps, reinterpret_cast<int8_t*>(copy.data()));
     return copy;
   }
-  const int codes = c.depthwise ? 2 : word_codes;  // weights in a word
-  const int64_t words = c.depthwise ? 1 : code_group_units(&c.x) / codes;
+  const int codes = c.depthwise ? 2 : variant.word_codes;  // weights in a word
+  const int64_t tap_words = c.depthwise ? 1 : code_group_units(&c.x) / codes;
+  const int64_t segment_taps = c.shape.kernel_w / byte_segments(&c);
+  const int64_t words = ceil_div(segment_taps * tap_words, variant.segment_words) * variant.segment_words;
+  const int64_t segments = taps / segment_taps;
   const int64_t group_lanes = byte_group_lanes(&c);
-  Aligned<uint8_t> packed(4 * byte_groups(&c) * group_lanes * taps * words);
+  Aligned<uint8_t> packed(4 * byte_groups(&c) * group_lanes * segments * words);
   for_each_lane(c, [&](int64_t lane, int64_t o, int sign) {
     const int64_t in_group = lane % group_lanes, width = byte_block_lanes(&c, in_group / SUM_LANES);
-    const int64_t block = (lane - in_group % SUM_LANES) * taps * words;
+    const int64_t block = (lane - in_group % SUM_LANES) * segments * words;
     for (int64_t i = 0; i < channels; ++i)
       for (int64_t tap = 0; tap < taps; ++tap) {
         const int8_t weight = weight_of(weights[(o * channels + i) * taps + tap], sign);
-        const int64_t word = block + (tap * words + i / codes) * width + in_group % SUM_LANES;
+        const int64_t of_segment = tap % segment_taps * tap_words + i / codes;
+        const int64_t word = block + (tap / segment_taps * words + of_segment) * width + in_group % SUM_LANES;
         if (codes == 4)
           reinterpret_cast<int8_t*>(packed.data())[4 * word + i % 4] = weight;
         else
@@ -136,8 +145,8 @@ ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t l
   conv_ = {window, x, low, step, padding, two, depthwise, nullptr, nullptr, nullptr, nullptr, 0};
   check_sums(conv_, weights);
   borders_ = find_borders(conv_, weights);
-  const Variant variant = choose_variant();
-  packed_ = pack_weights(conv_, weights, variant.word_codes);
+  const Variant variant = choose_variant(conv_);
+  packed_ = pack_weights(conv_, weights, variant);
   conv_.weights = packed_.data();
   conv_.row_class = borders_.row_class.data();
   conv_.column_class = borders_.column_class.data();

@@ -40,7 +40,8 @@ static inline int64_t byte_block_lanes(const ByteConv* c, int64_t block_of_group
 }
 
 // Packed weights, per group and block: [kernel_h][segments][words][lanes], each word the weights of one lane for
-// consecutive codes of a segment: four int8 or two int16. Lanes, channels and codes without a weight have 0.
+// consecutive codes of a segment: four int8 or two int16. Lanes, channels and codes without a weight have 0; for AMX
+// the words of a segment are filled up to 16.
 // Depthwise: [kernel_h][kernel_w][lanes], one int16 in each word.
 // Taps side by side in memory are one long segment: what makes images of 3 channels fast.
 static inline int byte_merged(const ByteConv* c) {
@@ -80,6 +81,7 @@ void bytes_ref(BYTES_ARGUMENTS);
 void bytes_avx2(BYTES_ARGUMENTS);
 void bytes_avx512(BYTES_ARGUMENTS);
 void bytes_avx512vnni(BYTES_ARGUMENTS);
+void bytes_amx(BYTES_ARGUMENTS);  // not depthwise
 
 // The sums of a tile, and the input rows widened to 16 bits for the variants that multiply those.
 enum { BYTE_TILE_PIXELS = 32 };

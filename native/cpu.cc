@@ -9,6 +9,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace {
 
@@ -16,6 +20,7 @@ struct Features {
   bool avx2 = false, fma = false, f16c = false, popcnt = false;
   bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false;
   bool avx512vnni = false, avx512vpopcntdq = false;
+  bool amx = false;
 };
 
 #if defined(__x86_64__)
@@ -26,9 +31,21 @@ uint64_t saved_registers() {
   return (static_cast<uint64_t>(high) << 32) | low;
 }
 
+// The tile registers are large: Linux saves them only for processes that ask.
+bool tiles_permitted() {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 Features detect() {
   constexpr uint64_t kYmm = 0x06;  // xmm, ymm
   constexpr uint64_t kZmm = 0xe6;  // xmm, ymm, mask registers, zmm 0-15 upper halves, zmm 16-31
+  constexpr uint64_t kTiles = 0x60000;
+  constexpr uint32_t kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
   Features f;
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
@@ -47,6 +64,7 @@ Features detect() {
   f.avx512dq = zmm && (b & bit_AVX512DQ);
   f.avx512vnni = zmm && (c & bit_AVX512VNNI);
   f.avx512vpopcntdq = zmm && (c & bit_AVX512VPOPCNTDQ);
+  f.amx = (saved & kTiles) == kTiles && (d & kAmxTile) && (d & kAmxInt8) && tiles_permitted();
   return f;
 }
 #else
@@ -58,14 +76,15 @@ const Features& features() {
   return found;
 }
 
-constexpr Isa kLevels[] = {Isa::ref, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::avx512vpopcntdq};
+constexpr Isa kLevels[] = {Isa::ref, Isa::avx2, Isa::avx512, Isa::avx512vnni, Isa::avx512vpopcntdq, Isa::amx};
 
 Isa best_isa() {
   const Features& f = features();
   if (!f.avx2 || !f.fma || !f.f16c) return Isa::ref;
   if (!f.avx512f || !f.avx512bw || !f.avx512vl || !f.avx512dq) return Isa::avx2;
   if (!f.avx512vnni) return Isa::avx512;
-  return f.avx512vpopcntdq ? Isa::avx512vpopcntdq : Isa::avx512vnni;
+  if (!f.avx512vpopcntdq) return Isa::avx512vnni;
+  return f.amx ? Isa::amx : Isa::avx512vpopcntdq;
 }
 
 Isa parse(const std::string& name, const std::string& where) {
@@ -96,7 +115,8 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
           {"fma", f.fma},               {"f16c", f.f16c},
           {"avx512f", f.avx512f},       {"avx512bw", f.avx512bw},
           {"avx512vl", f.avx512vl},     {"avx512dq", f.avx512dq},
-          {"avx512vnni", f.avx512vnni}, {"avx512vpopcntdq", f.avx512vpopcntdq}};
+          {"avx512vnni", f.avx512vnni}, {"avx512vpopcntdq", f.avx512vpopcntdq},
+          {"amx", f.amx}};
 }
 
 Isa current_isa() {
@@ -121,6 +141,7 @@ void set_isa(const std::string& name) {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::amx: return "amx";
     case Isa::avx512vpopcntdq: return "avx512vpopcntdq";
     case Isa::avx512vnni: return "avx512vnni";
     case Isa::avx512: return "avx512";

@@ -5,8 +5,8 @@
 #include <vector>
 
 // Each contains those before it: AVX2 with FMA and F16C (Haswell, Zen), AVX-512 F BW VL DQ (Skylake server), with VNNI (Cascade
-// Lake), with VPOPCNTDQ (Ice Lake, Zen 4).
-enum class Isa { ref, avx2, avx512, avx512vnni, avx512vpopcntdq };
+// Lake), with VPOPCNTDQ (Ice Lake, Zen 4), with AMX for int8 (Sapphire Rapids).
+enum class Isa { ref, avx2, avx512, avx512vnni, avx512vpopcntdq, amx };
 
 // Named features; an AVX feature counts only if the operating system saves its registers.
 std::vector<std::pair<std::string, bool>> cpu_features();

@@ -15,7 +15,7 @@ from bitwright import _native
 
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ROOT / "native" / "kernels"
-SUFFIXES = ("_avx2", "_avx512", "_avx512vnni", "_avx512vpopcntdq")
+SUFFIXES = ("_avx2", "_avx512", "_avx512vnni", "_avx512vpopcntdq", "_amx")
 # Registers that the baseline does not have.
 WIDE = {"ymm": re.compile(r"%ymm"), "zmm": re.compile(r"%zmm"), "vex": re.compile(r"^\s+[0-9a-f]+:\s+v[a-z]")}
 
@@ -85,7 +85,7 @@ def test_dispatched_files_use_what_they_are_for() -> None:
     """Guards against a lost compile flag, which would be slow and otherwise unseen."""
     for path in objects_or_skip():
         for suffix in SUFFIXES:
-            register = "%ymm" if suffix == "_avx2" else "%zmm"
+            register = {"_avx2": "%ymm", "_amx": "%tmm"}.get(suffix, "%zmm")
             if path.name.removesuffix(".cc.o").endswith(suffix):
                 assert register in output_of("objdump", "-d", "--no-show-raw-insn", str(path)), path.name
 

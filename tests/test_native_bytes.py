@@ -354,3 +354,11 @@ def test_names_its_kernel() -> None:
             names.add(Problem(Case()).operation().kernel)
     assert "bytes ref" in names
     assert names <= {f"bytes {isa}" for isa in LEVELS}
+
+
+@pytest.mark.parametrize("image", [(7, 7), (5, 16), (3, 17), (14, 14), (20, 3)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_tiles_across_rows(image: tuple[int, int], stride: tuple[int, int], batch: int) -> None:
+    """Rows shorter than a tile share one, together with the positions between them."""
+    check(Case(image, 64, 40, stride=stride, batch=batch, encode="quantize", encode_margin=1, outside=1, low=-9))

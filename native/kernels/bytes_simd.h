@@ -147,34 +147,14 @@ static void block_tile(const ByteConv* c, const SumEpilogue* e, int storage, Byt
   }
   t->sums = sums;
   t->weights = weights;
-  const int64_t group = block / byte_group_blocks(c), begin = block % byte_group_blocks(c) * byte_block_channels(c);
-  const int64_t channels = byte_group_channels(c);
-  for (int64_t v = 0; v * LANES < byte_block_channels(c) && begin + v * LANES < channels; ++v)
-    finish_vector(e, storage, c->step, c->two, sums, v, group * channels + begin + v * LANES, channels - begin - v * LANES, ends,
-                  ry * rx);
-}
-
-static PixelEnd pixel_end(const ByteConv* c, const SumEpilogue* e, int64_t lane, int64_t image, int64_t y, int64_t x) {
-  const CodeLayout* l = &e->encode.layout;
-  const int64_t lanes = byte_groups(c) * byte_group_lanes(c);
-  PixelEnd p = {c->start + (c->row_class[y] * c->column_classes + c->column_class[x]) * lanes + lane,
-                ((image * c->shape.out_h + y) * c->shape.out_w + x) * c->shape.out_c, 0, 0};
-  if (e->encode.kind != ENCODE_NONE) {
-    p.image = (uint8_t*)e->codes + image * code_image_bytes(l);
-    p.unit = code_pixel(l, y, x);
-  }
-  return p;
+  finish_block(c, e, storage, block, ends, ry * rx);
 }
 
 static void byte_conv(BYTES_ARGUMENTS) {
   const ByteConv* c = conv;
   const Conv2dShape* s = &c->shape;
   const int storage = byte_code_storage(c, &epilogue->encode);
-  if (storage != STORE_NONE && task->block0 == 0)
-    for (int64_t n = task->image0; n < task->image1; ++n) {
-      const CodeLayout* l = &epilogue->encode.layout;
-      clear_rows(l, (uint8_t*)epilogue->codes + n * code_image_bytes(l), task->row0, task->row1, storage == STORE_SCATTERED);
-    }
+  clear_margins(epilogue, storage, task);
   const int64_t sums = BYTE_TILE_PIXELS * SUM_LANES * (int64_t)sizeof(int32_t);
   const Source source = task_source(c, x, task, (uint8_t*)scratch + sums);
   const int64_t unit = source.pixel / code_pixel_units(&c->x);  // bytes of a code
@@ -208,8 +188,9 @@ static void byte_conv(BYTES_ARGUMENTS) {
         PixelEnd ends[BYTE_TILE_PIXELS];
         for (int64_t p = 0; p < ry * (x1 - x0); ++p) {
           const int64_t oy = y + p / (x1 - x0), ox = x0 + p % (x1 - x0);
-          ends[p] = across ? pixel_end(c, epilogue, lane, task->image0 + ox, oy, 0)
-                           : pixel_end(c, epilogue, lane, task->image0, oy, ox);
+          const int32_t* sum = t.sums + p * SUM_LANES;
+          ends[p] = across ? pixel_end(c, epilogue, lane, sum, task->image0 + ox, oy, 0)
+                           : pixel_end(c, epilogue, lane, sum, task->image0, oy, ox);
         }
         t.x = first + (y - task->row0) * t.row_step + x0 * step;
         block_tile(c, epilogue, storage, &t, b, ry, x1 - x0, ends);

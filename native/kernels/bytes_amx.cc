@@ -1,0 +1,157 @@
+// Convolution of byte codes in AMX tiles: up to 16 pixels by 16 sums, 64 products each, in one instruction.
+#include "vec_avx512.h"
+
+#include <string.h>
+
+#include "sums_avx512.h"
+#include "sums_simd.h"
+
+// Consecutive pixels of a tile are one pixel step apart. A line is a row of the output, or all images of a batch; or, where
+// that fills tiles better, all rows at once, the positions between their ends included: columns apart, as in memory.
+typedef struct {
+  int64_t lines, length;
+  int64_t rows;    // of a tile: pixels
+  int64_t pieces;  // tiles per line, the last one perhaps over some pixels again
+  int64_t columns; // positions from a row of the output to the next if a line has all of them, else 0
+} Lines;
+
+static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+static Lines divide(int64_t lines, int64_t length, int64_t columns) {
+  const int64_t pieces = ceil_div(length, 16);
+  const Lines r = {lines, length, ceil_div(length, pieces), pieces, columns};
+  return r;
+}
+
+// Cycles of four products of tiles, one per row; but each waits for the one before it.
+static int64_t cost(const Lines* l) {
+  const int64_t each = 4 * l->rows < 52 ? 52 : 4 * l->rows;
+  return ceil_div(l->lines * l->pieces, 2) * each;
+}
+
+static Lines choose_lines(const ByteConv* c, const ByteTask* task) {
+  const Conv2dShape* s = &c->shape;
+  const int64_t images = task->image1 - task->image0, rows = task->row1 - task->row0, columns = code_columns(&c->x);
+  if (images > 1) return divide(1, images, 0);
+  const Lines by_row = divide(rows, s->out_w, 0);
+  if (s->stride_h != s->stride_w) return by_row;
+  const Lines flat = divide(1, (rows - 1) * columns + s->out_w, columns);
+  return cost(&flat) < cost(&by_row) ? flat : by_row;
+}
+
+typedef struct {
+  const uint8_t* x[2];  // first pixels
+  int64_t pixel_step, kernel_h, tap_row_step, segments, segment_step, chunks;
+  const uint8_t* weights;
+  int64_t width;  // bytes of the block's lanes of one word
+  int32_t* sums;  // [2][16][SUM_LANES]
+} AmxTile;
+
+// NA tiles of pixels by NB tiles of lanes: sums in registers 0 to 3, pixels in 4 and 5, weights in 6 and 7.
+template <int NA, int NB>
+static void amx_tile(const AmxTile* t) {
+  _tile_zero(0);
+  if (NB > 1) _tile_zero(1);
+  if (NA > 1) _tile_zero(2);
+  if (NA > 1 && NB > 1) _tile_zero(3);
+  const uint8_t* w = t->weights;
+  for (int64_t ky = 0; ky < t->kernel_h; ++ky)
+    for (int64_t g = 0; g < t->segments; ++g) {
+      int64_t at = ky * t->tap_row_step + g * t->segment_step;
+      for (int64_t k = 0; k < t->chunks; ++k, at += 64, w += 16 * t->width) {
+        _tile_loadd(4, t->x[0] + at, t->pixel_step);
+        _tile_loadd(6, w, t->width);
+        _tile_dpbusd(0, 4, 6);
+        if (NB > 1) {
+          _tile_loadd(7, w + 64, t->width);
+          _tile_dpbusd(1, 4, 7);
+        }
+        if (NA > 1) {
+          _tile_loadd(5, t->x[1] + at, t->pixel_step);
+          _tile_dpbusd(2, 5, 6);
+          if (NB > 1) _tile_dpbusd(3, 5, 7);
+        }
+      }
+    }
+  const int64_t step = SUM_LANES * sizeof(int32_t);
+  int32_t* second = t->sums + 16 * SUM_LANES;
+  _tile_stored(0, t->sums, step);
+  if (NB > 1) _tile_stored(1, t->sums + 16, step);
+  if (NA > 1) _tile_stored(2, second, step);
+  if (NA > 1 && NB > 1) _tile_stored(3, second + 16, step);
+}
+
+static void configure(int64_t rows) {
+  struct {
+    uint8_t palette, start, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } tiles;
+  memset(&tiles, 0, sizeof tiles);
+  tiles.palette = 1;
+  for (int i = 0; i < 8; ++i) {
+    tiles.row_bytes[i] = 64;
+    tiles.rows[i] = (uint8_t)(i < 6 ? rows : 16);
+  }
+  _tile_loadconfig(&tiles);
+}
+
+// Ends of the pixels of piece `i` of all lines, those left out that an earlier piece had or that are no outputs.
+static int64_t piece_ends(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i, int64_t begin,
+                          int64_t lane, const int32_t* sums, PixelEnd* ends) {
+  const int64_t line = i / l->pieces, done = i % l->pieces * l->rows;
+  int64_t count = 0;
+  for (int64_t p = done; p < begin + l->rows; ++p) {
+    const int64_t y = task->row0 + (l->columns ? p / l->columns : line), x = l->columns ? p % l->columns : p;
+    const int32_t* sum = sums + (p - begin) * SUM_LANES;
+    if (task->image1 - task->image0 > 1)
+      ends[count++] = pixel_end(c, e, lane, sum, task->image0 + p, 0, 0);
+    else if (x < c->shape.out_w)
+      ends[count++] = pixel_end(c, e, lane, sum, task->image0, y, x);
+  }
+  return count;
+}
+
+void bytes_amx(BYTES_ARGUMENTS) {
+  const ByteConv* c = conv;
+  const Conv2dShape* s = &c->shape;
+  const int storage = byte_code_storage(c, &epilogue->encode);
+  clear_margins(epilogue, storage, task);
+  const int64_t pixel = code_pixel_units(&c->x), row = code_columns(&c->x) * pixel, image = code_image_bytes(&c->x);
+  const uint8_t* first = x + task->image0 * image + (c->x.top + task->row0 * s->stride_h - s->pad_h) * row +
+                         (c->x.left - s->pad_w) * pixel;
+  const Lines lines = choose_lines(c, task);
+  configure(lines.rows);
+  AmxTile t;
+  t.pixel_step = task->image1 - task->image0 > 1 ? image : s->stride_w * pixel;
+  t.kernel_h = s->kernel_h;
+  t.tap_row_step = s->dilation_h * row;
+  t.segments = byte_segments(c);
+  t.segment_step = s->dilation_w * pixel;
+  t.chunks = ceil_div(byte_segment_codes(c), 64);
+  t.sums = (int32_t*)scratch;
+  const int64_t taps = t.kernel_h * t.segments * t.chunks * 64, count = lines.lines * lines.pieces;
+  for (int64_t b = task->block0; b < task->block1; ++b) {
+    const int64_t group = b / byte_group_blocks(c), block = b % byte_group_blocks(c);
+    const int64_t lane = group * byte_group_lanes(c) + block * SUM_LANES;
+    t.width = 4 * byte_block_lanes(c, block);
+    t.weights = (const uint8_t*)c->weights + lane * taps;
+    for (int64_t i = 0; i < count; i += 2) {
+      const int pieces = i + 1 < count ? 2 : 1;
+      PixelEnd ends[BYTE_TILE_PIXELS];
+      int64_t pixels = 0;
+      for (int j = 0; j < pieces; ++j) {
+        const int64_t piece = (i + j) % lines.pieces * lines.rows, last = lines.length - lines.rows;
+        const int64_t begin = piece < last ? piece : last;
+        t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row + begin * t.pixel_step;
+        pixels += piece_ends(c, epilogue, task, &lines, i + j, begin, lane, t.sums + j * 16 * SUM_LANES, ends + pixels);
+      }
+      if (t.width == 4 * SUM_LANES)
+        pieces == 2 ? amx_tile<2, 2>(&t) : amx_tile<1, 2>(&t);
+      else
+        pieces == 2 ? amx_tile<2, 1>(&t) : amx_tile<1, 1>(&t);
+      finish_block(c, epilogue, storage, b, ends, pixels);
+    }
+  }
+  _tile_release();
+}

@@ -59,10 +59,22 @@ void make_sparse_linear(SparseLinear* self, int64_t rows, int64_t cols, const Ar
   new (self) SparseLinear(rows, cols, entries, finish);
 }
 
+void make_sparse_conv(SparseConv* self, const Conv2dShape& window, const Array& positions, const Optional& codes,
+                      const Array& values, const Finish& finish) {
+  const int64_t filter = product({window.in_c / window.groups, window.kernel_h, window.kernel_w}, "the filter");
+  if (filter > INT32_MAX) refuse("the filter has " + std::to_string(filter) + " taps, expected at most 2147483647");
+  const SparseEntries entries = check_entries(product(window.out_c, filter, "the weight"), positions, codes, values);
+  check_float_finish(finish, window.out_c);
+  new (self) SparseConv(window, entries, finish);
+}
+
 }  // namespace
 
 void bind_sparse(nb::module_& m) {
   nb::class_<SparseLinear, Operation>(m, "SparseLinearOp")
       .def("__init__", &make_sparse_linear, nb::arg("rows"), nb::arg("cols"), nb::arg("positions"), nb::arg("codes").none(),
+           nb::arg("values"), nb::arg("finish"));
+  nb::class_<SparseConv, Operation>(m, "SparseConvOp")
+      .def("__init__", &make_sparse_conv, nb::arg("window"), nb::arg("positions"), nb::arg("codes").none(),
            nb::arg("values"), nb::arg("finish"));
 }

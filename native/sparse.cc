@@ -95,3 +95,126 @@ void SparseLinear::run(const void* const* inputs, void* const* outputs, int64_t 
     if (finish_.relu) relu_portable(batch * rows, out, out);
   }
 }
+
+namespace {
+
+// Eight lanes are enough for narrow images.
+Isa sparse_conv_isa(const Conv2dShape& s) {
+  const Isa isa = std::min(current_isa(), Isa::avx512);
+  return isa == Isa::avx512 && s.out_w <= 8 ? Isa::avx2 : isa;
+}
+
+auto sparse_conv_variant(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return sparse_conv_avx512;
+  if (isa == Isa::avx2) return sparse_conv_avx2;
+#endif
+  (void)isa;
+  return sparse_conv_ref;
+}
+
+// Of the accumulators that a variant has, the tile that wastes the fewest rows of the image.
+int64_t tile_rows(int64_t out_h, int64_t sets) {
+  int64_t best = 8;
+  for (int64_t rows : {7, 14})
+    if ((rows == 7 || sets == 1) && ceil_div(out_h, rows) * rows < ceil_div(out_h, best) * best + (rows > best)) best = rows;
+  return best;
+}
+
+// Geometry of the copy and the tiles; see kernels/sparse_conv.h.
+SparseConvWeights conv_layout(const Conv2dShape& s, Isa isa) {
+  // A block of channels, beside the sums of an output channel, in the first-level cache.
+  constexpr int64_t kCopyBytes = 44 * 1024;
+  const int64_t group_in = s.in_c / s.groups;
+  SparseConvWeights w = {};
+  w.shape = s;
+  w.phases = s.stride_w;
+  w.blocks = w.sets = 1;
+  if (isa == Isa::ref) {
+    w.rows = s.out_h;
+    w.tile_columns = s.out_w;
+    w.block_channels = group_in;
+    return w;
+  }
+  const int64_t most_sets = isa == Isa::avx2 ? 1 : 3;
+  const int64_t shifts = (s.kernel_w - 1) * s.dilation_w / s.stride_w + 1;
+  w.lanes = isa == Isa::avx2 ? 8 : 16;
+  w.sets = std::min(most_sets, shifts);
+  w.rows = tile_rows(s.out_h, w.sets);
+  w.in_rows = (w.rows - 1) * s.stride_h + (s.kernel_h - 1) * s.dilation_h + 1;
+  w.line = ceil_div(w.lanes + (shifts - 1) / w.sets * w.sets, w.lanes) * w.lanes;
+  w.tile_columns = w.lanes - w.sets + 1;
+  // One line holds the row if only padding is missing on both sides.
+  const bool first_is_padding = s.pad_w >= s.stride_w;
+  const bool last_is_padding = (s.out_w + 1) * s.stride_w - s.pad_w >= s.in_w;
+  if (shifts == 3 && w.sets == 3 && s.out_w > w.tile_columns && s.out_w <= w.lanes && first_is_padding && last_is_padding) {
+    w.origin = 1;
+    w.tile_columns = w.lanes;
+  }
+  const int64_t channels = std::max<int64_t>(kCopyBytes / 4 / sparse_conv_channel(&w), 1);
+  w.blocks = ceil_div(group_in, channels);
+  w.block_channels = ceil_div(group_in, w.blocks);
+  if (w.blocks > 1 && channels >= w.lanes) w.block_channels = std::min(ceil_div(w.block_channels, w.lanes) * w.lanes, channels);
+  w.blocks = ceil_div(group_in, w.block_channels);
+  return w;
+}
+
+}  // namespace
+
+SparseConv::SparseConv(const Conv2dShape& s, const SparseEntries& e, const Finish& finish)
+    : Operation(input_sizes(s.in_h * s.in_w * s.in_c, s.out_h * s.out_w * s.out_c, finish),
+                output_sizes(s.out_h * s.out_w * s.out_c, finish)),
+      finish_(finish), entries_(e.count), offsets_(e.count), values_(e.count), layout_(conv_layout(s, sparse_conv_isa(s))),
+      kernel_(sparse_conv_variant(sparse_conv_isa(s))),
+      kernel_name_(std::string("sparse_conv ") + isa_name(sparse_conv_isa(s))) {
+  starts_ = Aligned<uint32_t>(layout_.blocks * s.out_c * layout_.sets + 1);
+  place(e);
+  layout_.starts = starts_.data();
+  layout_.offsets = offsets_.data();
+  layout_.values = values_.data();
+}
+
+// Entries in the order of blocks, output channels and sets, by counting.
+void SparseConv::place(const SparseEntries& e) {
+  const SparseConvWeights& w = layout_;
+  const Conv2dShape& s = w.shape;
+  const int64_t area = s.kernel_h * s.kernel_w, filter = s.in_c / s.groups * area;
+  const auto shift = [&](int64_t position) { return position % s.kernel_w * s.dilation_w / s.stride_w; };
+  const auto list = [&](int64_t position) {
+    const int64_t o = position / filter, block = position % filter / area / w.block_channels;
+    return (block * s.out_c + o) * w.sets + (w.lanes ? shift(position) % w.sets : 0);
+  };
+  uint32_t* starts = starts_.data();
+  for (int64_t i = 0; i < e.count; ++i) ++starts[list(e.positions[i]) + 1];
+  for (int64_t i = 0; i < w.blocks * s.out_c * w.sets; ++i) starts[i + 1] += starts[i];
+  std::vector<uint32_t> next(starts, starts + w.blocks * s.out_c * w.sets);
+  for (int64_t i = 0; i < e.count; ++i) {
+    const int64_t position = e.positions[i], flat = position % filter;
+    const int64_t c = flat / area % w.block_channels, ky = flat % area / s.kernel_w;
+    const int64_t phase = position % s.kernel_w * s.dilation_w % s.stride_w;
+    const int64_t line = (c * w.in_rows + ky * s.dilation_h) * w.phases + phase;
+    const uint32_t at = next[list(position)]++;
+    offsets_.data()[at] = static_cast<uint32_t>(w.lanes ? line * w.line + shift(position) / w.sets * w.sets : flat);
+    values_.data()[at] = e.value(i);
+  }
+}
+
+void SparseConv::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  const Conv2dShape& s = layout_.shape;
+  const auto* x = static_cast<const float*>(inputs[0]);
+  auto* out = static_cast<float*>(outputs[0]);
+  const Epilogue epilogue = finish_.rest(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr);
+  threads = useful_threads(threads, batch * s.out_h * s.out_w * entries_);
+  const int64_t rows = ceil_div(s.out_h, layout_.rows), columns = ceil_div(s.out_w, layout_.tile_columns);
+  const int64_t tiles = batch * rows * columns;
+  if (tiles == 0) return;
+  // Few tiles: the output channels are divided too.
+  const int64_t parts = threads > 1 ? std::clamp<int64_t>(ceil_div(4 * threads, tiles), 1, s.out_c) : 1;
+  const size_t scratch = sparse_conv_scratch(&layout_, ceil_div(s.out_c, parts));
+  parallel_for(tiles * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, tile = index / parts;
+    const SparseConvTask task = {tile / columns / rows, tile / columns % rows * layout_.rows,
+                                 tile % columns * layout_.tile_columns, s.out_c * part / parts, s.out_c * (part + 1) / parts};
+    kernel_(&layout_, &epilogue, x, out, &task, thread_scratch(scratch));
+  });
+}

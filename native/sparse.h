@@ -4,6 +4,7 @@
 
 #include "finish.h"
 #include "kernels.h"
+#include "kernels/sparse_conv.h"
 #include "operation.h"
 #include "strips.h"
 #include "weights.h"
@@ -21,5 +22,25 @@ class SparseLinear : public Operation {
   SparseLinearWeights weights_;
   std::optional<Strips> strips_;  // beside them where they are faster for few samples
   void (*kernel_)(SPARSE_LINEAR_ARGUMENTS);
+  std::string kernel_name_;
+};
+
+// A convolution by a sparse weight [O][C / groups][kernel_h][kernel_w], NHWC; then the finish.
+class SparseConv : public Operation {
+ public:
+  SparseConv(const Conv2dShape& window, const SparseEntries& entries, const Finish& finish);
+  void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+  int64_t weight_bytes() const override { return starts_.bytes() + offsets_.bytes() + values_.bytes(); }
+  std::string kernel() const override { return kernel_name_; }
+
+ private:
+  void place(const SparseEntries& entries);
+
+  Finish finish_;
+  int64_t entries_;
+  Aligned<uint32_t> starts_, offsets_;
+  Aligned<float> values_;
+  SparseConvWeights layout_;  // of these
+  void (*kernel_)(SPARSE_CONV_ARGUMENTS);
   std::string kernel_name_;
 };

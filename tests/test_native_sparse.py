@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -144,6 +145,128 @@ def test_sparse_linear_keeps_infinities_in_their_rows(isa: str, table: int | Non
             np.testing.assert_array_equal(np.isfinite(found), np.broadcast_to(~used, found.shape))
 
 
+# --- convolution ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Window:
+    """A convolution: what `_native.Window` takes."""
+
+    image: tuple[int, int]
+    in_c: int
+    out_c: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    def native(self) -> Any:
+        return _native.Window(
+            self.image, self.in_c, self.out_c, self.kernel, self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def weight_shape(self) -> tuple[int, ...]:
+        return (self.out_c, self.in_c // self.groups, *self.kernel)
+
+    def torch(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """In float64; x and the result are [N, H, W, C]."""
+        image, w = torch.from_numpy(x).permute(0, 3, 1, 2).double(), torch.from_numpy(weight).double()
+        y = torch.nn.functional.conv2d(image, w, None, self.stride, self.padding, self.dilation, self.groups)
+        return y.permute(0, 2, 3, 1).numpy()
+
+
+def sparse_conv(window: Window, weight: Sparse, **finish: Any) -> Any:
+    finished = _native.Finish(window.out_c, **finish)
+    return _native.SparseConvOp(window.native(), weight.positions, weight.codes, weight.values, finished)
+
+
+def check_conv(window: Window, weight: Sparse, batch: int, threads: int = 1) -> None:
+    x = numbers(batch, *window.image, window.in_c)
+    operation = sparse_conv(window, weight)
+    shape = (batch, *window.native().output)
+    found = run(operation, x, threads=threads).reshape(shape)
+    assert_close(found, window.torch(x, weight.dense), window.torch(np.abs(x), np.abs(weight.dense)))
+    np.testing.assert_array_equal(found, run(operation, x).reshape(shape))
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> Window:
+    def pair(least: int, most: int) -> tuple[int, int]:
+        return draw(st.integers(least, most)), draw(st.integers(least, most))
+
+    kernel, dilation, padding = pair(1, 5), pair(1, 3), pair(0, 3)
+    spans = [d * (k - 1) + 1 - 2 * p for k, d, p in zip(kernel, dilation, padding, strict=True)]
+    image = tuple(draw(st.integers(max(span, 1), max(span, 1) + 20)) for span in spans)
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    in_c, out_c = groups * draw(st.integers(1, 20)), groups * draw(st.integers(1, 20))
+    return Window((image[0], image[1]), in_c, out_c, kernel, pair(1, 3), padding, dilation, groups)
+
+
+@given(
+    window=windows(),
+    density=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+    table=st.sampled_from([None, 3, 300]),
+    batch=st.integers(0, 2),
+    seed=st.integers(0, 2**16),
+    isa_name=st.sampled_from(_native.isa_names()),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_sparse_conv_is_the_dense_convolution(
+    window: Window, density: float, table: int | None, batch: int, seed: int, isa_name: str, threads: int
+) -> None:
+    weight = sparse_weight(window.weight_shape(), density, table, seed)
+    _native.set_isa(isa_name)
+    try:
+        check_conv(window, weight, batch, threads)
+    finally:
+        _native.set_isa(None)
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        Window((14, 14), 100, 40),  # several blocks of channels
+        Window((15, 15), 20, 20),  # the row is one line without its padding
+        Window((16, 16), 20, 20),
+        Window((16, 17), 20, 20),
+        Window((30, 33), 33, 17),
+        Window((33, 33), 40, 40, stride=(2, 2)),
+        Window((20, 20), 200, 8, kernel=(1, 1), padding=(0, 0)),
+        Window((31, 31), 3, 24, kernel=(7, 7), stride=(2, 2), padding=(3, 3)),
+        Window((9, 40), 6, 6, kernel=(1, 7), padding=(0, 3), dilation=(1, 4)),
+        Window((3, 3), 70, 70),
+    ],
+    ids=str,
+)
+def test_sparse_conv_of_common_windows(isa: str, window: Window) -> None:
+    check_conv(window, sparse_weight(window.weight_shape(), 0.2, None), 2, threads=2)
+
+
+def test_sparse_conv_finishes_like_separate_operations(isa: str) -> None:
+    window = Window((9, 20), 10, 21)
+    weight, x = sparse_weight(window.weight_shape(), 0.2, 8), numbers(2, 9, 20, 10)
+    vectors = {name: numbers(21, seed=i) for i, name in enumerate(("bias", "scale", "shift"))}
+    residual = numbers(2, 9, 20, 21)
+    plain = run(sparse_conv(window, weight), x).reshape(residual.shape)
+    for relu in (False, True):
+        found = run(sparse_conv(window, weight, relu=relu, residual=True, **vectors), x, residual)
+        np.testing.assert_array_equal(found.reshape(residual.shape), finished(plain, residual, relu, **vectors))
+        found = run(sparse_conv(window, weight, relu=relu, **vectors), x)
+        np.testing.assert_array_equal(found.reshape(residual.shape), finished(plain, None, relu, **vectors))
+
+
+def test_sparse_conv_keeps_infinities_in_their_places(isa: str) -> None:
+    window = Window((10, 30), 5, 8)
+    weight, x = sparse_weight(window.weight_shape(), 0.1, None), numbers(1, 10, 30, 5)
+    x[0, 4, 15, 2], x[0, 0, 29, 0] = np.inf, np.nan
+    found = run(sparse_conv(window, weight), x).reshape(1, 10, 30, 8)
+    reached = window.torch((~np.isfinite(x)).astype(np.float32), (weight.dense != 0).astype(np.float32)) > 0
+    np.testing.assert_array_equal(np.isfinite(found), ~reached)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
 POSITIONS = np.array([0, 3, 9])
 
 
@@ -159,7 +282,14 @@ def codes_finish() -> dict[str, Any]:
     return {"encode": _native.Encode("sign", _native.CodeLayout(1, 1, 2))}
 
 
+def bad_conv(position: int, channels: int = 2) -> None:
+    weight = np.array([position]), None, numbers(1)
+    _native.SparseConvOp(Window((4, 4), 2, 2).native(), *weight, _native.Finish(channels))
+
+
 BAD = {
+    r"positions\[0\] is 36, expected ascending values below 36": lambda: bad_conv(36),
+    "finish is for 4 channels, expected 2": lambda: bad_conv(35, channels=4),
     r"positions\[2\] is 3, expected ascending": lambda: bad_linear([0, 3, 3]),
     r"positions\[0\] is -1, expected ascending": lambda: bad_linear([-1, 3, 4]),
     r"positions\[2\] is 10, expected ascending values below 10": lambda: bad_linear([0, 3, 10]),

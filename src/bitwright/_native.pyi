@@ -247,6 +247,12 @@ class ExactConvOp(Operation):  # x = float32(scale * m); padding: the m outside 
         self, window: Window, reciprocal: float, weights: np.ndarray, padding: int = 0, *, finish: Finish
     ) -> None: ...
 
+# weight [O, C / groups, kernel_h, kernel_w]; x [N, H, W, C] -> [N, H', W', O]
+class SparseConvOp(Operation):
+    def __init__(
+        self, window: Window, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray, finish: Finish
+    ) -> None: ...
+
 # --- plan (native/bind_plan.cc): operations in order on values that lie in one arena. Values are numbered: the inputs (bytes
 # per image), then the outputs of each step; a step is an operation and the values that it reads. A batch is worked through
 # in passes whose arena has about `pass_bytes`. Arrays are contiguous and hold `batch` images. Thread-safe.
@@ -261,9 +267,7 @@ class Plan:
     def pass_images(self) -> int: ...
     @property
     def idle_bytes(self) -> int: ...  # of the arenas that wait for the next call
-    def run(
-        self, inputs: list[np.ndarray], outputs: list[np.ndarray], batch: int, threads: int = 1
-    ) -> None: ...
+    def run(self, inputs: list[np.ndarray], outputs: list[np.ndarray], batch: int, threads: int = 1) -> None: ...
     # seconds of each step, the median of `repeats` runs
     def time(
         self, inputs: list[np.ndarray], outputs: list[np.ndarray], batch: int, threads: int = 1, repeats: int = 1

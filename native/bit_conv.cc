@@ -34,7 +34,10 @@ struct Scratch {
 
 BitVariant bit_variant() {
 #if defined(__x86_64__)
-  if (current_isa() >= Isa::avx512vpopcntdq) return {"avx512vpopcntdq", bits_avx512vpopcntdq, 32};
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512vpopcntdq) return {"avx512vpopcntdq", bits_avx512vpopcntdq, 32};
+  if (isa >= Isa::avx512) return {"avx512", bits_avx512, 4};
+  if (isa == Isa::avx2) return {"avx2", bits_avx2, 4};
 #endif
   return {"ref", bits_ref, 32};
 }
@@ -178,12 +181,13 @@ void BitConvOp::pack(Part* part, const int8_t* weights) const {
   const int64_t taps = shape_.kernel_h * shape_.kernel_w, group_c = shape_.in_c / shape_.groups, words = part->sums.words;
   const int bits = variant_.part_bits, parts = 32 / bits, size = bits > 8 ? 4 : 1;
   const int64_t planes = static_cast<int64_t>(part->planes.size());
-  part->weights = Aligned<uint8_t>(lanes_ * planes * taps * words * parts * size);
+  part->lane_bytes = planes * taps * words * parts * size;
+  part->weights = Aligned<uint8_t>(lanes_ * part->lane_bytes + BUFFER_SLACK);
   for (int64_t lane = 0; lane < lanes_; ++lane) {
     const int64_t channel = channel_of(lane), in_group = lane % group_lanes(), block = lane - in_group % BITS_BLOCK;
     if (channel < 0) continue;
     const int64_t width = block_width_at(group_lanes(), in_group / BITS_BLOCK * BITS_BLOCK);
-    uint8_t* base = part->weights.data() + block * planes * taps * words * parts * size;
+    uint8_t* base = part->weights.data() + block * part->lane_bytes;
     for (int64_t plane = 0; plane < planes; ++plane)
       for (int64_t tap = 0; tap < taps; ++tap)
         for (int64_t i = 0; i < group_c; ++i) {
@@ -264,7 +268,7 @@ std::string BitConvOp::kernel() const { return std::string("bits ") + variant_.l
 
 int64_t BitConvOp::weight_bytes() const {
   int64_t bytes = 0;
-  for (const Part& p : parts_) bytes += p.weights.bytes();
+  for (const Part& p : parts_) bytes += lanes_ * p.lane_bytes;
   return bytes;
 }
 
@@ -326,7 +330,7 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
       for (const Part& p : parts_) {
         BitSums of_group = p.sums;
         for (int64_t n = 0; n < of_group.passes; ++n) of_group.pass[n].x += group * of_group.words;
-        const uint8_t* weights = p.weights.data() + p.weights.bytes() / lanes_ * lane;
+        const uint8_t* weights = p.weights.data() + p.lane_bytes * lane;
         variant_.sums(&of_group, scratch->windows + i, pixels, weights, width, into);
         into = scratch->negative;
       }

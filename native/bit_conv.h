@@ -37,6 +37,7 @@ class BitConvOp final : public Operation {
     std::vector<Plane> planes;
     BitSums sums = {};
     Aligned<uint8_t> weights;
+    int64_t lane_bytes;  // of weights
     Borders borders;
     bool negate = false;  // the passes count with the other sign
   };

@@ -29,10 +29,13 @@ typedef struct {
 
 // sums[pixel][channel] = the passes of s for `pixels` windows, whose first words are x[pixel], and `width` channels (a multiple
 // of BITS_UNIT, at most BITS_BLOCK). Weights: [plane][kernel_h][kernel_w][words][parts][width], where a variant says into how
-// many parts it wants each word cut; a part of 32 bits is an uint32_t, one of 8 bits or less a byte.
+// many parts it wants each word cut; a part of 32 bits is an uint32_t, one of 8 bits or less a byte. They may be read
+// BUFFER_SLACK bytes beyond their end.
 #define BITS_ARGUMENTS                                                                                               \
   const BitSums *s, const uint32_t *const *x, int64_t pixels, const void *weights, int64_t width, int32_t *sums
 void bits_ref(BITS_ARGUMENTS);
+void bits_avx2(BITS_ARGUMENTS);
+void bits_avx512(BITS_ARGUMENTS);
 void bits_avx512vpopcntdq(BITS_ARGUMENTS);
 static inline int64_t bits_steps(const BitSums* s) { return s->kernel_h * s->kernel_w * s->words; }
 

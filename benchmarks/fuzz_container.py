@@ -141,7 +141,7 @@ def read_all(data: bytes) -> str:
 
 def fuzz(count: int, seed: int) -> tuple[Counter[str], float]:
     """Outcomes of `count` mutants of the golden files, and the seconds of the slowest. Other exceptions escape."""
-    files = [path.read_bytes() for path in sorted(GOLDEN.glob("good-*.safetensors"))]
+    files = [path.read_bytes() for path in sorted(GOLDEN.glob("[gq]*-*.safetensors"))]
     assert files, f"no golden files in {GOLDEN}"
     outcomes: Counter[str] = Counter()
     slowest = 0.0

@@ -30,6 +30,7 @@ def load_script(path):
 
 make = load_script(GOLDEN / "make.py")
 GRAPH, TENSORS = make.small_model()
+QUANTISED = make.quantised_model()
 META = {"classes": ["a", "b", "ü"]}
 
 
@@ -44,19 +45,30 @@ def bits(array):
 # --- golden files
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN.glob("good-*")), ids=lambda path: path.stem)
-def test_golden_files_load_for_ever(path):
+def check_golden(path, graph):
     container = read_container(path.read_bytes())
     assert container.meta == META
-    assert container.graph == GRAPH
-    with np.load(GOLDEN / "good.npz") as expected:
+    assert container.graph == graph
+    with np.load(GOLDEN / f"{path.stem.split('-')[0]}.npz") as expected:
         assert list(container.stored) == list(
-            dict.fromkeys(w for n in GRAPH.nodes for _, w in sorted(n.weights.items()))
+            dict.fromkeys(w for n in graph.nodes for _, w in sorted(n.weights.items()))
         )
         for name, stored in container.stored.items():
             assert bits(stored.dense()) == bits(expected[name])
             assert stored.dense().shape == expected[name].shape
             assert not stored.dense().flags.writeable
+    return {name: stored.encoding for name, stored in container.stored.items()}
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("good-*")), ids=lambda path: path.stem)
+def test_golden_files_load_for_ever(path):
+    check_golden(path, GRAPH)
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("quantised-*")), ids=lambda path: path.stem)
+def test_golden_files_of_quantised_weights_load_for_ever(path):
+    found = check_golden(path, QUANTISED[0])
+    assert {"signs", "ternary", "fixed"} <= set(found.values())
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("broken-*")), ids=lambda path: path.stem)
@@ -72,6 +84,9 @@ def test_golden_files_are_what_the_packer_writes_today():
     for name, profile in make.PROFILES.items():
         data = unwrap(write_container(GRAPH, TENSORS, META, profile), 1 << 20)[1]
         assert data == unwrap(good(name), 1 << 20)[1], name
+    for name, profile in {"best": None, "raw": make.QUANTISED_RAW}.items():
+        data = unwrap(write_container(*QUANTISED, META, profile), 1 << 20)[1]
+        assert data == unwrap((GOLDEN / f"quantised-{name}.safetensors").read_bytes(), 1 << 20)[1], name
 
 
 def test_every_refusal_of_the_format_has_a_golden_file_or_a_test():

@@ -19,9 +19,13 @@ from bitwright.packing.values import CODES, FLOAT16, FLOAT32, Values, planes, re
 
 ALL = frozenset(NAMES.values())
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+SIGNS = st.sampled_from([0.1, -0.1])
+TRITS = st.sampled_from([0.1, -0.3, 0.0, -0.0])
+FIXED = st.integers(-40000, 40000).map(lambda k: float(np.float32(k) * np.float32(1e-3)))
 FEW = st.sampled_from([0.0, -0.0, 0.5, -0.25, 3.4028234663852886e38, 1.401298464324817e-45, 1e-3])
 SHAPES = nps.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6)
-TENSORS = st.one_of(nps.arrays(np.float32, SHAPES, elements=FINITE), nps.arrays(np.float32, SHAPES, elements=FEW))
+ELEMENTS = (FINITE, FEW, SIGNS.map(np.float32), TRITS.map(np.float32), FIXED)
+TENSORS = st.one_of(*(nps.arrays(np.float32, SHAPES, elements=elements) for elements in ELEMENTS))
 PROFILES = st.sampled_from(
     [
         Profile(),
@@ -70,8 +74,8 @@ def test_the_smallest_is_never_much_larger_than_float32(tensor):
     assert encode(Weight.of("w", tensor.copy(order="F")), Profile()) == (name, record)
 
 
-def test_all_four_are_found():
-    assert list(list_encodings()) == ["codebook", "dense", "half", "sparse"]
+def test_all_seven_are_found():
+    assert list(list_encodings()) == ["codebook", "dense", "fixed", "half", "signs", "sparse", "ternary"]
 
 
 def test_two_encodings_of_one_name_are_refused(monkeypatch):
@@ -84,6 +88,7 @@ def test_two_encodings_of_one_name_are_refused(monkeypatch):
 
 RNG = np.random.default_rng(0)
 NORMAL = RNG.standard_normal((40, 50)).astype(np.float32)
+ALPHA = RNG.uniform(0.1, 1, (40, 1)).astype(np.float32)
 SPARSE = np.where(RNG.random((40, 50)) < 0.05, NORMAL, 0)
 
 
@@ -92,7 +97,12 @@ SPARSE = np.where(RNG.random((40, 50)) < 0.05, NORMAL, 0)
     [
         (NORMAL, "dense"),
         (NORMAL[:2, :9].astype(np.float16), "half"),
-        (np.sign(NORMAL) * np.float32(0.3), "codebook"),
+        (np.sign(NORMAL) * np.float32(0.3), "signs"),
+        (np.sign(NORMAL) * ALPHA, "signs"),
+        (np.where(NORMAL < -0.43, -ALPHA, np.where(NORMAL > 0.43, 0.7 * ALPHA, 0)).astype(np.float32), "ternary"),
+        (np.rint(NORMAL * 30) * np.float32(0.01), "fixed"),
+        (np.rint(NORMAL * 3) * ALPHA, "fixed"),
+        (np.array([-0.9123, -0.1071, 0.2, 0.2517, 0.7333], np.float32)[RNG.integers(0, 5, (40, 50))], "codebook"),
         (SPARSE, "sparse"),
         (np.zeros((40, 50), np.float32), "codebook"),
     ],
@@ -103,7 +113,57 @@ def test_each_wins_on_its_own_ground(tensor, name):
     assert decode(name, record, tensor.shape).numbers.tolist() == tensor.reshape(-1).tolist()
 
 
-@pytest.mark.parametrize("name", ["half", "codebook", "sparse"])
+def layer(rows=64, columns=576, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((rows, columns // 9, 3, 3)).astype(np.float32), rng.uniform(0.1, 1, (rows, 1, 1, 1))
+
+
+def bits_per_weight(weight):
+    name, record = encode(Weight.of("w", weight.astype(np.float32)), Profile())
+    decoded = decode(name, record, weight.shape).numbers
+    assert decoded.tolist() == weight.astype(np.float32).reshape(-1).tolist()
+    return 8 * len(record) / weight.size
+
+
+def test_signs_take_one_bit_and_a_magnitude_per_channel():
+    weight, alpha = layer()
+    signs = np.where(weight < 0, -1, 1)
+    assert bits_per_weight(signs * np.float32(0.3)) < 1.003
+    assert bits_per_weight(signs * alpha.astype(np.float32)) < 1 + 32 / 576 + 0.003
+    assert bits_per_weight(np.broadcast_to(signs[:1], weight.shape)) < 0.2  # equal rows: the context coder
+
+
+@pytest.mark.parametrize("delta", [0.43, 1.0, 2.0])
+def test_ternary_weights_come_near_their_entropy(delta):
+    weight, _ = layer()
+    for positive, negative in ((0.3, 0.3), (0.7, 0.2)):
+        ternary = np.where(weight > delta, np.float32(positive), np.where(weight < -delta, np.float32(-negative), 0))
+        counts = np.unique(ternary, return_counts=True)[1] / weight.size
+        entropy = -(counts * np.log2(counts)).sum()
+        assert bits_per_weight(ternary) < min(1.6, 1.02 * entropy + 0.003)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize(("offset", "stride"), [(0, 1), (0.5, 1), (3, 1), (0, 4)])
+@pytest.mark.parametrize("k", [2, 4, 8])
+def test_grids_of_k_bits_take_at_most_k_bits(k, offset, stride, per_channel):
+    """Also with a zero point, on half-integers, and where only every fourth multiple occurs."""
+    rng = np.random.default_rng(0)
+    step = rng.uniform(0.1, 1, (64, 1)).astype(np.float32) if per_channel else np.float32(0.0123)
+    numbers = (rng.integers(-(2 ** (k - 1)), 2 ** (k - 1), (64, 576)) + offset) * stride
+    weight = np.float32(2 * numbers) * (step / 2)
+    assert bits_per_weight(weight) < k + 32 / 576 * per_channel + 0.02
+
+
+def test_raw_trits_take_eight_fifths_of_a_bit():
+    weight, _ = layer()
+    ternary = Weight.of("w", (np.sign(weight) * (np.abs(weight) > 0.43)).astype(np.float32))
+    record = encode(ternary, Profile(coders=("raw",)), "ternary")[1]
+    assert len(record) == pytest.approx(weight.size / 5, abs=12)
+    assert decode("ternary", record, weight.shape).numbers.tolist() == ternary.numbers.tolist()
+
+
+@pytest.mark.parametrize("name", ["half", "codebook", "sparse", "signs", "ternary", "fixed"])
 def test_an_encoding_that_cannot_hold_a_tensor_says_so(name):
     dense = np.arange(1, 70_002, dtype=np.float32)
     with pytest.raises(BitwrightError, match=rf"tensor 'w'.*encoding '{name}' cannot hold it exactly") as caught:
@@ -123,9 +183,13 @@ def test_wrong_tensors_are_refused_with_their_name():
 
 
 def test_unknown_names_list_the_known():
-    with pytest.raises(BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, half, sparse"):
+    with pytest.raises(
+        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, signs, sparse, ternary"
+    ):
         encode(Weight.of("w", NORMAL), Profile(), "zip")
-    with pytest.raises(BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, half, sparse"):
+    with pytest.raises(
+        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, signs, sparse, ternary"
+    ):
         encode(Weight.of("w", NORMAL), Profile(preferred="zip"))
     for field, names in {"coders": "huffman", "positions": "context", "values": "float16"}.items():
         with pytest.raises(BitwrightError, match=rf"unknown.*'zip'.*{names}"):
@@ -214,6 +278,7 @@ def codes(table, symbols, kind=0):
     return varint(len(table) - 1) + bytes([kind]) + data + stream(symbols, 3)
 
 
+ONE = b"\x00" + np.float32(1).tobytes()
 BITS32 = np.array([np.inf, -0.0], np.float32)
 BROKEN = {
     "flags 0x80": ("sparse", "sparse", b"\x80"),
@@ -237,6 +302,28 @@ BROKEN = {
     "code 2 where there are 2": ("codebook", "codebook", codes([1, 2], [2] * 8)),
     "list of values of kind 2": ("codebook", "codebook", codes([1, 2], [0] * 8, kind=2)),
     "list of 65537 values": ("codebook", "codebook", varint(65536)),
+    "flags 0x4": ("lattice", "signs", b"\x04" + ONE + stream([1] * 8, 1)),
+    "flags 0x8": ("lattice", "ternary", b"\x08" + ONE + stream([1] * 8, 1)),
+    "flags 0x2": ("lattice", "fixed", b"\x02\x00\x01" + ONE + stream([1] * 8, 1)),
+    "magnitudes of kind 2": ("lattice", "signs", b"\x00\x02" + stream([1] * 8, 1)),
+    "a magnitude of 0.0": ("lattice", "signs", b"\x00\x00" + bytes(4) + stream([1] * 8, 1)),
+    "a magnitude of -1.0": ("lattice", "ternary", b"\x01\x00" + values_of(FLOAT32, [2, -1])),
+    "a magnitude of inf": ("lattice", "fixed", b"\x00\x00\x01\x01\x00\x7c" + stream([1] * 8, 1)),
+    "symbols of 2 bits where 1 were": ("stream", "signs", b"\x00" + ONE + stream([3] * 8, 2)),
+    "a stride of 5": ("lattice", "signs", b"\x02" + ONE + b"\x05\x02\x00"),
+    "9 ones in 2 lines of 4": ("lattice", "signs", b"\x02" + ONE + b"\x00\x09\x00"),
+    "context payload": ("stream", "signs", b"\x02" + ONE + b"\x00\x04\x08" + bytes(8)),
+    "a trit of 3": ("lattice", "ternary", b"\x00" + ONE + stream([3] * 8, 2)),
+    "five trits of 243": ("lattice", "ternary", b"\x04" + ONE + stream([243, 0], 8)),
+    "a trit beyond the last": ("lattice", "ternary", b"\x04" + ONE + stream([0, 27], 8)),
+    "from 0 to 0 with stride 0": ("lattice", "fixed", b"\x00\x00\x00" + ONE + stream([1] * 8, 1)),
+    "from 0 to 16777217": ("lattice", "fixed", b"\x00\x00" + varint((1 << 24) + 1) + ONE + stream([1] * 8, 1)),
+    "from -16777217 to": ("lattice", "fixed", b"\x00" + varint((1 << 25) + 1) + b"\x01" + ONE + stream([1] * 8, 1)),
+    "a value that is not finite": (
+        "value",
+        "fixed",
+        b"\x00\x10\x01\x00" + np.float32(3e38).tobytes() + stream([1] * 8, 1),
+    ),
     "1 bytes left at the end": ("tensor", "codebook", codes([1, 2], [0] * 8) + b"\0"),
 }
 

@@ -1,7 +1,8 @@
 """Makes the golden files: small packed models, and broken ones whose name says how they must be refused.
 
 They are frozen: a reader must go on reading (or refusing) them for ever. Run this only to add new ones; it never
-overwrites a file. What the good ones hold is in `good.npz`.
+overwrites a file. What the good ones hold is in `good.npz`, the quantised ones in
+`quantised.npz`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from bitwright.packing.container import write_container
 from bitwright.packing.envelope import unwrap, wrap
-from bitwright.packing.profile import Profile
+from bitwright.packing.profile import QUANTISED, Profile
 from bitwright.runtime.graph import Graph, Node
 
 FOLDER = Path(__file__).parent
@@ -51,13 +52,57 @@ def small_model() -> tuple[Graph, dict[str, np.ndarray]]:
 
 
 PROFILES = {
-    "best": Profile(),
+    "best": Profile(excluded=QUANTISED),
     "paper": Profile.paper(),
-    "raw": Profile(coders=("raw",), positions=("mask",)),
-    "rans": Profile(coders=("rans",), positions=("gaps",)),
+    "raw": Profile(coders=("raw",), positions=("mask",), excluded=QUANTISED),
+    "rans": Profile(coders=("rans",), positions=("gaps",), excluded=QUANTISED),
     "dense": Profile(encodings={"*": "dense"}),
-    "context-float": Profile(positions=("context",), values=("float32",), preferred="sparse"),
+    "context-float": Profile(positions=("context",), values=("float32",), preferred="sparse", excluded=QUANTISED),
+    "quantised": Profile(),
 }
+
+
+QUANTISED_RAW = Profile(
+    coders=("raw",),
+    positions=(),
+    encodings={
+        "conv[12].weight": "signs",
+        "conv3.weight": "ternary",
+        "fc[01].weight": "ternary",
+        "fc[23].weight": "fixed",
+    },
+)
+
+
+def quantised_model() -> tuple[Graph, dict[str, np.ndarray]]:
+    """Signs, ternary and fixed-point weights, each with a magnitude per channel and with one for all; quantisers."""
+    rng = np.random.default_rng(1)
+    conv = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+    quantizer = {"scale": "quantizer.scale", "zero_point": "quantizer.zero_point"}
+    nodes = (
+        Node("quantize", (0,), {"qmin": 0, "qmax": 15}, quantizer, "quantizer"),
+        Node("conv2d", (1,), conv, {"weight": "conv1.weight"}, "conv1"),
+        Node("sign", (2,), {}, {}, "sign"),
+        Node("conv2d", (3,), conv, {"weight": "conv2.weight"}, "conv2"),
+        Node("conv2d", (4,), conv, {"weight": "conv3.weight"}, "conv3"),
+        Node("flatten", (5,), {}, {}, "flatten"),
+        *(Node("linear", (6 + i,), {}, {"weight": f"fc{i}.weight"}, f"fc{i}") for i in range(4)),
+    )
+    alpha = rng.uniform(0.1, 1, (8, 1, 1, 1)).astype(np.float32)
+    signs, trits = np.sign(rng.standard_normal((8, 8, 3, 3))), rng.integers(-1, 2, (8, 8, 3, 3))
+    alternating = np.where(np.indices((48, 48)).sum(axis=0) % 2, 0.5, -0.5)
+    tensors = {
+        "quantizer.scale": np.array([0.1], np.float32),
+        "quantizer.zero_point": np.array([3], np.float32),
+        "conv1.weight": signs[:, :1] * np.float32(0.3),
+        "conv2.weight": signs * alpha,
+        "conv3.weight": np.where(trits > 0, alpha, trits * (alpha / 3)),
+        "fc0.weight": rng.integers(-1, 2, (48, 512)) * np.float32(0.7),
+        "fc1.weight": alternating,
+        "fc2.weight": (2 * rng.integers(-8, 8, (48, 48)) + 1) * np.float32(0.01),
+        "fc3.weight": rng.integers(-128, 128, (10, 48)).astype(np.float32) * rng.random((10, 1)).astype(np.float32),
+    }
+    return Graph(((1, 8, 8),), nodes, (10,)), {name: array.astype(np.float32) for name, array in tensors.items()}
 
 
 def with_checksum(file: bytes, graph: bytes) -> bytes:
@@ -165,6 +210,11 @@ def files() -> dict[str, bytes]:
     graph, tensors = small_model()
     meta = {"classes": ["a", "b", "ü"]}
     result = {f"good-{name}": write_container(graph, tensors, meta, profile) for name, profile in PROFILES.items()}
+    result["quantised-best"] = write_container(*quantised_model(), meta)
+    result["quantised-raw"] = write_container(*quantised_model(), meta, QUANTISED_RAW)
+    content, data = unwrap(result["quantised-raw"], 1 << 30)
+    start = sum(entry[3] for entry in content["t"][:3] if len(entry) == 4)
+    result["broken-lattice-flags"] = wrap(content, data[:start] + b"\xff" + data[start + 1 :])
     # the first record must have a stream whose coder can be damaged, so the broken ones start from the dense file
     result.update({f"broken-{name}": data for name, data in broken(result["good-dense"]).items()})
     return result
@@ -178,8 +228,9 @@ def main() -> None:
             continue
         path.write_bytes(data)
         print(path.name, len(data))
-    if not (FOLDER / "good.npz").exists():
-        np.savez(FOLDER / "good.npz", **small_model()[1])
+    for name, (_, tensors) in (("good", small_model()), ("quantised", quantised_model())):
+        if not (FOLDER / f"{name}.npz").exists():
+            np.savez(FOLDER / f"{name}.npz", **tensors)
 
 
 if __name__ == "__main__":

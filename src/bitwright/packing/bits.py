@@ -120,6 +120,8 @@ def unpack_bits(data: bytes, width: int, count: int) -> np.ndarray:
     """The inverse of `pack_bits`: `count` symbols as uint16. `data` must have just the right length."""
     if width == 0:
         return np.zeros(count, np.uint16)
+    if width == 1:
+        return np.unpackbits(np.frombuffer(data, np.uint8), count=count, bitorder="little").astype(np.uint16)
     if width == 8:
         return np.frombuffer(data, np.uint8, count).astype(np.uint16)
     if width == 16:

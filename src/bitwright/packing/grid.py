@@ -42,10 +42,23 @@ def write_grid(view: View, places: np.ndarray, values: Values, kind: int, stride
         head += write_list(table)
     else:
         grid[places] = 1
-    shape = Shape(*view.lines, stride, bits, len(places))
+    return head + write_levels(grid, Shape(*view.lines, stride, bits, len(places)))
+
+
+def write_levels(grid: np.ndarray, shape: Shape) -> bytes:
+    """The coded grid of int16 levels, its size in front."""
     native = coders.native()
     payload = native.context_encode(grid, *astuple(shape)) if native else context.encode(grid, shape)
-    return head + varint(len(payload)) + payload
+    return varint(len(payload)) + payload
+
+
+def read_levels(cursor: Cursor, shape: Shape) -> np.ndarray:
+    """The levels of a coded grid."""
+    payload, native = cursor.take(cursor.varint()), coders.native()
+    try:
+        return native.context_decode(payload, *astuple(shape)) if native else context.decode(payload, shape)
+    except ValueError as error:
+        raise cursor.fail(str(error)) from None
 
 
 def read_grid(cursor: Cursor, view: View, nonzeros: int, kind: int, trace: Trace) -> tuple[np.ndarray, Values]:
@@ -56,12 +69,8 @@ def read_grid(cursor: Cursor, view: View, nonzeros: int, kind: int, trace: Trace
     table = read_list(cursor, LARGEST_LIST) if kind == CODES else np.empty(0, np.float32)
     levels = _levels(table)
     shape = Shape(*view.lines, stride, _magnitude_bits(levels) if kind == CODES else -1, nonzeros)
-    start, payload = cursor.position, cursor.take(cursor.varint())
-    native = coders.native()
-    try:
-        grid = native.context_decode(payload, *astuple(shape)) if native else context.decode(payload, shape)
-    except ValueError as error:
-        raise cursor.fail(str(error)) from None
+    start = cursor.position
+    grid = read_levels(cursor, shape)
     places = np.flatnonzero(grid)
     if len(places) != nonzeros:
         raise cursor.fail(f"{len(places)} non-zeros in the grid, {nonzeros} expected", kind="sparse")

@@ -15,7 +15,7 @@ Array = np.ndarray
 LARGEST = 127
 """The largest whole number of a lattice: weights fit a signed byte."""
 _BLOCK = 1 << 18  # elements that are looked at together: the first block turns most other tensors away
-_SMALLEST = np.float32(2.0**-119)  # of a weight that is not zero; below it a step could be subnormal
+_SMALLEST = np.float32(2.0**-100)  # of a weight that is not zero, so that no step is subnormal
 _SCREEN = 2.0**-22  # how far, relatively, a weight may be from a multiple of an approximate step: twice two roundings
 
 
@@ -54,13 +54,14 @@ def find_lattice(weight: Array, largest: int = LARGEST) -> Lattice | None:
     if weight.ndim < 2 or not weight.size:
         return None
     matrix = np.ascontiguousarray(weight, np.float32).reshape(len(weight), -1)
-    if (found := _ternary(matrix)) is None and (found := _multiples(matrix, largest)) is None:
+    if (found := find_ternary(matrix)) is None and (found := find_multiples(matrix, largest)) is None:
         return None
     integers, positive, negative = found
     return Lattice(integers.reshape(weight.shape), positive, negative)
 
 
-def _ternary(matrix: Array) -> tuple[Array, Array, Array] | None:
+def find_ternary(matrix: Array) -> tuple[Array, Array, Array] | None:
+    """Signs (int8) and magnitudes above and below zero per row, if no row has more than one of each."""
     rows, columns = matrix.shape
     integers = np.empty((rows, columns), np.int8)
     above, below = np.empty(rows, np.float32), np.empty(rows, np.float32)
@@ -79,7 +80,8 @@ def _ternary(matrix: Array) -> tuple[Array, Array, Array] | None:
     return integers, positive, positive if np.array_equal(positive, negative) else negative
 
 
-def _multiples(matrix: Array, largest: int) -> tuple[Array, Array, Array] | None:
+def find_multiples(matrix: Array, largest: int = LARGEST) -> tuple[Array, Array, Array] | None:
+    """Multiples (int8, or int16 where one is beyond 127) and, twice, the largest steps per row, if each has one."""
     integers = np.zeros(matrix.shape, np.int16)
     steps = np.ones(len(matrix), np.float32)
     for row, numbers in enumerate(matrix):
@@ -98,25 +100,34 @@ def _largest_step(magnitudes: Array, longest: np.float32, largest: int) -> np.fl
     """The largest float32 of which all `magnitudes` are rounded multiples, none more than `largest` times it.
 
     The smallest weight is j times the step, so the step is about a j-th of it: that leaves `largest` places to look at,
-    nearly all of which a few weights rule out, and at each place a handful of float32 numbers.
+    nearly all of which a few weights rule out, and at each place a handful of float32 numbers. The largest of those
+    that suit a few weights is tried on all; one that it does not suit then rules out more.
     """
     shortest = magnitudes.min(where=magnitudes > 0, initial=longest)
     if shortest < _SMALLEST or longest > (largest + 0.5) * np.float64(shortest):
         return None
     divisors = np.arange(1, int((largest + 0.5) * np.float64(shortest) / longest) + 1)
-    for sample in (magnitudes[:4], magnitudes[4:64], np.array([longest])):
-        ratio = sample.astype(np.float64) / np.float64(shortest)
-        multiples = np.multiply.outer(divisors, ratio)
-        divisors = divisors[(np.abs(multiples - np.rint(multiples)) <= _SCREEN * multiples).all(axis=1)]
-    for divisor in divisors.tolist():
-        near = np.float32(shortest / np.float64(divisor))
-        for step in _neighbours(near):
-            multiples = np.rint(magnitudes / step)
-            if multiples.max() <= largest and np.array_equal(multiples * step, magnitudes):
-                return step
+    few = np.unique(np.append(magnitudes[:64], longest))
+    for weight in few[few > 0]:
+        multiples = divisors * (np.float64(weight) / np.float64(shortest))
+        divisors = divisors[np.abs(multiples - np.rint(multiples)) <= _SCREEN * multiples]
+    for part in np.split(divisors, [8, 256]):  # the largest steps first: most often one of them is it
+        steps = _near((shortest / part.astype(np.float64)).astype(np.float32))
+        while len(steps := steps[_multiple(steps[:, None], few, largest).all(axis=1)]):
+            wrong = np.flatnonzero(~_multiple(steps[0], magnitudes, largest))
+            if not len(wrong):
+                return np.float32(steps[0])
+            few = np.append(few, magnitudes[wrong[:1]])
     return None
 
 
-def _neighbours(number: np.float32) -> Array:
-    """The number and two on either side of it, the largest first: all whose multiple can round to the same weight."""
-    return (number.view(np.int32) + np.arange(2, -3, -1, dtype=np.int32)).view(np.float32)
+def _near(numbers: Array) -> Array:
+    """Each number and two on either side of it, the largest first: all whose multiple can round to the same weight."""
+    return (numbers.view(np.int32)[:, None] + np.arange(2, -3, -1, dtype=np.int32)).reshape(-1).view(np.float32)
+
+
+def _multiple(steps: Array, magnitudes: Array, largest: int) -> Array:
+    """Where a magnitude is a rounded multiple of a step; both broadcast."""
+    with np.errstate(over="ignore", invalid="ignore"):  # steps beside the largest float32 are infinite or NaN
+        multiples = np.rint(magnitudes / steps)
+        return (multiples <= largest) & (multiples * steps == magnitudes)

@@ -10,6 +10,8 @@ from bitwright.errors import BitwrightError, unknown
 
 CODERS = ("raw", "huffman", "rans")
 POSITIONS = ("gaps", "mask", "context")
+QUANTISED = ("signs", "ternary", "fixed")
+"""Encodings of weights that are whole numbers times a magnitude."""
 VALUES = ("float32", "float16", "codes")
 
 
@@ -24,6 +26,8 @@ class Profile:
         that are matched never join a shared vector.
     preferred
         The encoding of every tensor of two or more dimensions that it can hold, whatever its size.
+    excluded
+        Encodings that are not considered, unless `encodings` names them.
     positions, values
         How sparse tensors may say where their non-zeros are, and what they are.
     linear_index_bits, conv_index_bits
@@ -35,6 +39,7 @@ class Profile:
     coders: tuple[str, ...] = CODERS
     encodings: Mapping[str, str] = field(default_factory=dict)
     preferred: str | None = None
+    excluded: tuple[str, ...] = ()
     positions: tuple[str, ...] = POSITIONS
     values: tuple[str, ...] = VALUES
     linear_index_bits: int | None = None
@@ -64,6 +69,7 @@ class Profile:
         return cls(
             coders=("raw", "huffman"),
             preferred="sparse",
+            excluded=QUANTISED,
             positions=("gaps",),
             linear_index_bits=linear_index_bits,
             conv_index_bits=conv_index_bits,

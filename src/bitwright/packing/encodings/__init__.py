@@ -29,6 +29,9 @@ from bitwright.packing.profile import Profile
 from bitwright.packing.values import Trace, Values
 
 SHORT_LIST = 4  # candidates that are really encoded; more gained nothing on the LeNets and on ResNet-20
+_FAR = 3.0  # a candidate estimated at so many times the best one's bits is not encoded at all
+SLOW_FROM, SLOW_GAIN = 1 << 20, 0.97
+"""From this many weights on, a way that is slow to decode must save 3 % to be taken."""
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -98,12 +101,30 @@ class Content:
     sparse: Sparse | None = None
 
 
+def sparse_if_sparse(numbers: np.ndarray, codebook: np.ndarray | None = None) -> Content:
+    """The content with these numbers, also as non-zeros where they are at most half of it.
+
+    `codebook`: all non-zeros that occur, ascending, if they are few.
+    """
+    positions = np.flatnonzero(numbers)
+    if not len(positions) or 2 * len(positions) > len(numbers):
+        return Content(numbers)
+    values = numbers[positions]
+    if codebook is None:
+        return Content(numbers, Sparse(positions, None, None, values))
+    codes = np.searchsorted(codebook, values)
+    return Content(
+        numbers, Sparse(positions, codes.astype(np.uint8 if len(codebook) <= 256 else np.uint16), codebook, None)
+    )
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """One way to store a weight: about `bits` bits, made by `make`."""
+    """One way to store a weight: about `bits` bits, made by `make`; `slow` if decoding takes tens of ns per weight."""
 
     bits: float
     make: Callable[[], bytes]
+    slow: bool = False
 
 
 class Encoding(Protocol):
@@ -144,10 +165,11 @@ def encode(weight: Weight, profile: Profile, name: str | None = None) -> tuple[s
 
     Ties go to the first in alphabetical order, so the same weight always gets the same bytes.
     """
-    for wanted in (name, profile.preferred):
+    for wanted in (name, profile.preferred, *profile.excluded):
         if wanted is not None and wanted not in _all():
             raise unknown("encoding", wanted, _all())
-    listed = _candidates(weight, profile, list(_all()) if name is None else [name])
+    allowed = [e for e in _all() if e not in profile.excluded] if name is None else [name]
+    listed = _candidates(weight, profile, allowed)
     if name is None and profile.preferred is not None and len(weight.shape) >= 2:
         listed = [entry for entry in listed if entry[1] == profile.preferred] or listed
     if not listed:
@@ -156,8 +178,10 @@ def encode(weight: Weight, profile: Profile, name: str | None = None) -> tuple[s
             "take it out of the profile's encodings or change the values",
             kind="profile",
         )
-    records = [(c.make(), e) for _, e, _, c in sorted(listed, key=lambda entry: entry[:3])[:SHORT_LIST]]
-    record, best = min(records, key=lambda pair: (len(pair[0]), pair[1], pair[0]))
+    listed = sorted(listed, key=lambda entry: entry[:3])[:SHORT_LIST]
+    records = [(c.make(), e, c.slow) for bits, e, _, c in listed if bits <= _FAR * listed[0][0]]
+    handicap = SLOW_GAIN if len(weight.numbers) > SLOW_FROM else 1.0
+    record, best, _ = min(records, key=lambda r: (len(r[0]) / (handicap if r[2] else 1.0), r[1], r[0]))
     return best, record
 
 

@@ -152,7 +152,7 @@ def _context(weight: Weight, profile: Profile, kind: int) -> Candidate:
     plans = [(whole, stride) for stride in strides(weight.shape)]
     plans += [(v, 0) for v in (views[-1], views[len(views) // 2 - 1]) if v is not whole]
     tries = [partial(_Plan(weight, v, kind, coder_codes(profile.coders)).grid, stride) for v, stride in plans]
-    return Candidate(_CONTEXT_GAIN * bits, lambda: smallest(list(tries)))
+    return Candidate(_CONTEXT_GAIN * bits, lambda: smallest(list(tries)), slow=True)
 
 
 def _views(weight: Weight, profile: Profile) -> Iterator[View]:

@@ -10,9 +10,9 @@ import argparse
 import sys
 from collections.abc import Iterator
 
-import contest
 import numpy as np
 
+import contest
 from bitwright import _native
 
 SHAPES = [(64, 56), (128, 28), (256, 14), (512, 7), (256, 28)]  # channels, image

@@ -96,20 +96,23 @@ static void configure(int64_t rows) {
   _tile_loadconfig(&tiles);
 }
 
-// Ends of the pixels of piece `i` of all lines, those left out that an earlier piece had or that are no outputs.
-static int64_t piece_ends(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i, int64_t begin,
-                          int64_t lane, const int32_t* sums, PixelEnd* ends) {
-  const int64_t line = i / l->pieces, done = i % l->pieces * l->rows;
-  int64_t count = 0;
-  for (int64_t p = done; p < begin + l->rows; ++p) {
-    const int64_t y = task->row0 + (l->columns ? p / l->columns : line), x = l->columns ? p % l->columns : p;
-    const int32_t* sum = sums + (p - begin) * SUM_LANES;
-    if (task->image1 - task->image0 > 1)
-      ends[count++] = pixel_end(c, e, lane, sum, task->image0 + p, 0, 0);
-    else if (x < c->shape.out_w)
-      ends[count++] = pixel_end(c, e, lane, sum, task->image0, y, x);
+// The runs of the pixels of piece `i` of all lines, those left out that an earlier piece had or that are no outputs.
+static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i, int64_t begin,
+                          int64_t lane, const int32_t* sums, PixelRun* runs) {
+  const int across = task->image1 - task->image0 > 1;
+  const int64_t end = begin + l->rows;
+  PixelRun* r = runs;
+  for (int64_t p = i % l->pieces * l->rows; p < end;) {
+    const int64_t y = l->columns ? p / l->columns : i / l->pieces, x = l->columns ? p % l->columns : p;
+    const int64_t left = l->columns ? l->columns - x : end, outputs = l->columns ? c->shape.out_w - x : end;
+    if (outputs > 0) {
+      locate(r, c, e, across, lane, task->image0 + (across ? x : 0), task->row0 + y, across ? 0 : x);
+      r->count = outputs < end - p ? outputs : end - p;
+      r++->sums = sums + (p - begin) * SUM_LANES;
+    }
+    p += left;
   }
-  return count;
+  return r - runs;
 }
 
 void bytes_amx(BYTES_ARGUMENTS) {
@@ -138,19 +141,19 @@ void bytes_amx(BYTES_ARGUMENTS) {
     t.weights = (const uint8_t*)c->weights + lane * taps;
     for (int64_t i = 0; i < count; i += 2) {
       const int pieces = i + 1 < count ? 2 : 1;
-      PixelEnd ends[BYTE_TILE_PIXELS];
-      int64_t pixels = 0;
+      PixelRun runs[BYTE_TILE_PIXELS];
+      int64_t found = 0;
       for (int j = 0; j < pieces; ++j) {
         const int64_t piece = (i + j) % lines.pieces * lines.rows, last = lines.length - lines.rows;
         const int64_t begin = piece < last ? piece : last;
         t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row + begin * t.pixel_step;
-        pixels += piece_ends(c, epilogue, task, &lines, i + j, begin, lane, t.sums + j * 16 * SUM_LANES, ends + pixels);
+        found += piece_runs(c, epilogue, task, &lines, i + j, begin, lane, t.sums + j * 16 * SUM_LANES, runs + found);
       }
       if (t.width == 4 * SUM_LANES)
         pieces == 2 ? amx_tile<2, 2>(&t) : amx_tile<1, 2>(&t);
       else
         pieces == 2 ? amx_tile<2, 1>(&t) : amx_tile<1, 1>(&t);
-      finish_block(c, epilogue, storage, b, ends, pixels);
+      finish_block(c, epilogue, storage, b, runs, found);
     }
   }
   _tile_release();

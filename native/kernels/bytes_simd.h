@@ -131,7 +131,7 @@ static Source task_source(const ByteConv* c, const uint8_t* x, const ByteTask* t
 
 // One block over the pixels of a tile: ry rows of rx pixels, or one row of the batch.
 static void block_tile(const ByteConv* c, const SumEpilogue* e, int storage, ByteTile* t, int64_t block, int64_t ry, int64_t rx,
-                       const PixelEnd* ends) {
+                       const PixelRun* runs) {
   int32_t* sums = t->sums;
   const uint8_t* x = t->x;
   const uint32_t* weights = t->weights;
@@ -147,7 +147,7 @@ static void block_tile(const ByteConv* c, const SumEpilogue* e, int storage, Byt
   }
   t->sums = sums;
   t->weights = weights;
-  finish_block(c, e, storage, block, ends, ry * rx);
+  finish_block(c, e, storage, block, runs, ry);
 }
 
 static void byte_conv(BYTES_ARGUMENTS) {
@@ -185,15 +185,14 @@ static void byte_conv(BYTES_ARGUMENTS) {
       const int64_t ry = 2 * wider <= most && y + 1 < task->row1 ? 2 : 1;
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t x0 = length * i / tiles, x1 = length * (i + 1) / tiles;
-        PixelEnd ends[BYTE_TILE_PIXELS];
-        for (int64_t p = 0; p < ry * (x1 - x0); ++p) {
-          const int64_t oy = y + p / (x1 - x0), ox = x0 + p % (x1 - x0);
-          const int32_t* sum = t.sums + p * SUM_LANES;
-          ends[p] = across ? pixel_end(c, epilogue, lane, sum, task->image0 + ox, oy, 0)
-                           : pixel_end(c, epilogue, lane, sum, task->image0, oy, ox);
+        PixelRun runs[2];
+        for (int64_t j = 0; j < ry; ++j) {
+          locate(runs + j, c, epilogue, across, lane, task->image0 + (across ? x0 : 0), y + j, across ? 0 : x0);
+          runs[j].count = x1 - x0;
+          runs[j].sums = t.sums + j * (x1 - x0) * SUM_LANES;
         }
         t.x = first + (y - task->row0) * t.row_step + x0 * step;
-        block_tile(c, epilogue, storage, &t, b, ry, x1 - x0, ends);
+        block_tile(c, epilogue, storage, &t, b, ry, x1 - x0, runs);
       }
       y += ry;
     }

@@ -53,7 +53,7 @@ void check_image(Pair image, int64_t channels) {
   product({image.first, image.second, channels}, "the image");
 }
 
-PoolShape make_pool(Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil,
+PoolShape make_pool(int kind, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil,
                     bool count_include_pad) {
   check_image(image, channels);
   check_pair(kernel, 1, "kernel");
@@ -68,8 +68,8 @@ PoolShape make_pool(Pair image, int64_t channels, Pair kernel, Pair stride, Pair
   if (out_h < 1 || out_w < 1)
     refuse("the image is " + text(image) + ", expected at least the window of " + text(reach) + " less twice the padding");
   product({out_h, out_w, channels}, "the result");
-  return {image.first,   image.second,  channels,      out_h,          out_w,          kernel.first,    kernel.second,
-          stride.first,  stride.second, padding.first, padding.second, dilation.first, dilation.second, count_include_pad};
+  return {kind,         image.first,   image.second,  channels,       out_h,          out_w,           kernel.first,     kernel.second,
+          stride.first, stride.second, padding.first, padding.second, dilation.first, dilation.second, count_include_pad};
 }
 
 struct MaxPoolOp : PoolOp { using PoolOp::PoolOp; };
@@ -81,6 +81,7 @@ PoolShape make_adaptive(Pair image, int64_t channels, Pair size) {
   check_pair(size, 1, "size");
   product({size.first, size.second, channels}, "the result");
   PoolShape s = {};
+  s.kind = POOL_ADAPTIVE_MEAN;
   s.in_h = image.first, s.in_w = image.second, s.channels = channels;
   s.out_h = size.first, s.out_w = size.second;
   s.kernel_h = (s.in_h + size.first - 1) / size.first, s.kernel_w = (s.in_w + size.second - 1) / size.second;
@@ -159,21 +160,21 @@ void bind_floats(nb::module_& m) {
   nb::class_<MaxPoolOp, Operation>(m, "MaxPoolOp")
       .def("__init__", [](MaxPoolOp* self, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding,
                           Pair dilation, bool ceil) {
-             new (self) MaxPoolOp(make_pool(image, channels, kernel, stride, padding, dilation, ceil, false), max_pool2d_portable);
+             new (self) MaxPoolOp(make_pool(POOL_MAX, image, channels, kernel, stride, padding, dilation, ceil, false));
            },
            nb::arg("image"), nb::arg("channels"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding") = none,
            nb::arg("dilation") = one, nb::arg("ceil") = false);
   nb::class_<AvgPoolOp, Operation>(m, "AvgPoolOp")
       .def("__init__", [](AvgPoolOp* self, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding, bool ceil,
                           bool count_include_pad) {
-             new (self) AvgPoolOp(make_pool(image, channels, kernel, stride, padding, {1, 1}, ceil, count_include_pad),
-                                  avg_pool2d_portable);
+             new (self) AvgPoolOp(
+                 make_pool(POOL_MEAN, image, channels, kernel, stride, padding, {1, 1}, ceil, count_include_pad));
            },
            nb::arg("image"), nb::arg("channels"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding") = none,
            nb::arg("ceil") = false, nb::arg("count_include_pad") = true);
   nb::class_<AdaptiveAvgPoolOp, Operation>(m, "AdaptiveAvgPoolOp")
       .def("__init__", [](AdaptiveAvgPoolOp* self, Pair image, int64_t channels, Pair size) {
-             new (self) AdaptiveAvgPoolOp(make_adaptive(image, channels, size), adaptive_avg_pool2d_portable);
+             new (self) AdaptiveAvgPoolOp(make_adaptive(image, channels, size));
            },
            nb::arg("image"), nb::arg("channels"), nb::arg("size"));
   nb::class_<AffineOp, Operation>(m, "AffineOp")
@@ -209,4 +210,5 @@ void bind_floats(nb::module_& m) {
              new (self) SoftmaxOp(shape, axis);
            },
            nb::arg("shape"), nb::arg("axis"));
+  m.def("fma_seconds", &fma_seconds, nb::arg("operations"));
 }

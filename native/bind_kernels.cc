@@ -169,7 +169,7 @@ int64_t pool_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int
   return ceil && (count - 1) * stride >= size + pad ? count - 1 : count;
 }
 
-Result pool(PoolKernel run, const Array& x, Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil,
+Result pool(int kind, const Array& x, Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil,
             bool count_include_pad, int threads) {
   const float* in = data<float>(x, 4, "x");
   check_pair(kernel, 1, "kernel");
@@ -185,22 +185,22 @@ Result pool(PoolKernel run, const Array& x, Pair kernel, Pair stride, Pair paddi
   if (out_h < 1 || out_w < 1)
     refuse("x is an image of " + text({axis(x, 1), axis(x, 2)}) + ", expected at least the window of " + text(reach) +
            " less twice the padding");
-  const PoolShape shape = {axis(x, 1),   axis(x, 2),   axis(x, 3),    out_h,         out_w,          kernel.first,    kernel.second,
+  const PoolShape shape = {kind, axis(x, 1),   axis(x, 2),   axis(x, 3),    out_h,         out_w,          kernel.first,    kernel.second,
                            stride.first, stride.second, padding.first, padding.second, dilation.first, dilation.second,
                            count_include_pad};
   float* out;
   Result result = new_array({axis(x, 0), out_h, out_w, axis(x, 3)}, &out);
   nb::gil_scoped_release released;
-  run_pool(run, axis(x, 0), shape, in, out, threads);
+  run_pool2d(pool2d_kernel(), axis(x, 0), shape, in, out, threads);
   return result;
 }
 
 Result max_pool2d(const Array& x, Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil, int threads) {
-  return pool(max_pool2d_portable, x, kernel, stride, padding, dilation, ceil, false, threads);
+  return pool(POOL_MAX, x, kernel, stride, padding, dilation, ceil, false, threads);
 }
 
 Result avg_pool2d(const Array& x, Pair kernel, Pair stride, Pair padding, bool ceil, bool count_include_pad, int threads) {
-  return pool(avg_pool2d_portable, x, kernel, stride, padding, {1, 1}, ceil, count_include_pad, threads);
+  return pool(POOL_MEAN, x, kernel, stride, padding, {1, 1}, ceil, count_include_pad, threads);
 }
 
 Result adaptive_avg_pool2d(const Array& x, Pair size, int threads) {
@@ -209,13 +209,14 @@ Result adaptive_avg_pool2d(const Array& x, Pair size, int threads) {
   check_threads(threads);
   if (x.shape(1) == 0 || x.shape(2) == 0) refuse("x has shape " + shape_text(x) + ", expected a non-empty image");
   PoolShape shape = {};
+  shape.kind = POOL_ADAPTIVE_MEAN;
   shape.in_h = axis(x, 1), shape.in_w = axis(x, 2), shape.channels = axis(x, 3);
   shape.out_h = size.first, shape.out_w = size.second;
   shape.kernel_h = (shape.in_h + size.first - 1) / size.first, shape.kernel_w = (shape.in_w + size.second - 1) / size.second;
   float* out;
   Result result = new_array({axis(x, 0), size.first, size.second, axis(x, 3)}, &out);
   nb::gil_scoped_release released;
-  run_pool(adaptive_avg_pool2d_portable, axis(x, 0), shape, in, out, threads);
+  run_pool2d(pool2d_kernel(), axis(x, 0), shape, in, out, threads);
   return result;
 }
 
@@ -236,7 +237,7 @@ Result affine(const Array& x, const Array& scale, const Array& shift, int thread
   Result result = new_array(shape, &out);
   const int64_t rows = product({shape.begin(), shape.end() - 1}, "x");
   nb::gil_scoped_release released;
-  run_affine(rows, shape.back(), in, factors, offsets, out, threads);
+  run_elementwise(elementwise_kernel(), {ELEMENTWISE_AFFINE, rows, shape.back(), in, nullptr, factors, offsets, out}, threads);
   return result;
 }
 
@@ -246,7 +247,8 @@ Result relu(const Array& x, int threads) {
   float* out;
   Result result = new_array(shape_of(x), &out);
   nb::gil_scoped_release released;
-  run_relu(static_cast<int64_t>(x.size()), in, out, threads);
+  const auto count = static_cast<int64_t>(x.size());
+  run_elementwise(elementwise_kernel(), {ELEMENTWISE_RELU, count, 1, in, nullptr, nullptr, nullptr, out}, threads);
   return result;
 }
 
@@ -257,7 +259,8 @@ Result add(const Array& a, const Array& b, int threads) {
   float* out;
   Result result = new_array(shape_of(a), &out);
   nb::gil_scoped_release released;
-  run_add(static_cast<int64_t>(a.size()), left, right, out, threads);
+  const auto count = static_cast<int64_t>(a.size());
+  run_elementwise(elementwise_kernel(), {ELEMENTWISE_ADD, count, 1, left, right, nullptr, nullptr, out}, threads);
   return result;
 }
 

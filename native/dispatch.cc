@@ -5,6 +5,7 @@
 #include "dispatch.h"
 
 #include <algorithm>
+#include <ctime>
 
 #include "cpu.h"
 #include "parallel.h"
@@ -115,40 +116,70 @@ void run_sparse_linear(int64_t batch, const SparseLinearWeights& w, const Epilog
   });
 }
 
-void run_pool(PoolKernel kernel, int64_t batch, const PoolShape& s, const float* x, float* out, int threads) {
-  const int64_t in = s.in_h * s.in_w * s.channels, size = s.out_h * s.out_w * s.channels;
-  parallel_for(batch, useful_threads(threads, batch * size * s.kernel_h * s.kernel_w),
-               [&](int64_t image) { kernel(&s, x + image * in, out + image * size); });
+Pool2dKernel pool2d_kernel() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512) return pool2d_avx512;
+  if (isa == Isa::avx2) return pool2d_avx2;
+#endif
+  return pool2d_ref;
 }
 
-void run_normalize(int64_t rows, int64_t channels, const uint8_t* x, const float* scale, const float* shift, float* out,
-                   int threads) {
-  const int64_t step = std::max<int64_t>(kElementsPerTask / std::max<int64_t>(channels, 1), 1);
-  parallel_for(ceil_div(rows, step), useful_threads(threads, rows * channels), [&](int64_t task) {
-    const int64_t begin = task * step, count = std::min(step, rows - begin);
-    normalize_portable(count, channels, x + begin * channels, scale, shift, out + begin * channels);
+void run_pool2d(Pool2dKernel kernel, int64_t batch, const PoolShape& s, const float* x, float* out, int threads) {
+  const int64_t in = s.in_h * s.in_w * s.channels, row = s.out_w * s.channels * s.kernel_h * s.kernel_w;
+  const int64_t rows = std::clamp<int64_t>(kElementsPerTask / std::max<int64_t>(row, 1), 1, s.out_h);
+  const int64_t parts = ceil_div(s.out_h, rows);
+  parallel_for(batch * parts, useful_threads(threads, batch * s.out_h * row), [&](int64_t task) {
+    const int64_t image = task / parts, row0 = task % parts * rows;
+    kernel(&s, x + image * in, out + image * s.out_h * s.out_w * s.channels, row0, std::min(row0 + rows, s.out_h));
   });
 }
 
-void run_affine(int64_t rows, int64_t channels, const float* x, const float* scale, const float* shift, float* out,
-                int threads) {
-  const int64_t step = std::max<int64_t>(kElementsPerTask / std::max<int64_t>(channels, 1), 1);
-  parallel_for(ceil_div(rows, step), useful_threads(threads, rows * channels), [&](int64_t task) {
-    const int64_t begin = task * step, count = std::min(step, rows - begin);
-    affine_portable(count, channels, x + begin * channels, scale, shift, out + begin * channels);
+ElementwiseKernel elementwise_kernel() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512) return elementwise_avx512;
+  if (isa == Isa::avx2) return elementwise_avx2;
+#endif
+  return elementwise_ref;
+}
+
+void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int threads) {
+  const int64_t channels = std::max<int64_t>(work.channels, 1), step = std::max<int64_t>(kElementsPerTask / channels, 1);
+  const int64_t size = work.kind == ELEMENTWISE_NORMALIZE ? 1 : sizeof(float);
+  parallel_for(ceil_div(work.rows, step), useful_threads(threads, work.rows * channels), [&](int64_t task) {
+    const int64_t row = task * step, first = row * work.channels;
+    Elementwise part = work;
+    part.rows = std::min(step, work.rows - row);
+    part.x = static_cast<const char*>(work.x) + first * size;
+    if (work.other) part.other = work.other + first;
+    part.out = work.out + first;
+    kernel(&part);
   });
 }
 
-void run_relu(int64_t count, const float* x, float* out, int threads) {
-  parallel_for(ceil_div(count, kElementsPerTask), useful_threads(threads, count), [&](int64_t task) {
-    const int64_t begin = task * kElementsPerTask;
-    relu_portable(std::min(kElementsPerTask, count - begin), x + begin, out + begin);
-  });
-}
-
-void run_add(int64_t count, const float* a, const float* b, float* out, int threads) {
-  parallel_for(ceil_div(count, kElementsPerTask), useful_threads(threads, count), [&](int64_t task) {
-    const int64_t begin = task * kElementsPerTask;
-    add_portable(std::min(kElementsPerTask, count - begin), a + begin, b + begin, out + begin);
-  });
+double fma_seconds(double operations) {
+  constexpr int64_t kTurns = 1000;
+  auto kernel = fma_peak_ref;
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512)
+    kernel = fma_peak_avx512;
+  else if (isa == Isa::avx2)
+    kernel = fma_peak_avx2;
+#endif
+  const auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  double done = 0;
+  volatile float result = 0;
+  const double start = now();
+  while (done < operations) {
+    double some;
+    result = result + kernel(kTurns, &some);
+    done += some;
+  }
+  return (now() - start) * operations / done;
 }

@@ -18,11 +18,13 @@ void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& weights
 void run_sparse_linear(int64_t batch, const SparseLinearWeights& weights, const Epilogue& epilogue, const float* x, float* out,
                        int threads);
 
-using PoolKernel = void (*)(const PoolShape*, const float*, float*);
-void run_pool(PoolKernel kernel, int64_t batch, const PoolShape& shape, const float* x, float* out, int threads);
-// x, out: [rows][channels]
-void run_normalize(int64_t rows, int64_t channels, const uint8_t* x, const float* scale, const float* shift, float* out,
-                   int threads);
-void run_affine(int64_t rows, int64_t channels, const float* x, const float* scale, const float* shift, float* out, int threads);
-void run_relu(int64_t count, const float* x, float* out, int threads);
-void run_add(int64_t count, const float* a, const float* b, float* out, int threads);
+using Pool2dKernel = void (*)(POOL2D_ARGUMENTS);
+Pool2dKernel pool2d_kernel();
+void run_pool2d(Pool2dKernel kernel, int64_t batch, const PoolShape& shape, const float* x, float* out, int threads);
+
+using ElementwiseKernel = void (*)(const Elementwise*);
+ElementwiseKernel elementwise_kernel();
+void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int threads);
+
+// Seconds of this thread for so many operations at the peak of the current level: two per multiply-add.
+double fma_seconds(double operations);

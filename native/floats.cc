@@ -80,38 +80,59 @@ void FloatLinearOp::run(const void* const* inputs, void* const* outputs, int64_t
              threads);
 }
 
-PoolOp::PoolOp(const PoolShape& s, PoolKernel kernel)
+PoolOp::PoolOp(const PoolShape& s)
     : Operation({s.in_h * s.in_w * s.channels * kFloat}, {s.out_h * s.out_w * s.channels * kFloat}), shape_(s),
-      kernel_(kernel) {}
+      kernel_(pool2d_kernel()), level_(float_level()) {}
 
 void PoolOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  run_pool(kernel_, batch, shape_, floats(inputs[0]), floats(outputs[0]), threads);
+  run_pool2d(kernel_, batch, shape_, floats(inputs[0]), floats(outputs[0]), threads);
 }
 
-AffineOp::AffineOp(int64_t pixels, std::vector<float> scale, std::vector<float> shift, bool bytes)
+namespace {
+
+std::vector<float> repeated(const std::vector<float>& channels) {
+  constexpr size_t kEnough = 64;
+  std::vector<float> result(channels);
+  while (!channels.empty() && result.size() < kEnough) result.insert(result.end(), channels.begin(), channels.end());
+  return result;
+}
+
+}  // namespace
+
+AffineOp::AffineOp(int64_t pixels, const std::vector<float>& scale, const std::vector<float>& shift, bool bytes)
     : Operation({pixels * static_cast<int64_t>(scale.size()) * (bytes ? 1 : kFloat)},
                 {pixels * static_cast<int64_t>(scale.size()) * kFloat}),
-      pixels_(pixels), scale_(std::move(scale)), shift_(std::move(shift)), bytes_(bytes) {}
+      count_(output_bytes()[0] / kFloat), scale_(repeated(scale)), shift_(repeated(shift)), bytes_(bytes),
+      kernel_(elementwise_kernel()), level_(float_level()) {}
 
 void AffineOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  const int64_t rows = batch * pixels_, channels = static_cast<int64_t>(scale_.size());
-  float* out = floats(outputs[0]);
-  if (bytes_)
-    run_normalize(rows, channels, static_cast<const uint8_t*>(inputs[0]), scale_.data(), shift_.data(), out, threads);
-  else
-    run_affine(rows, channels, floats(inputs[0]), scale_.data(), shift_.data(), out, threads);
+  const int64_t count = batch * count_, width = static_cast<int64_t>(scale_.size());
+  Elementwise work = {bytes_ ? ELEMENTWISE_NORMALIZE : ELEMENTWISE_AFFINE, count / width, width, inputs[0], nullptr,
+                      scale_.data(), shift_.data(), floats(outputs[0])};
+  run_elementwise(kernel_, work, threads);
+  const int64_t done = work.rows * width;
+  work.rows = 1;
+  work.channels = count - done;
+  work.x = static_cast<const char*>(inputs[0]) + done * (bytes_ ? 1 : kFloat);
+  work.out += done;
+  kernel_(&work);
 }
 
-ReluOp::ReluOp(int64_t count) : Operation({count * kFloat}, {count * kFloat}) {}
+ReluOp::ReluOp(int64_t count)
+    : Operation({count * kFloat}, {count * kFloat}), kernel_(elementwise_kernel()), level_(float_level()) {}
 
 void ReluOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  run_relu(batch * input_bytes()[0] / kFloat, floats(inputs[0]), floats(outputs[0]), threads);
+  const int64_t count = batch * output_bytes()[0] / kFloat;
+  run_elementwise(kernel_, {ELEMENTWISE_RELU, count, 1, inputs[0], nullptr, nullptr, nullptr, floats(outputs[0])}, threads);
 }
 
-AddOp::AddOp(int64_t count) : Operation({count * kFloat, count * kFloat}, {count * kFloat}) {}
+AddOp::AddOp(int64_t count)
+    : Operation({count * kFloat, count * kFloat}, {count * kFloat}), kernel_(elementwise_kernel()), level_(float_level()) {}
 
 void AddOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  run_add(batch * output_bytes()[0] / kFloat, floats(inputs[0]), floats(inputs[1]), floats(outputs[0]), threads);
+  const int64_t count = batch * output_bytes()[0] / kFloat;
+  const float* other = floats(inputs[1]);
+  run_elementwise(kernel_, {ELEMENTWISE_ADD, count, 1, inputs[0], other, nullptr, nullptr, floats(outputs[0])}, threads);
 }
 
 TransposeOp::TransposeOp(int64_t rows, int64_t columns, int64_t element_bytes)

@@ -38,37 +38,51 @@ class FloatLinearOp final : public Operation {
 
 class PoolOp : public Operation {
  public:
-  PoolOp(const PoolShape& shape, PoolKernel kernel);
+  explicit PoolOp(const PoolShape& shape);
+  std::string kernel() const override { return "pool2d " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
   PoolShape shape_;
-  PoolKernel kernel_;
+  Pool2dKernel kernel_;
+  std::string level_;
 };
 
 // y = x * scale + shift per channel. Inputs are floats or, as pixels, bytes that are divided by 255 first.
 class AffineOp : public Operation {
  public:
-  AffineOp(int64_t pixels, std::vector<float> scale, std::vector<float> shift, bool bytes);
-  bool exact_reads() const override { return true; }
+  AffineOp(int64_t pixels, const std::vector<float>& scale, const std::vector<float>& shift, bool bytes);
+  std::string kernel() const override { return "elementwise " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
-  int64_t pixels_;
-  std::vector<float> scale_, shift_;
+  int64_t count_;
+  std::vector<float> scale_, shift_;  // repeated, so that few channels fill registers too
   bool bytes_;
+  ElementwiseKernel kernel_;
+  std::string level_;
 };
 
 class ReluOp final : public Operation {
  public:
   explicit ReluOp(int64_t count);
+  std::string kernel() const override { return "elementwise " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+
+ private:
+  ElementwiseKernel kernel_;
+  std::string level_;
 };
 
 class AddOp final : public Operation {
  public:
   explicit AddOp(int64_t count);
+  std::string kernel() const override { return "elementwise " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+
+ private:
+  ElementwiseKernel kernel_;
+  std::string level_;
 };
 
 // [rows][columns] elements of 1 or 4 bytes to [columns][rows]: between channels last and channels first.

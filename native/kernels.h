@@ -141,21 +141,41 @@ void sparse_linear_ref(SPARSE_LINEAR_ARGUMENTS);
 void sparse_linear_avx2(SPARSE_LINEAR_ARGUMENTS);
 void sparse_linear_avx512(SPARSE_LINEAR_ARGUMENTS);
 
-// Memory-bound operations have one portable variant each.
+// Maxima: what lies outside the image counts as -inf, NaN wins. Means: of windows, or of parts that divide the image as
+// evenly as whole pixels allow.
+enum { POOL_MAX, POOL_MEAN, POOL_ADAPTIVE_MEAN };
 typedef struct {
+  int kind;
   int64_t in_h, in_w, channels, out_h, out_w;
   int64_t kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
   int count_include_pad;
 } PoolShape;
-// x, out: one image.
-void max_pool2d_portable(const PoolShape* shape, const float* x, float* out);
-void avg_pool2d_portable(const PoolShape* shape, const float* x, float* out);
-void adaptive_avg_pool2d_portable(const PoolShape* shape, const float* x, float* out);
-// x, out: [rows][channels]
-void affine_portable(int64_t rows, int64_t channels, const float* x, const float* scale, const float* shift, float* out);
-void relu_portable(int64_t count, const float* x, float* out);
-void add_portable(int64_t count, const float* a, const float* b, float* out);
-// y = (pixel / 255) * scale + shift, every operation rounded by itself.
-void normalize_portable(int64_t rows, int64_t channels, const uint8_t* x, const float* scale, const float* shift, float* out);
+// x, out: one image, of which output rows [row0, row1) are computed.
+#define POOL2D_ARGUMENTS const PoolShape *shape, const float *x, float *out, int64_t row0, int64_t row1
+void pool2d_ref(POOL2D_ARGUMENTS);
+void pool2d_avx2(POOL2D_ARGUMENTS);
+void pool2d_avx512(POOL2D_ARGUMENTS);
+
+// x + other; relu, which keeps NaN; x * scale + shift, rounded after each; the same with x = byte / 255.
+enum { ELEMENTWISE_ADD, ELEMENTWISE_RELU, ELEMENTWISE_AFFINE, ELEMENTWISE_NORMALIZE };
+typedef struct {
+  int kind;
+  int64_t rows, channels;  // of x, other and out
+  const void* x;           // uint8_t to normalise, else float
+  const float* other;
+  const float* scale;  // [channels]
+  const float* shift;  // [channels]
+  float* out;
+} Elementwise;
+void elementwise_ref(const Elementwise* e);
+void elementwise_avx2(const Elementwise* e);
+void elementwise_avx512(const Elementwise* e);
+
+// As many multiply-adds per second as there can be: independent sums in registers. Writes how many operations that
+// were, two per multiply-add and lane, and returns something made of all sums.
+float fma_peak_ref(int64_t turns, double* operations);
+float fma_peak_avx2(int64_t turns, double* operations);
+float fma_peak_avx512(int64_t turns, double* operations);
+
 // [rows][columns] elements of `bytes` (1 or 4) bytes to [columns][rows].
 void transpose_portable(int64_t rows, int64_t columns, int64_t bytes, const void* x, void* out);

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "cpu.h"
+#include "dispatch.h"
 #include "parallel.h"
 
 namespace {
@@ -91,8 +92,11 @@ void SparseLinear::run(const void* const* inputs, void* const* outputs, int64_t 
     kernel_(&matrix, &epilogue, x, out, batch, &task, thread_scratch(scratch));
   });
   if (finish_.residual) {
-    add_portable(batch * rows, out, static_cast<const float*>(inputs[1]), out);
-    if (finish_.relu) relu_portable(batch * rows, out, out);
+    const auto kernel = elementwise_kernel();
+    const auto* residual = static_cast<const float*>(inputs[1]);
+    run_elementwise(kernel, {ELEMENTWISE_ADD, batch * rows, 1, out, residual, nullptr, nullptr, out}, threads);
+    if (finish_.relu)
+      run_elementwise(kernel, {ELEMENTWISE_RELU, batch * rows, 1, out, nullptr, nullptr, nullptr, out}, threads);
   }
 }
 

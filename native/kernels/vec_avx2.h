@@ -29,6 +29,11 @@ static inline vec add(vec a, vec b) { return _mm256_add_ps(a, b); }
 static inline vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 // b where a is not greater, so that NaN and -0.0 pass as in `b < 0 ? 0 : b`.
 static inline vec maximum(vec a, vec b) { return _mm256_max_ps(a, b); }
+// NaN where one of them is.
+static inline vec maximum_or_nan(vec a, vec b) {
+  return _mm256_blendv_ps(maximum(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+static inline vec divide(vec a, vec b) { return _mm256_div_ps(a, b); }
 static inline vec keep_first(vec v, int64_t n) { return _mm256_and_ps(v, _mm256_castsi256_ps(first(n))); }
 static inline float sum(vec v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -21,6 +21,11 @@ static inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
 static inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 // b where a is not greater, so that NaN and -0.0 pass as in `b < 0 ? 0 : b`.
 static inline vec maximum(vec a, vec b) { return _mm512_max_ps(a, b); }
+// NaN where one of them is.
+static inline vec maximum_or_nan(vec a, vec b) {
+  return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
+}
+static inline vec divide(vec a, vec b) { return _mm512_div_ps(a, b); }
 static inline vec keep_first(vec v, int64_t n) { return _mm512_maskz_mov_ps(first(n), v); }
 static inline float sum(vec v) { return _mm512_reduce_add_ps(v); }
 

@@ -215,6 +215,9 @@ class MeanOp(Operation):  # added up in float64
 class SoftmaxOp(Operation):  # computed in float64
     def __init__(self, shape: list[int], axis: int) -> None: ...
 
+# Seconds of this thread for so many float operations, two per multiply-add, at the current level's peak: sums in registers.
+def fma_seconds(operations: float) -> float: ...
+
 # --- sparse (native/bind_sparse.cc): float operations on weights that are mostly zero or codes. positions: ascending
 # int64 in the flat order of the dense weight. With codes (uint8 or uint16) values is the codebook, without them it has
 # one value per position. The finish must end in floats.

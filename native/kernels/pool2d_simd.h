@@ -1,0 +1,53 @@
+// Pooling: channels in the lanes, up to four registers at once. Include vec_<isa>.h first.
+#pragma once
+#include <math.h>
+
+#include "pool2d_spans.h"
+
+// NV registers of channels of one output pixel, of which `lanes` count. x: the image from these channels on.
+template <int NV, int MAX>
+static inline void pool_channels(const PoolShape* s, const float* x, Span rows, Span columns, int64_t lanes, float* out) {
+  vec result[NV];
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) result[v] = MAX ? broadcast(-INFINITY) : zero();
+  for (int64_t y = rows.begin; y < rows.end; y += rows.step) {
+    for (int64_t i = columns.begin; i < columns.end; i += columns.step) {
+      const float* p = x + (y * s->in_w + i) * s->channels;
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) {
+        const vec value = NV > 1 ? load(p + v * LANES) : load_first(p, lanes);
+        result[v] = MAX ? maximum_or_nan(result[v], value) : add(result[v], value);
+      }
+    }
+  }
+  const vec divisor = broadcast((float)(rows.count * columns.count));
+#pragma GCC unroll 4
+  for (int v = 0; v < NV; ++v) {
+    const vec y = MAX ? result[v] : divide(result[v], divisor);
+    if (NV > 1)
+      store(out + v * LANES, y);
+    else
+      store_first(out, y, lanes);
+  }
+}
+
+template <int MAX>
+static void pool_rows(POOL2D_ARGUMENTS) {
+  const PoolShape* s = shape;
+  for (int64_t oy = row0; oy < row1; ++oy) {
+    const Span rows = row_span(s, oy);
+    for (int64_t ox = 0; ox < s->out_w; ++ox) {
+      const Span columns = column_span(s, ox);
+      float* y = out + (oy * s->out_w + ox) * s->channels;
+      int64_t c = 0;
+      for (; c + 4 * LANES <= s->channels; c += 4 * LANES)
+        pool_channels<4, MAX>(s, x + c, rows, columns, 4 * LANES, y + c);
+      for (; c < s->channels; c += LANES) pool_channels<1, MAX>(s, x + c, rows, columns, s->channels - c, y + c);
+    }
+  }
+}
+
+static void pool2d(POOL2D_ARGUMENTS) {
+  if (shape->kind == POOL_MAX) return pool_rows<1>(shape, x, out, row0, row1);
+  pool_rows<0>(shape, x, out, row0, row1);
+}

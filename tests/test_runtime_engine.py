@@ -15,7 +15,8 @@ from bitwright import BitwrightError, _native
 from bitwright.packing.container import write_container
 from bitwright.runtime import Model, load
 from bitwright.runtime import engine as engine_module
-from bitwright.runtime import native as native_module
+from bitwright.runtime.domains import domains
+from bitwright.runtime.fuse import Chain, fuse
 from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.reference import run_reference
 
@@ -30,6 +31,14 @@ def compare(graph: Graph, weights: dict[str, np.ndarray], x: np.ndarray) -> None
         outputs if isinstance(outputs, tuple) else (outputs,), run_reference(graph, weights, (x,)), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
+
+
+def chains_of(graph: Graph, weights: dict[str, np.ndarray]) -> list[Chain]:
+    return fuse(graph, domains(graph, weights))
+
+
+def images_per_pass(model: Model) -> int:
+    return model._prepare(frozenset()).pass_images if model.engine == "native" else model._chunk
 
 
 def conv(value: int, weight: str, name: str = "") -> Node:
@@ -65,7 +74,7 @@ def batch_for(graph: Graph, count: int, seed: int = 0) -> np.ndarray:
 
 def test_epilogues_take_in_what_they_can():
     graph, weights = residual_block()
-    chains = native_module.fuse(graph)
+    chains = chains_of(graph, weights)
     assert [(c.node.op, c.result, c.affine is not None, c.residual, c.relu) for c in chains] == [
         ("conv2d", 3, True, None, True),
         ("pad", 6, False, None, False),
@@ -80,14 +89,14 @@ def test_epilogues_take_in_what_they_can():
 def test_values_that_others_read_stay_out_of_epilogues():
     nodes = (conv(0, "w"), Node("relu", (1,)), Node("add", (1, 2)), conv(3, "w"), Node("add", (4, 4)), conv(5, "w"))
     graph = Graph(((2, 3, 3),), (*nodes, Node("relu", (6,))), (7, 6))
-    assert [chain.result for chain in native_module.fuse(graph)] == [1, 2, 3, 4, 5, 6, 7]
+    assert [chain.result for chain in chains_of(graph, {})] == [1, 2, 3, 4, 5, 6, 7]
     weights = {"w": np.random.default_rng(0).standard_normal((2, 2, 3, 3)).astype(np.float32)}
     compare(graph, weights, batch_for(graph, 2))
 
 
 def test_two_convolutions_that_are_added():
     graph = Graph(((2, 3, 3),), (conv(0, "w"), conv(0, "v"), Node("add", (1, 2)), Node("relu", (3,))), (4,))
-    assert [(c.result, c.residual) for c in native_module.fuse(graph)] == [(2, None), (4, 2)]
+    assert [(c.result, c.residual) for c in chains_of(graph, {})] == [(2, None), (4, 2)]
     random = np.random.default_rng(0)
     weights = {name: random.standard_normal((2, 2, 3, 3)).astype(np.float32) for name in "wv"}
     compare(graph, weights, batch_for(graph, 2))
@@ -113,7 +122,7 @@ def test_large_batches_go_through_in_chunks(engine, monkeypatch):
     whole = Model(graph, weights, engine=engine, threads=1)(x)
     monkeypatch.setattr(engine_module, "CHUNK_BYTES", 20_000)
     model = Model(graph, weights, engine=engine, threads=1)
-    assert 1 < model._chunk < 30
+    assert 1 < images_per_pass(model) < 30
     np.testing.assert_allclose(model(x), whole, rtol=0, atol=1e-6)
     monkeypatch.setattr(engine_module, "CHUNK_BYTES", 1)
     np.testing.assert_allclose(Model(graph, weights, engine=engine)(x), whole, rtol=0, atol=1e-6)
@@ -124,8 +133,9 @@ def test_memory_of_a_large_batch_is_bounded():
     """Only what is alive at once counts: a long chain of values takes no more than a short one."""
     chain = Graph(((4, 8, 8),), tuple(Node("relu", (i,)) for i in range(50)), (50,))
     short = Graph(((4, 8, 8),), tuple(Node("relu", (i,)) for i in range(2)), (2,))
-    assert Model(chain, {})._chunk == Model(short, {})._chunk
-    assert Model(chain, {}, engine="reference")._chunk < Model(short, {}, engine="reference")._chunk
+    assert images_per_pass(Model(chain, {})) == images_per_pass(Model(short, {}))
+    reference = {"engine": "reference"}
+    assert images_per_pass(Model(chain, {}, **reference)) < images_per_pass(Model(short, {}, **reference))
 
 
 def test_outputs_belong_to_the_caller():
@@ -208,15 +218,14 @@ def sparse_layer(density: float) -> tuple[Graph, dict[str, np.ndarray]]:
     return graph, {"w": weight, "b": random.standard_normal(40).astype(np.float32)}
 
 
-@pytest.mark.parametrize(("density", "kernel"), [(0.08, "sparse_linear"), (0.9, "linear")])
+@pytest.mark.parametrize(("density", "kernel"), [(0.08, "sparse"), (0.9, "linear")])
 def test_a_packed_sparse_layer_runs_on_its_codes(density, kernel, tmp_path):
     graph, weights = sparse_layer(density)
     path = tmp_path / "sparse.safetensors"
     names = [f"class {i}" for i in range(40)]
     path.write_bytes(write_container(graph, weights, {"classes": names}))
     model = load(path, threads=1)
-    bound = native_module._Bindings([], model.stored, 1)
-    assert bound._linear_weights(model.stored["w"])[0].__name__ == kernel
+    assert [step.kernel.split()[0] for step in model.plan] == [kernel]
     x = batch_for(graph, 9)
     (expected,) = run_reference(graph, weights, (x,))
     np.testing.assert_allclose(model(x), expected, rtol=0, atol=TOLERANCE * np.abs(expected).max() * 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from bitwright.errors import BitwrightError
-from bitwright.runtime.domains import domains
 from bitwright.runtime.graph import Graph, validate
-from bitwright.runtime.native import Tensor, bind, channels_first, channels_last, packed_bytes
+from bitwright.runtime.kernels import Tensor
+from bitwright.runtime.native import Step, bind, packed_bytes
 from bitwright.runtime.reference import prepare
 
 if TYPE_CHECKING:
@@ -88,10 +88,14 @@ class Model:
     array itself if there is one, else a tuple. An input that the graph normalizes first also takes uint8 pixels, and
     its float32 pixels are meant to be in 0..1. Other types are refused, float64 too: nothing is rounded in silence.
     NaN in, NaN out. Large batches are worked through in chunks, so memory stays bounded. Calls from several threads
-    are safe. The number of threads changes no bit of a result, the size of the batch may change the last ones.
+    are safe and run side by side. The number of threads changes no bit of a result, the size of the batch may change
+    the last ones of float layers.
 
     Attributes: `graph`; `stored`, the tensors by name as they lie in the file; `classes`, names of the outputs or None;
-    `input_shapes`, `output_shapes` without the batch axis; `engine`, "native" or "reference"; `threads`.
+    `input_shapes`, `output_shapes` without the batch axis; `engine`, "native" or "reference"; `threads`; `plan`, the
+    steps of the native engine, whose text says what each computes, how and on what.
+
+    `kernels` names rows of the kernel table (`runtime/kernels.py`) to prefer where they can compute a layer.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Model:
         meta: Mapping[str, Any] | None = None,
         threads: int | None = None,
         engine: str = "native",
+        kernels: Sequence[str] = (),
     ) -> None:
         stored = {n: Loose(np.asarray(t, np.float32)) if isinstance(t, Array) else t for n, t in tensors.items()}
         shapes = validate(graph, {name: tuple(tensor.shape) for name, tensor in stored.items()})
@@ -111,16 +116,16 @@ class Model:
         self.output_shapes = tuple(shapes[i] for i in graph.outputs)
         self.classes = class_names((meta or {}).get("classes"), self.output_shapes[0])
         self._pixels = graph.pixel_inputs()
+        self.plan: tuple[Step, ...] = ()
+        self._plans: dict[frozenset[int], Any] = {}
+        self._pass_bytes = CHUNK_BYTES
         if engine == "native":
-            domains(graph, stored)
-            self._steps = bind(graph, shapes, stored, self.threads)
-            plan = [(step.result, step.frees) for step in self._steps]
+            self._bound = bind(graph, shapes, stored, kernels)
+            self.plan = self._bound.steps
+            self._prepare(frozenset())
         else:
             self._reference = prepare(graph, {name: tensor.dense() for name, tensor in stored.items()})
-            plan = [(i, ()) for i in range(len(graph.inputs), len(shapes))]
-        self._chunk = max(
-            1, CHUNK_BYTES // (4 * _peak([math.prod(shape) for shape in shapes], len(graph.inputs), plan))
-        )
+            self._chunk = max(1, CHUNK_BYTES // (4 * sum(math.prod(shape) for shape in shapes)))
 
     def __repr__(self) -> str:
         shapes = ", ".join(map(str, self.input_shapes))
@@ -132,24 +137,31 @@ class Model:
         count = len(arrays[0])
         outputs = tuple(np.empty((count, *shape), np.float32) for shape in self.output_shapes)
         run = self._run_native if self.engine == "native" else self._run_reference
-        with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are values like others
-            for start in range(0, count, self._chunk):
-                part = slice(start, start + self._chunk)
-                for output, value in zip(outputs, run([x[part] for x in arrays]), strict=True):
-                    output[part] = value
+        run(arrays, outputs, count)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def _run_native(self, inputs: list[Array]) -> list[Array]:
-        values: list[Any] = [channels_last(x) for x in inputs]
-        values.extend([None] * len(self.graph.nodes))
-        for step in self._steps:
-            values[step.result] = step.run(*[values[i] for i in step.inputs])
-            for i in step.frees:
-                values[i] = None
-        return [channels_first(values[i]) for i in self.graph.outputs]
+    def time_steps(self, *inputs: Any, repeats: int = 10) -> list[float]:
+        """Seconds that each step of `plan` takes for a batch, medians of `repeats` calls. Native engine only."""
+        arrays = [np.ascontiguousarray(x) for x in self._check(inputs)]
+        outputs = [np.empty((len(arrays[0]), *shape), np.float32) for shape in self.output_shapes]
+        plan = self._prepare(_bytes_among(arrays))
+        return list(plan.time(arrays, outputs, len(arrays[0]), self.threads, repeats))
 
-    def _run_reference(self, inputs: list[Array]) -> list[Array]:
-        return list(self._reference(*inputs))
+    def _run_native(self, arrays: list[Array], outputs: tuple[Array, ...], count: int) -> None:
+        plan = self._prepare(_bytes_among(arrays))
+        plan.run([np.ascontiguousarray(x) for x in arrays], list(outputs), count, self.threads)
+
+    def _prepare(self, uint8: frozenset[int]) -> Any:
+        """The plan for these inputs as pixels of one byte."""
+        if uint8 not in self._plans:
+            self._plans[uint8] = self._bound.plan(uint8, self._pass_bytes)
+        return self._plans[uint8]
+
+    def _run_reference(self, arrays: list[Array], outputs: tuple[Array, ...], count: int) -> None:
+        for start in range(0, count, self._chunk):
+            part = slice(start, start + self._chunk)
+            for output, value in zip(outputs, self._reference(*[x[part] for x in arrays]), strict=True):
+                output[part] = value
 
     def _check(self, inputs: tuple[Any, ...]) -> list[Array]:
         if len(inputs) != len(self.input_shapes):
@@ -187,14 +199,8 @@ def _as_array(index: int, x: Any) -> Array:
         _refuse(f"input {index} is a {type(x).__name__} that is no array ({error}); expected a NumPy array")
 
 
-def _peak(sizes: list[int], inputs: int, plan: list[tuple[int, tuple[int, ...]]]) -> int:
-    """The most elements per image that are alive at once when values are made and freed as planned."""
-    alive = peak = sum(sizes[:inputs])
-    for result, frees in plan:
-        alive += sizes[result]
-        peak = max(peak, alive)
-        alive -= sum(sizes[i] for i in frees)
-    return peak
+def _bytes_among(arrays: list[Array]) -> frozenset[int]:
+    return frozenset(i for i, x in enumerate(arrays) if x.dtype == np.uint8)
 
 
 def _engine_name(engine: str) -> str:

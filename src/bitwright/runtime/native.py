@@ -1,295 +1,276 @@
-"""A graph bound to the native kernels: a list of calls, prepared once when a model is loaded.
+"""A graph bound to the native kernels: the steps of a plan, prepared once when a model is loaded.
 
-Arrays inside are channels-last and contiguous: (N, H, W, C), (N, L, C) or (N, C). What follows a convolution or linear
-layer and is read by nobody else (batch norm, residual add, relu) is computed in that kernel's epilogue; kernels round
-the product and the sums of an epilogue separately, so this changes no bit.
+`fuse` says which nodes one kernel computes together, `kernels` which kernel, `forms` in which form every value is
+wanted; here the operations are made and numbered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from bitwright.runtime import reference
+from bitwright.runtime import floats
+from bitwright.runtime.domains import SIGNS
+from bitwright.runtime.forms import Choice, Forms
+from bitwright.runtime.fuse import LAYERS, Chain, Coder
 from bitwright.runtime.graph import Graph, Node
-
-if TYPE_CHECKING:
-    from bitwright.packing.encodings import Sparse
+from bitwright.runtime.kernels import Form, Tensor
 
 Array = np.ndarray
-Call = Callable[..., Array]
-
-SPARSE_DENSITY = 0.2
-"""Linear layers stored sparse run on the sparse kernel below this share of non-zeros.
-
-Measured with AVX-512 on 100x300 to 1024x1024 at batches of 1, 64 and 256, time of the sparse kernel over that of the
-dense one: 0.05 to 0.8 at a density of 0.1, 0.3 to 1.2 at 0.2, 0.3 to 1.7 at 0.3.
-"""
+Shape = tuple[int, ...]
+Slot = tuple[int, Form | None]
+"""A value of the graph in one of its forms, floats where that is None."""
 
 LANES = 16
 """Kernels pack the output channels of each group in blocks of a multiple of this."""
 
 
-TO_LAST = {3: (0, 2, 1), 4: (0, 2, 3, 1)}
-TO_FIRST = {3: (0, 2, 1), 4: (0, 3, 1, 2)}
-
-
-class Tensor(Protocol):
-    """A weight as a file stores it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def dense(self) -> Array: ...
-    def sparse(self) -> Sparse | None: ...
+def packed_bytes(graph: Graph, tensors: Mapping[str, Tensor]) -> int:
+    """About what the weights take at most when kernels have packed them; more than decoded, where groups are narrow."""
+    elements = 0
+    for node in graph.nodes:
+        if "weight" in node.weights:
+            groups = node.attributes.get("groups", 1)
+            outputs, *rest = tensors[node.weights["weight"]].shape
+            elements += groups * -(-outputs // groups // LANES) * LANES * math.prod(rest)
+    return 4 * elements
 
 
 @dataclass(frozen=True)
 class Step:
-    """One call: which values it reads, which it makes, and which nobody needs after it."""
+    """One operation of a plan.
 
-    run: Call
+    `name` is the module that it comes from, `does` the operations of the graph in it, `kernel` what computes them;
+    `reads` and `makes` tell how its values lie in memory, `inputs` which of the plan they are.
+    """
+
+    name: str
+    does: str
+    operation: Any
     inputs: tuple[int, ...]
-    result: int
-    frees: tuple[int, ...] = ()
-
-
-@dataclass
-class Fused:
-    """A node and what its kernel's epilogue takes over: y = (node + bias) * scale + shift + residual, then relu."""
-
-    node: Node
-    result: int
-    affine: Node | None = None
-    residual: int | None = None
-    relu: bool = False
+    reads: tuple[str, ...]
+    makes: tuple[str, ...]
+    of_input: int | None = None
+    """The graph input that it prepares, if it is that of `pixels`."""
+    of_pixels: Any = None
+    """In place of `operation`, where that input is uint8."""
 
     @property
-    def inputs(self) -> tuple[int, ...]:
-        return self.node.inputs if self.residual is None else (*self.node.inputs, self.residual)
+    def kernel(self) -> str:
+        return str(self.operation.kernel)
+
+    @property
+    def weight_bytes(self) -> int:
+        return int(self.operation.weight_bytes)
+
+    def __str__(self) -> str:
+        weights = f", {self.weight_bytes:,} bytes" if self.weight_bytes else ""
+        values = f"{', '.join(self.reads)} -> {', '.join(self.makes)}"
+        return f"{self.name or '-'}: {self.does} [{self.kernel}{weights}] {values}"
 
 
-def channels_last(x: Array) -> Array:
-    """(N, C, ...) to contiguous (N, ..., C)."""
-    return np.ascontiguousarray(x.transpose(TO_LAST[x.ndim]) if x.ndim > 2 else x)
+@dataclass(frozen=True)
+class Bound:
+    """The steps, and which values of theirs are the outputs (channels first, as callers get them)."""
+
+    inputs: tuple[Shape, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[int, ...]
+
+    def plan(self, uint8: frozenset[int], pass_bytes: int) -> Any:
+        """What runs them, where the graph inputs in `uint8` are pixels of one byte; the operations are shared."""
+        from bitwright import _native
+
+        sizes = [math.prod(shape) * (1 if i in uint8 else 4) for i, shape in enumerate(self.inputs)]
+        steps = [(s.of_pixels if s.of_input in uint8 else s.operation, list(s.inputs)) for s in self.steps]
+        return _native.Plan(sizes, steps, list(self.outputs), pass_bytes)
 
 
-def channels_first(x: Array) -> Array:
-    """(N, ..., C) to (N, C, ...), a view."""
-    return x.transpose(TO_FIRST[x.ndim]) if x.ndim > 2 else x
+def bind(graph: Graph, shapes: list[Shape], tensors: Mapping[str, Tensor], preferred: Sequence[str] = ()) -> Bound:
+    """The steps that compute the graph; `preferred` as `kernels.choose` takes it."""
+    return _Binder(Forms(graph, shapes, tensors, preferred)).bound()
 
 
-def packed_bytes(graph: Graph, tensors: Mapping[str, Tensor]) -> int:
-    """About what the weights take when kernels have packed them; more than decoded, where groups are narrow."""
-    elements = 0
-    for name, groups in {
-        (n.weights["weight"], n.attributes.get("groups", 1)) for n in graph.nodes if "weight" in n.weights
-    }:
-        outputs, *rest = tensors[name].shape
-        elements += groups * -(-outputs // groups // LANES) * LANES * math.prod(rest)
-    return 4 * elements
+class _Binder:
+    """Makes the operations of the chains that are alive, in order."""
 
-
-def bind(graph: Graph, shapes: list[tuple[int, ...]], tensors: Mapping[str, Tensor], threads: int) -> list[Step]:
-    """The calls that compute the graph, in order."""
-    bindings = _Bindings(shapes, tensors, threads)
-    steps = [Step(bindings.call(fused), fused.inputs, fused.result) for fused in fuse(graph)]
-    alive = set(graph.outputs)
-    for index in range(len(steps) - 1, -1, -1):
-        step = steps[index]
-        dead = {*step.inputs, step.result} - alive
-        steps[index] = Step(step.run, step.inputs, step.result, tuple(sorted(dead)))
-        alive.update(step.inputs)
-    return steps
-
-
-def fuse(graph: Graph) -> list[Fused]:
-    """The nodes in order, each followed as far as its epilogue reaches; a chain stands where its last node stood.
-
-    There, all that it reads has been computed.
-    """
-    first = len(graph.inputs)
-    readers: dict[int, list[int]] = {value: [-1] for value in graph.outputs}
-    for index, node in enumerate(graph.nodes):
-        for value in node.inputs:
-            readers.setdefault(value, []).append(index)
-    absorbed: set[int] = set()
-    chains: dict[int, Fused] = {}
-    for index, node in enumerate(graph.nodes):
-        if index in absorbed:
-            continue
-        chain, last = Fused(node, first + index), index
-        while node.op in ("conv2d", "linear"):
-            follower = readers.get(chain.result, [])
-            if len(follower) != 1 or follower[0] < 0 or follower[0] in absorbed:
-                break
-            if not _absorb(chain, graph.nodes[follower[0]]):
-                break
-            last = follower[0]
-            absorbed.add(last)
-            chain.result = first + last
-        chains[last] = chain
-    return [chains[index] for index in sorted(chains)]
-
-
-def _absorb(chain: Fused, node: Node) -> bool:
-    """Take `node`, the only reader of the chain's result, into the epilogue if its place there is still free."""
-    if chain.relu:
-        return False
-    if node.op == "relu":
-        chain.relu = True
-    elif node.op == "affine" and chain.affine is None and chain.residual is None:
-        chain.affine = node
-    elif node.op == "add" and chain.residual is None and chain.node.op == "conv2d":
-        chain.residual = node.inputs[1] if node.inputs[0] == chain.result else node.inputs[0]
-    else:
-        return False
-    return True
-
-
-class _Bindings:
-    """Makes the call of each node; a tensor that several nodes share is prepared once."""
-
-    def __init__(self, shapes: list[tuple[int, ...]], tensors: Mapping[str, Tensor], threads: int) -> None:
+    def __init__(self, forms: Forms) -> None:
         from bitwright import _native
 
         self.native: Any = _native
-        self.shapes, self.tensors, self.threads = shapes, tensors, threads
-        self._prepared: dict[tuple[Any, ...], Any] = {}
+        self.forms, self.graph, self.shapes = forms, forms.graph, forms.shapes
+        self.steps: list[Step] = []
+        self.values: dict[Slot, int] = {}
+        self.layouts: dict[Slot, Any] = {}
+        self.made = len(self.graph.inputs)
+        self._vectors: dict[str, Array] = {}
 
-    def call(self, fused: Fused) -> Call:
-        node = fused.node
-        if node.op in ("conv2d", "linear"):
-            return getattr(self, f"_{node.op}")(fused)
-        return getattr(self, f"_{node.op}")(node, **node.attributes)
+    def bound(self) -> Bound:
+        for index in range(len(self.graph.inputs)):
+            self._input(index)
+        for chain in self.forms.chains:
+            if self.forms.alive(chain):
+                self._bind(chain)
+        outputs = {value: self._output(value) for value in self.graph.outputs}
+        return Bound(self.graph.inputs, tuple(self.steps), tuple(outputs[value] for value in self.graph.outputs))
 
-    def _once(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        if key not in self._prepared:
-            self._prepared[key] = make()
-        return self._prepared[key]
+    def _bind(self, chain: Chain) -> None:
+        node, wanted = chain.node, self.forms.wanted[chain.result]
+        if node.op in LAYERS:
+            self._layer(chain)
+            return
+        if wanted.floats:
+            if node.op == "normalize":
+                self._normalize(chain)
+            else:
+                self._floats(chain)
+        for form in wanted.codes:
+            if (chain.result, form) not in self.values:
+                self._codes(chain, form)
+
+    # --- floats
+
+    def _input(self, index: int) -> None:
+        shape, values = self.shapes[index], index
+        self.values[index, None] = values
+        if not self.forms.wanted[index]:
+            return
+        if transpose := floats.to_last(self.native, shape):
+            pixels = floats.to_last(self.native, shape, 1)[0] if index in self.graph.pixel_inputs() else None
+            self._step(
+                "", "transpose", transpose[0], [(index, None)], [(index, None)], index if pixels else None, pixels
+            )
+
+    def _output(self, value: int) -> int:
+        found = self.values[value, None]
+        for operation in floats.to_first(self.native, self.shapes[value]):
+            self.steps.append(Step("", "transpose", operation, (found,), (self._describe((value, None)),), ("output",)))
+            found, self.made = self.made, self.made + 1
+        return found
+
+    def _normalize(self, chain: Chain) -> None:
+        node = chain.node
+        source, arguments = node.inputs[0], (self.native, self.shapes[node.inputs[0]], self._weights(node))
+        (operation,) = floats.normalize(*arguments)
+        of_input, of_pixels = None, None
+        if source in self.graph.pixel_inputs():
+            of_input, (of_pixels,) = source, floats.normalize(*arguments, uint8=True)
+        self._step(node.name, node.op, operation, [(source, None)], [(chain.result, None)], of_input, of_pixels)
+
+    def _floats(self, chain: Chain) -> None:
+        node, result = chain.node, (chain.result, None)
+        sources: list[Slot] = [(value, None) for value in node.inputs]
+        operations = floats.operations(self.native, node, self._weights(node), [self.shapes[i] for i in node.inputs])
+        if not operations:
+            self.values[result] = self.values[sources[0]]
+        for operation in operations:
+            self._step(node.name, node.op, operation, sources, [result])
+            sources = [result]
+
+    # --- codes
+
+    def _codes(self, chain: Chain, form: Form) -> None:
+        node, slot = chain.node, (chain.result, form)
+        below = (node.inputs[0], form)
+        if chain.result in self.forms.coders:
+            coder = self.forms.coders[chain.result]
+            does = f"affine + {node.op}" if coder.affine else node.op
+            operation = self.native.EncodeOp(self._encode(coder, form))
+            self._step(node.name, does, operation, [(coder.source, None)], [slot])
+        elif node.op == "flatten" and self.forms.same_codes(node):
+            self.values[slot], self.layouts[slot] = self.values[below], self.layouts[below]
+        elif node.op == "max_pool2d":
+            image, channels = self._image(node.inputs[0]), self.shapes[chain.result][0]
+            pairs = {key: tuple(node.attributes[key]) for key in ("kernel", "stride", "padding")}
+            window = self.native.Window(image, channels, channels, **pairs)
+            operation = self.native.PoolCodesOp(window, self.layouts[below], self._layout(slot))
+            self._step(node.name, node.op, operation, [below], [slot])
+        else:  # numbers of the domain become the codes they are
+            again = Coder(Node("sign" if self.forms.domains[chain.result] == SIGNS else "quantize", ()), *slot[:1], -1)
+            operation = self.native.EncodeOp(self._encode(again, form))
+            self._step(node.name, "encode", operation, [(chain.result, None)], [slot])
+
+    def _encode(self, coder: Coder, form: Form) -> Any:
+        domain = self.forms.domains[coder.result]
+        assert domain is not None
+        arguments: dict[str, Any] = self._weights(coder.affine) if coder.affine else {}
+        if coder.node.op == "quantize":
+            arguments |= {"reciprocal": np.float32(1) / domain.scale, "low": domain.low, "high": domain.high}
+        return self.native.Encode(coder.node.op, self._layout((coder.result, form)), **arguments)
+
+    def _image(self, value: int) -> tuple[int, int]:
+        _, *image = self.shapes[value]
+        return (image[0], image[1]) if image else (1, 1)
+
+    def _layout(self, slot: Slot) -> Any:
+        value, form = slot
+        assert form is not None
+        if slot not in self.layouts:
+            rows, columns = self.forms.wanted[value].codes[form]
+            margins = {"top": rows, "bottom": rows, "left": columns, "right": columns}
+            size = (*self._image(value), self.shapes[value][0], form.groups)
+            self.layouts[slot] = self.native.CodeLayout(*size, **margins, planes=form.planes)
+        return self.layouts[slot]
+
+    # --- layers
+
+    def _layer(self, chain: Chain) -> None:
+        choice = self.forms.choices[chain.result]
+        source, result = (choice.source, choice.form), chain.result
+        sources: list[Slot] = [source] if chain.residual is None else [source, (chain.residual, None)]
+        results: list[Slot] = [(result, None)] if self.forms.wanted[result].floats else []
+        does, finish = chain.parts, self._finish(chain, choice)
+        if result in self.forms.encoded:
+            coder, form = self.forms.encoded[result]
+            finish["encode"] = self._encode(coder, form)
+            results.append((coder.result, form))
+            does = [*does, *(["affine"] if coder.affine else []), coder.node.op]
+        finish["out"] = self.forms.wanted[result].floats
+        made = self.native.Finish(choice.layer.channels[1], **finish)
+        operation = choice.row.build(self.native, choice.layer, made, self.layouts.get(source))
+        self._step(chain.node.name, " + ".join(does), operation, sources, results)
+
+    def _finish(self, chain: Chain, choice: Choice) -> dict[str, Any]:
+        layer = choice.layer
+        finish: dict[str, Any] = {"residual": chain.residual is not None, "relu": chain.relu}
+        if layer.domain is not None and layer.lattice is not None:
+            finish["multiplier"] = layer.lattice.positive * layer.domain.scale
+            if layer.lattice.two_magnitudes:
+                finish["negative"] = layer.lattice.negative * layer.domain.scale
+        if "bias" in chain.node.weights:
+            finish["bias"] = self._vector(chain.node.weights["bias"])
+        return finish | (self._weights(chain.affine) if chain.affine else {})
+
+    # --- steps
+
+    def _step(
+        self,
+        name: str,
+        does: str,
+        operation: Any,
+        sources: list[Slot],
+        results: list[Slot],
+        of_input: int | None = None,
+        of_pixels: Any = None,
+    ) -> None:
+        inputs = tuple(self.values[slot] for slot in sources)
+        reads, makes = (tuple(map(self._describe, slots)) for slots in (sources, results))
+        self.steps.append(Step(name, does, operation, inputs, reads, makes, of_input, of_pixels))
+        for slot in results:
+            self.values[slot], self.made = self.made, self.made + 1
+
+    def _describe(self, slot: Slot) -> str:
+        value, form = slot
+        return f"{form or 'float'} {'x'.join(map(str, self.shapes[value]))}"
+
+    def _weights(self, node: Node) -> dict[str, Array]:
+        return {role: self._vector(name) for role, name in node.weights.items()}
 
     def _vector(self, name: str) -> Array:
-        return self._once(("vector", name), lambda: np.ascontiguousarray(self.tensors[name].dense()))
-
-    def _epilogue(self, fused: Fused) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"threads": self.threads, "relu": fused.relu}
-        if "bias" in fused.node.weights:
-            arguments["bias"] = self._vector(fused.node.weights["bias"])
-        if fused.affine is not None:
-            arguments.update({role: self._vector(name) for role, name in fused.affine.weights.items()})
-        return arguments
-
-    def _conv2d(self, fused: Fused) -> Call:
-        attributes, name = fused.node.attributes, fused.node.weights["weight"]
-        groups = attributes["groups"]
-        weights = self._once(
-            ("conv2d", name, groups),
-            lambda: self.native.conv2d_pack(np.ascontiguousarray(self.tensors[name].dense()), groups),
-        )
-        arguments = {key: tuple(attributes[key]) for key in ("stride", "padding", "dilation")}
-        arguments.update(self._epilogue(fused))
-        kernel = self.native.conv2d
-        if fused.residual is None:
-            return lambda x: kernel(_ready(x), weights, **arguments)
-        return lambda x, residual: kernel(_ready(x), weights, residual=_ready(residual), **arguments)
-
-    def _linear(self, fused: Fused) -> Call:
-        name, arguments = fused.node.weights["weight"], self._epilogue(fused)
-        kernel, weights = self._once(("linear", name), lambda: self._linear_weights(self.tensors[name]))
-        return lambda x: kernel(_ready(x), weights, **arguments)
-
-    def _linear_weights(self, tensor: Tensor) -> tuple[Call, Any]:
-        sparse = tensor.sparse()
-        rows, cols = tensor.shape
-        if sparse is None or len(sparse.positions) > SPARSE_DENSITY * rows * cols:
-            return self.native.linear, self.native.linear_pack(np.ascontiguousarray(tensor.dense()))
-        values = sparse.codebook if sparse.codes is not None else sparse.values
-        packed = self.native.sparse_linear_pack(rows, cols, sparse.positions, sparse.codes, values)
-        return self.native.sparse_linear, packed
-
-    def _affine(self, node: Node) -> Call:
-        scale, shift = (self._vector(node.weights[role]) for role in ("scale", "shift"))
-        kernel, threads = self.native.affine, self.threads
-        return lambda x: kernel(_ready(x), scale, shift, threads)
-
-    def _normalize(self, node: Node) -> Call:
-        affine = self._affine(node)
-
-        def run(x: Array) -> Array:
-            return affine(x.astype(np.float32) / np.float32(255) if x.dtype == np.uint8 else x)
-
-        return run
-
-    def _relu(self, node: Node) -> Call:
-        kernel, threads = self.native.relu, self.threads
-        return lambda x: kernel(_ready(x), threads)
-
-    def _add(self, node: Node) -> Call:
-        kernel, threads = self.native.add, self.threads
-        return lambda a, b: kernel(_ready(a), _ready(b), threads)
-
-    def _max_pool2d(self, node: Node, **window: Any) -> Call:
-        return self._pool(self.native.max_pool2d, window)
-
-    def _avg_pool2d(self, node: Node, **window: Any) -> Call:
-        return self._pool(self.native.avg_pool2d, window)
-
-    def _adaptive_avg_pool2d(self, node: Node, **window: Any) -> Call:
-        return self._pool(self.native.adaptive_avg_pool2d, window)
-
-    def _pool(self, kernel: Call, window: dict[str, Any]) -> Call:
-        arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in window.items()}
-        threads = self.threads
-        return lambda x: kernel(_ready(x), **arguments, threads=threads)
-
-    def _flatten(self, node: Node) -> Call:
-        *size, channels = self.shapes[node.inputs[0]][1:] + self.shapes[node.inputs[0]][:1] or (1,)
-        count = int(np.prod(size)) * channels
-        if channels == 1 or channels == count:  # the order of channels makes no difference
-            return lambda x: x.reshape(len(x), count)
-        return lambda x: np.ascontiguousarray(channels_first(x)).reshape(len(x), count)
-
-    def _pad(self, node: Node, before: list[int], after: list[int], value: float) -> Call:
-        shape = self.shapes[node.inputs[0]]
-        spans = [slice(b, b + n) for b, n in zip(before, shape, strict=True)]
-        total = [b + n + a for b, n, a in zip(before, shape, after, strict=True)]
-        size, inside = (*total[1:], total[0]), (slice(None), *spans[1:], spans[0])
-
-        def run(x: Array) -> Array:
-            result = np.full((len(x), *size), value, np.float32) if value else np.zeros((len(x), *size), np.float32)
-            result[inside] = x
-            return result
-
-        return run
-
-    def _slice(self, node: Node, axis: int, start: int, stop: int, step: int) -> Call:
-        index = (
-            (Ellipsis, slice(start, stop, step)) if axis == 0 else (slice(None),) * axis + (slice(start, stop, step),)
-        )
-        return lambda x: x[index]
-
-    def _mean(self, node: Node, axes: list[int], keepdim: bool) -> Call:
-        shape = self.shapes[node.inputs[0]]
-        if len(shape) == 3 and sorted(axes) == [1, 2]:  # a global average pool by another name
-            kernel, threads = self.native.adaptive_avg_pool2d, self.threads
-            size = (1, 1, shape[0]) if keepdim else (shape[0],)
-            return lambda x: kernel(_ready(x), (1, 1), threads).reshape(len(x), *size)
-        return lambda x: channels_last(reference.mean({}, channels_first(x), axes=axes, keepdim=keepdim))
-
-    def _softmax(self, node: Node, axis: int) -> Call:
-        return lambda x: channels_last(reference.softmax({}, channels_first(x), axis=axis))
-
-    def _sign(self, node: Node) -> Call:
-        return lambda x: reference.sign({}, x)
-
-    def _quantize(self, node: Node, qmin: int, qmax: int) -> Call:
-        weights = {role: self._vector(name) for role, name in node.weights.items()}
-        return lambda x: channels_last(reference.quantize(weights, channels_first(x), qmin=qmin, qmax=qmax))
-
-
-def _ready(x: Array) -> Array:
-    """Contiguous, as kernels expect; views come from slices only."""
-    return x if x.flags.c_contiguous else np.ascontiguousarray(x)
+        if name not in self._vectors:
+            self._vectors[name] = np.ascontiguousarray(self.forms.tensors[name].dense())
+        return self._vectors[name]

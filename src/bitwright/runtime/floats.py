@@ -1,0 +1,125 @@
+"""The native operations of the nodes that read and write floats, one function per operation of the graph.
+
+Values lie channels last: a logical (C, H, W) is (H, W, C) in memory, (C, L) is (L, C). An operation of the graph may
+take several native ones, each reading what the one before it wrote; none at all where only the view changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bitwright.runtime.graph import Node
+
+Array = np.ndarray
+Shape = tuple[int, ...]
+Weights = Mapping[str, Array]
+
+
+def to_last(native: Any, shape: Shape, element_bytes: int = 4) -> list[Any]:
+    """From channels first, as callers have it, to channels last."""
+    channels, others = shape[0], math.prod(shape[1:])
+    return [] if channels == 1 or others == 1 else [native.TransposeOp(channels, others, element_bytes)]
+
+
+def to_first(native: Any, shape: Shape) -> list[Any]:
+    """The way back; `shape` is the logical one."""
+    channels, others = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+    return [] if channels == 1 or others == 1 else [native.TransposeOp(others, channels)]
+
+
+def memory(shape: Shape) -> list[int]:
+    """The axes in the order of the memory."""
+    return [*shape[1:], *shape[:1]] or [1]
+
+
+def memory_axis(shape: Shape, axis: int) -> int:
+    """Where a logical axis is in memory."""
+    return axis - 1 if axis else len(shape) - 1
+
+
+def operations(native: Any, node: Node, weights: Weights, inputs: Sequence[Shape]) -> list[Any]:
+    """What computes a node whose inputs have the logical shapes `inputs`."""
+    return OPERATIONS[node.op](native, inputs[0], weights, **node.attributes)
+
+
+def affine(native: Any, shape: Shape, weights: Weights) -> list[Any]:
+    return [native.AffineOp(math.prod(shape[1:]), weights["scale"], weights["shift"])]
+
+
+def normalize(native: Any, shape: Shape, weights: Weights, uint8: bool = False) -> list[Any]:
+    return [native.NormalizeOp(math.prod(shape[1:]), weights["scale"], weights["shift"], uint8)]
+
+
+def relu(native: Any, shape: Shape, weights: Weights) -> list[Any]:
+    return [native.ReluOp(math.prod(shape))]
+
+
+def add(native: Any, shape: Shape, weights: Weights) -> list[Any]:
+    return [native.AddOp(math.prod(shape))]
+
+
+def sign(native: Any, shape: Shape, weights: Weights) -> list[Any]:
+    return [native.SignOp(math.prod(shape))]
+
+
+def quantize(native: Any, shape: Shape, weights: Weights, qmin: int, qmax: int) -> list[Any]:
+    scale, zero = (np.broadcast_to(weights[role], shape[:1]) for role in ("scale", "zero_point"))
+    bounds = (scale, np.float32(1) / scale, np.float32(qmin) - zero, np.float32(qmax) - zero)
+    return [native.QuantizeOp(math.prod(shape[1:]), *(np.ascontiguousarray(b, np.float32) for b in bounds))]
+
+
+def _pool(name: str) -> Callable[..., list[Any]]:
+    def pool(native: Any, shape: Shape, weights: Weights, **window: Any) -> list[Any]:
+        channels, *image = shape
+        arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in window.items()}
+        return [getattr(native, name)(tuple(image), channels, **arguments)]
+
+    return pool
+
+
+def flatten(native: Any, shape: Shape, weights: Weights) -> list[Any]:
+    return to_first(native, shape)
+
+
+def pad(native: Any, shape: Shape, weights: Weights, before: list[int], after: list[int], value: float) -> list[Any]:
+    return [native.PadOp(memory(shape), memory(tuple(before)), memory(tuple(after)), value)]
+
+
+def slice_axis(native: Any, shape: Shape, weights: Weights, axis: int, start: int, stop: int, step: int) -> list[Any]:
+    return [native.SliceOp(memory(shape), memory_axis(shape, axis), start, stop, min(step, shape[axis]))]
+
+
+def mean(native: Any, shape: Shape, weights: Weights, axes: list[int], keepdim: bool) -> list[Any]:
+    if len(shape) == 3 and sorted(axes) == [1, 2]:  # a global average pool by another name
+        return [native.AdaptiveAvgPoolOp(shape[1:], shape[0], (1, 1))]
+    found = [native.MeanOp(memory(shape), [memory_axis(shape, axis) for axis in axes])]
+    left = tuple(size for axis, size in enumerate(shape) if axis not in axes)
+    if 0 in axes and not keepdim:  # what was the height is the first axis now, and belongs last in memory
+        found += to_last(native, left) if left else []
+    return found
+
+
+def softmax(native: Any, shape: Shape, weights: Weights, axis: int) -> list[Any]:
+    return [native.SoftmaxOp(memory(shape), memory_axis(shape, axis))]
+
+
+OPERATIONS: dict[str, Callable[..., list[Any]]] = {
+    "normalize": normalize,
+    "affine": affine,
+    "relu": relu,
+    "max_pool2d": _pool("MaxPoolOp"),
+    "avg_pool2d": _pool("AvgPoolOp"),
+    "adaptive_avg_pool2d": _pool("AdaptiveAvgPoolOp"),
+    "add": add,
+    "flatten": flatten,
+    "pad": pad,
+    "slice": slice_axis,
+    "mean": mean,
+    "softmax": softmax,
+    "sign": sign,
+    "quantize": quantize,
+}

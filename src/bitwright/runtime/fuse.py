@@ -1,0 +1,120 @@
+"""Which nodes one kernel computes together: a convolution or linear layer, and what follows it.
+
+A chain is y = (node + bias) * scale + shift + residual, then relu, and perhaps a second result besides: the codes of
+sign(y) or quantize(y), or of these after one more affine. Every part rounds by itself, in kernels as in separate nodes,
+so fusing changes no bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bitwright.runtime.domains import Domain
+from bitwright.runtime.graph import Graph, Node
+
+LAYERS = ("conv2d", "linear")
+CODERS = ("sign", "quantize")
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A sign or quantize of `source`, perhaps with an affine between, which makes the coded value `result`."""
+
+    node: Node
+    result: int
+    source: int
+    affine: Node | None = None
+
+
+@dataclass
+class Chain:
+    """A node and what its kernel takes over; `result` is the value y. Only layers take anything over."""
+
+    node: Node
+    result: int
+    affine: Node | None = None
+    residual: int | None = None
+    relu: bool = False
+    coder: Coder | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        """The operations in order."""
+        flags = (self.affine, "affine"), (self.residual is not None, "add"), (self.relu, "relu")
+        return [self.node.op, *(name for has, name in flags if has)]
+
+
+def fuse(graph: Graph, coded: Sequence[Domain | None]) -> list[Chain]:
+    """The nodes in order, each followed as far as its kernel reaches; `coded` are the domains of the values.
+
+    A chain stands where its last node stood: there, all that it reads has been computed. Signs and quantisers stay in
+    the list, since their values may be wanted in other forms than their chain can give.
+    """
+    chains = _chains(graph)
+    makers = {chain.result: chain for chain in chains if chain.node.op in LAYERS}
+    for coder in find_coders(chains, coded).values():
+        if (maker := makers.get(coder.source)) is not None and maker.coder is None:
+            maker.coder = coder
+    return chains
+
+
+def find_coders(chains: Sequence[Chain], coded: Sequence[Domain | None]) -> dict[int, Coder]:
+    """By coded value, what makes it from a float value: a sign or quantize, perhaps of an affine."""
+    makers = {chain.result: chain.node for chain in chains}
+    coders = {}
+    for chain in chains:
+        if chain.node.op in CODERS and coded[chain.result] is not None:
+            source = chain.node.inputs[0]
+            maker = makers.get(source)
+            if maker is not None and maker.op == "affine":
+                coders[chain.result] = Coder(chain.node, chain.result, maker.inputs[0], maker)
+            else:
+                coders[chain.result] = Coder(chain.node, chain.result, source)
+    return coders
+
+
+def _chains(graph: Graph) -> list[Chain]:
+    first = len(graph.inputs)
+    readers = _readers(graph)
+    absorbed: set[int] = set()
+    chains: dict[int, Chain] = {}
+    for index, node in enumerate(graph.nodes):
+        if index in absorbed:
+            continue
+        chain, last = Chain(node, first + index), index
+        while node.op in LAYERS:
+            follower = readers.get(chain.result, [])
+            if len(follower) != 1 or follower[0] < 0 or follower[0] in absorbed:
+                break
+            if not _absorb(chain, graph.nodes[follower[0]]):
+                break
+            last = follower[0]
+            absorbed.add(last)
+            chain.result = first + last
+        chains[last] = chain
+    return [chains[index] for index in sorted(chains)]
+
+
+def _readers(graph: Graph) -> dict[int, list[int]]:
+    """The nodes that read each value; -1 stands for the caller."""
+    readers: dict[int, list[int]] = {value: [-1] for value in graph.outputs}
+    for index, node in enumerate(graph.nodes):
+        for value in node.inputs:
+            readers.setdefault(value, []).append(index)
+    return readers
+
+
+def _absorb(chain: Chain, node: Node) -> bool:
+    """Take `node`, the only reader of the chain's result, into the chain if its place there is still free."""
+    if chain.relu:
+        return False
+    if node.op == "relu":
+        chain.relu = True
+    elif node.op == "affine" and chain.affine is None and chain.residual is None:
+        chain.affine = node
+    elif node.op == "add" and chain.residual is None:
+        chain.residual = node.inputs[1] if node.inputs[0] == chain.result else node.inputs[0]
+    else:
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""Which kernel computes a layer: a table of what each can do and about how long it takes.
+
+What decides is the domain of the activations (floats, or codes of so many levels), the form of the weights (any floats,
+mostly zeros, a small codebook, whole numbers) and the shape. A row is a name, the kernel's estimate for a layer (None
+where it can't compute it) and what makes the operation; the quickest row is taken. `Model(..., kernels=[...])` prefers
+rows by name, wherever they can compute the layer: that is how tests run every kernel on every layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from bitwright.errors import unknown
+from bitwright.packing.lattice import Lattice
+from bitwright.runtime.domains import Domain
+from bitwright.runtime.graph import Node
+
+if TYPE_CHECKING:
+    from bitwright.packing.encodings import Sparse
+
+Array = np.ndarray
+Pair = tuple[int, int]
+
+
+class Tensor(Protocol):
+    """A weight as a file stores it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def dense(self) -> Array: ...
+    def sparse(self) -> Sparse | None: ...
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a coded value lies in memory: `planes` of bits, or bytes if 0, in so many groups of channels."""
+
+    planes: int
+    groups: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.planes} bit" if self.planes else "bytes"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A conv2d or linear node as kernels see it. A linear layer is a convolution of an image of one pixel.
+
+    `domain` and `lattice` are set for integer layers only; then `outside` is the m around the image, of which the
+    window takes `padding` on each side.
+    """
+
+    node: Node
+    tensor: Tensor
+    image: Pair
+    padding: Pair
+    domain: Domain | None = None
+    lattice: Lattice | None = None
+    outside: int = 0
+    pixels: int = 1
+    """Of the output."""
+
+    @property
+    def groups(self) -> int:
+        return int(self.node.attributes.get("groups", 1))
+
+    @property
+    def channels(self) -> Pair:
+        """Of the input, of the output."""
+        return self.tensor.shape[1] * self.groups, self.tensor.shape[0]
+
+    @property
+    def kernel(self) -> Pair:
+        shape = self.tensor.shape
+        return (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
+
+    @cached_property
+    def window(self) -> Any:
+        """The geometry for native operations."""
+        from bitwright import _native
+
+        given = self.node.attributes
+        pairs: Any = {name: tuple(given[name]) for name in ("stride", "dilation") if name in given}
+        return _native.Window(
+            self.image, *self.channels, kernel=self.kernel, padding=self.padding, groups=self.groups, **pairs
+        )
+
+    def products(self, unit: int = 1) -> float:
+        """Multiplications per image, where the input channels of a group are rounded up to a multiple of `unit`."""
+        outputs, inputs, *kernel = self.tensor.shape
+        return self.pixels * outputs * -(-inputs // unit) * unit * math.prod(kernel)
+
+    @cached_property
+    def integers(self) -> Array:
+        """The whole numbers of the lattice, (O, C / groups, height, width)."""
+        assert self.lattice is not None
+        outputs, inputs, *_ = self.tensor.shape
+        return np.ascontiguousarray(self.lattice.integers.reshape(outputs, inputs, *self.kernel))
+
+    @cached_property
+    def weight_planes(self) -> int:
+        """Planes of bits that the whole numbers of the lattice take: n for odd symmetric grids (signs: 1), else as
+        many as two's complement."""
+        k = self.integers
+        most = int(np.abs(k).max(initial=1))
+        return most.bit_length() + (0 if (k & 1).all() else 1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: see the module's docstring.
+
+    `nanoseconds` estimates one image; `form` is how the layer's input must lie in memory (None: floats); `encodes`
+    tells whether the kernel can give the codes of its results too.
+    """
+
+    name: str
+    nanoseconds: Callable[[Layer], float | None]
+    build: Callable[[Any, Layer, Any, Any], Any]
+    form: Callable[[Layer], Form | None] = field(default=lambda layer: None)
+    encodes: bool = False
+
+
+SPEED = {
+    # multiplications per nanosecond: of floats, of bit planes (one with one), of bytes
+    "ref": (1.0, 8.0, 1.0),
+    "avx2": (50.0, 800.0, 150.0),
+    "avx512": (100.0, 1000.0, 200.0),
+    "avx512vnni": (100.0, 1000.0, 400.0),
+    "avx512vpopcntdq": (100.0, 2400.0, 400.0),
+}
+"""Measured on one core of the machine that the documentation names; only the ratios in a row matter."""
+SPARSE_SPEED = 0.25
+"""Products with weights that are not zero per nanosecond, as a share of the speed of dense floats: the sparse kernel is
+the quicker one of a linear layer below this density."""
+
+
+def _speed(which: int) -> float:
+    from bitwright import _native
+
+    return SPEED[_native.isa()][which]
+
+
+def _float(layer: Layer) -> float | None:
+    return None if layer.domain else layer.products() / _speed(0)
+
+
+def _build_float(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    weight = np.ascontiguousarray(layer.tensor.dense())
+    if layer.node.op == "linear":
+        return native.FloatLinearOp(layer.channels[0], weight, finish)
+    return native.FloatConvOp(layer.window, weight, finish)
+
+
+def _sparse(layer: Layer) -> float | None:
+    if layer.domain or layer.node.op != "linear" or (sparse := layer.tensor.sparse()) is None:
+        return None
+    return layer.pixels * len(sparse.positions) / (SPARSE_SPEED * _speed(0))
+
+
+def _build_sparse(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    sparse = layer.tensor.sparse()
+    assert sparse is not None
+    values = sparse.codebook if sparse.codes is not None else sparse.values
+    return native.SparseLinearOp(*layer.tensor.shape, sparse.positions, sparse.codes, values, finish)
+
+
+def _code_bits(domain: Domain) -> int:
+    return (domain.levels - 1).bit_length()
+
+
+def _has(name: str) -> bool:
+    from bitwright import _native
+
+    return hasattr(_native, name)
+
+
+def _bits(layer: Layer) -> float | None:
+    if not _has("BitConvOp"):
+        return None
+    if not layer.domain or _code_bits(layer.domain) > 8 or layer.weight_planes > 4:
+        return None
+    return layer.products(32) * _code_bits(layer.domain) * layer.weight_planes / _speed(1)
+
+
+def _bytes(layer: Layer) -> float | None:
+    if not _has("ByteConvOp"):
+        return None
+    if not layer.domain or _code_bits(layer.domain) > 8:
+        return None
+    return layer.products(4) / _speed(2)
+
+
+def _exact(layer: Layer) -> float | None:
+    """Beyond all others: for codes that fit no byte."""
+    return 1e6 * layer.products() if layer.domain else None
+
+
+def _build_coded(name: str) -> Callable[[Any, Layer, Any, Any], Any]:
+    def build(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+        assert layer.domain is not None
+        numbers = {"low": layer.domain.low, "step": layer.domain.step, "padding": layer.outside}
+        return getattr(native, name)(layer.window, x, weights=layer.integers, finish=finish, **numbers)
+
+    return build
+
+
+def _build_exact(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    assert layer.domain is not None
+    reciprocal = np.float32(1) / layer.domain.scale
+    return native.ExactConvOp(layer.window, reciprocal, layer.integers, layer.outside, finish=finish)
+
+
+TABLE = (
+    Row("float", _float, _build_float),
+    Row("sparse", _sparse, _build_sparse),
+    Row(
+        "bits",
+        _bits,
+        _build_coded("BitConvOp"),
+        lambda layer: Form(_code_bits(layer.domain) if layer.domain else 1, layer.groups),
+        True,
+    ),
+    Row("bytes", _bytes, _build_coded("ByteConvOp"), lambda layer: Form(0, layer.groups), True),
+    Row("exact", _exact, _build_exact),
+)
+KERNELS = tuple(row.name for row in TABLE)
+
+
+def choose(layer: Layer, preferred: Sequence[str] = ()) -> Row:
+    """The first preferred row that can compute the layer, else the quickest. Raises `BitwrightError` for an unknown
+    name."""
+    for name in preferred:
+        if name not in KERNELS:
+            raise unknown("kernel", name, KERNELS)
+    costs = {row: cost for row in TABLE if (cost := row.nanoseconds(layer)) is not None}
+    named = {row.name: row for row in costs}
+    return next((named[name] for name in preferred if name in named), None) or min(costs, key=lambda row: costs[row])

@@ -134,6 +134,7 @@ SPEED = {
     "avx512": (100.0, 1000.0, 200.0),
     "avx512vnni": (100.0, 1000.0, 400.0),
     "avx512vpopcntdq": (100.0, 2400.0, 400.0),
+    "amx": (100.0, 2400.0, 800.0),
 }
 """Measured on one core of the machine that the documentation names; only the ratios in a row matter."""
 SPARSE_SPEED = 0.25
@@ -175,23 +176,13 @@ def _code_bits(domain: Domain) -> int:
     return (domain.levels - 1).bit_length()
 
 
-def _has(name: str) -> bool:
-    from bitwright import _native
-
-    return hasattr(_native, name)
-
-
 def _bits(layer: Layer) -> float | None:
-    if not _has("BitConvOp"):
-        return None
     if not layer.domain or _code_bits(layer.domain) > 8 or layer.weight_planes > 4:
         return None
     return layer.products(32) * _code_bits(layer.domain) * layer.weight_planes / _speed(1)
 
 
 def _bytes(layer: Layer) -> float | None:
-    if not _has("ByteConvOp"):
-        return None
     if not layer.domain or _code_bits(layer.domain) > 8:
         return None
     return layer.products(4) / _speed(2)

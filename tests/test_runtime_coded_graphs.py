@@ -150,11 +150,10 @@ class Builder:
 def graphs(draw: Any) -> tuple[Graph, dict[str, np.ndarray], np.ndarray]:
     """A graph that codes and computes several times over, its weights and a batch."""
     builder = Builder(draw)
-    for _ in range(draw(st.integers(1, 3))):
-        value = draw(st.sampled_from([len(builder.shapes) - 1, draw(st.integers(0, len(builder.shapes) - 1))]))
-        value = builder.coded(value)
-        for _ in range(draw(st.integers(0, 2))):
-            builder.layer(value)
+    value = 0
+    for _ in range(draw(st.integers(1, 4))):
+        value = builder.layer(builder.coded(value))
+        value = draw(st.sampled_from([value, value, value, draw(st.integers(0, len(builder.shapes) - 1))]))
     last = len(builder.shapes) - 1
     graph = Graph(builder.inputs, tuple(builder.nodes), (last, *draw(st.lists(st.integers(0, last), max_size=2))))
     x = builder.random.integers(-64, 65, (draw(st.integers(1, 3)), *graph.inputs[0])) / 16

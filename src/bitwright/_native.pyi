@@ -234,8 +234,14 @@ class SparseLinearOp(Operation):
         finish: Finish,
     ) -> None: ...
 
-# --- exact (native/bind_exact.cc): sign, quantize and integer layers from floats to floats, portable. finish.multiplier is
-# needed; weights int8 [O, C / groups, kernel_h, kernel_w].
+# weight [O, C / groups, kernel_h, kernel_w]; x [N, H, W, C] -> [N, H', W', O]
+class SparseConvOp(Operation):
+    def __init__(
+        self, window: Window, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray, finish: Finish
+    ) -> None: ...
+
+# --- exact (native/bind_exact.cc): sign, quantize and integer layers from floats to floats, portable. weights int8
+# [O, C / groups, kernel_h, kernel_w]; finish.multiplier is needed.
 
 class SignOp(Operation):
     def __init__(self, count: int) -> None: ...
@@ -250,15 +256,9 @@ class ExactConvOp(Operation):  # x = float32(scale * m); padding: the m outside 
         self, window: Window, reciprocal: float, weights: np.ndarray, padding: int = 0, *, finish: Finish
     ) -> None: ...
 
-# weight [O, C / groups, kernel_h, kernel_w]; x [N, H, W, C] -> [N, H', W', O]
-class SparseConvOp(Operation):
-    def __init__(
-        self, window: Window, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray, finish: Finish
-    ) -> None: ...
-
-# --- plan (native/bind_plan.cc): operations in order on values that lie in one arena. Values are numbered: the inputs (bytes
-# per image), then the outputs of each step; a step is an operation and the values that it reads. A batch is worked through
-# in passes whose arena has about `pass_bytes`. Arrays are contiguous and hold `batch` images. Thread-safe.
+# --- plan (native/bind_plan.cc): operations in order on values that lie in one arena. Values are numbered: the inputs
+# (bytes per image), then the outputs of each step; a step is an operation and the values that it reads. A batch is worked
+# through in passes whose arena has about `pass_bytes`. Arrays are contiguous and hold `batch` images. Thread-safe.
 
 class Plan:
     def __init__(

@@ -1,8 +1,11 @@
 // Bindings of operations on bits: popcount convolutions, encoding floats, pooling codes.
+#include <algorithm>
+#include <chrono>
 #include <stdexcept>
 
 #include "bind_operations.h"
 #include "bit_conv.h"
+#include "cpu.h"
 #include "encoding.h"
 
 namespace {
@@ -43,6 +46,29 @@ void make_pool(PoolCodesOp* self, const Conv2dShape& s, const CodeLayout& x, con
   new (self) PoolCodesOp(s, x, out);
 }
 
+auto peak_variant() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512vpopcntdq) return popcount_peak_avx512vpopcntdq;
+  if (isa >= Isa::avx2) return popcount_peak_avx2;
+#endif
+  return popcount_peak_ref;
+}
+
+// Operations per second of the best of a few short runs: what else the machine does can only slow one down.
+double popcount_peak() {
+  constexpr int64_t kRepeats = 200'000;
+  const auto peak = peak_variant();
+  double best = 0;
+  int32_t keep = 0;
+  for (int run = 0; run < 20; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto operations = static_cast<double>(kRepeats * peak(kRepeats, &keep));
+    best = std::max(best, operations / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
 }  // namespace
 
 void bind_bits(nb::module_& m) {
@@ -53,4 +79,5 @@ void bind_bits(nb::module_& m) {
   nb::class_<BitConvOp, Operation>(m, "BitConvOp")
       .def("__init__", &make_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("step"), nb::arg("weights"),
            nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"));
+  m.def("popcount_peak", &popcount_peak);
 }

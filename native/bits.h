@@ -78,3 +78,10 @@ void encode_avx512(ENCODE_ARGUMENTS);
 
 // x, out: one image each, of the same channels, groups and planes; codes outside the image of x don't count.
 void pool_codes_portable(const Conv2dShape* s, const CodeLayout* x, const CodeLayout* out, const void* image, void* result);
+
+// The steps that popcount kernels consist of, on registers and L1 alone and with at least eight independent sums, `repeats`
+// times; `keep` gets what they add up to. Returns the operations of one repeat: two per pair of bits.
+#define POPCOUNT_PEAK_ARGUMENTS int64_t repeats, int32_t *keep
+int64_t popcount_peak_ref(POPCOUNT_PEAK_ARGUMENTS);
+int64_t popcount_peak_avx2(POPCOUNT_PEAK_ARGUMENTS);
+int64_t popcount_peak_avx512vpopcntdq(POPCOUNT_PEAK_ARGUMENTS);

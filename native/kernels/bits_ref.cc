@@ -1,11 +1,6 @@
 // Sums over bit planes: the normative form.
 #include "bits.h"
-
-static int32_t popcount(uint32_t v) {
-  v -= v >> 1 & 0x55555555u;
-  v = (v & 0x33333333u) + (v >> 2 & 0x33333333u);
-  return (int32_t)(((v + (v >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24);
-}
+#include "popcount.h"
 
 static int32_t one_pass(const BitSums* s, const uint32_t* x, const uint32_t* w, int64_t width) {
   int32_t sum = 0;

@@ -131,6 +131,9 @@ class BitConvOp(Operation):
         finish: Finish,
     ) -> None: ...
 
+# Operations per second (two per pair of bits) of the inner step of the popcount kernels on registers and L1 alone.
+def popcount_peak() -> float: ...
+
 # --- bytes (native/bind_bytes.cc): exact sums of byte codes and int8 weights.
 
 # A code u of x is the number low + step * u, beyond the image is the number `padding`. weights int8 [O, C / groups,

@@ -23,6 +23,7 @@ _LAZY = {
     "load": "bitwright.runtime",
     "run_recipe": "bitwright.run",
     "steps": "bitwright.steps",
+    "ops": "bitwright.ops",
 }
 __all__ = ["BitwrightError", "__version__", *_LAZY]
 

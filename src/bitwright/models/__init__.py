@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import bitwright.ops  # noqa: F401  (torch.ops.bitwright, for weights and models from elsewhere)
 from bitwright.errors import BitwrightError
 from bitwright.models.registry import build, models, register_model
 from bitwright.models.weights import load_weights

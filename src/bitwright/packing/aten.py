@@ -355,3 +355,28 @@ def softmax(lowering: Lowering, node: Any, arguments: Arguments) -> int:
         lowering.fail(node, "it runs over the batch axis; give dim=1")
     x = lowering.value(node, arguments["self"])
     return lowering.emit(node, "softmax", (x,), lowering.shape(x), {"axis": axis - 1})
+
+
+@rule("bitwright.sign.default")
+def sign(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """+1 or -1."""
+    x = lowering.value(node, arguments["x"])
+    return lowering.emit(node, "sign", (x,), lowering.shape(x))
+
+
+@rule("bitwright.quantize.default")
+def quantize(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """Whole numbers times a scale, one for all or one per channel."""
+    x = lowering.value(node, arguments["x"])
+    constants = {name: lowering.constant(node, arguments[name]) for name in ("scale", "zero_point", "qmin", "qmax")}
+    size = max(constants[role].tensor.numel() for role in ("scale", "zero_point"))
+    if size > 1 and _axis(node, arguments["x"], arguments["axis"]) != 1:
+        lowering.fail(node, f"its axis is {arguments['axis']}; only channels, axis 1, may have scales of their own")
+    weights = {role: _vector(constants[role], size) for role in ("scale", "zero_point")}
+    attributes = {name: int(constants[name].tensor) for name in ("qmin", "qmax")}
+    return lowering.emit(node, "quantize", (x,), lowering.shape(x), attributes, weights)
+
+
+def _vector(constant: Constant, size: int) -> Constant:
+    """The constant with `size` entries on one axis."""
+    return type(constant)(constant.tensor.reshape(-1).expand(size), constant.origin)

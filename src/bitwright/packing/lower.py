@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import bitwright.ops  # noqa: F401  (torch.ops.bitwright)
 from bitwright.errors import BitwrightError
 from bitwright.packing import aten
 from bitwright.runtime.domains import domains

@@ -62,10 +62,15 @@ def domains(graph: Graph, tensors: Mapping[str, Array] | Mapping[str, Decodable]
 
 
 def integer_layer(node: Node, domain: Domain | None, lattice: Lattice | None) -> bool:
-    """Whether a node is an integer layer: conv2d or linear of a coded value with a weight that has a lattice, whose
-    sums, also those of codes counted from `low`, are below 2^31 for every input."""
-    if node.op not in ("conv2d", "linear") or domain is None or lattice is None:
-        return False
+    """Whether a node is an integer layer: conv2d or linear of a coded value with a weight that has a lattice, and exact
+    sums for every input."""
+    return (
+        node.op in ("conv2d", "linear") and domain is not None and lattice is not None and exact_sums(domain, lattice)
+    )
+
+
+def exact_sums(domain: Domain, lattice: Lattice) -> bool:
+    """Whether all sums of products, also those of codes counted from `low`, are below 2^31."""
     span = max(abs(domain.low), abs(domain.high), domain.high - domain.low)
     return span * lattice.largest_sum < 1 << 31
 

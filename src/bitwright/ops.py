@@ -1,0 +1,244 @@
+"""Quantised activations in torch: the operators `bitwright::sign` and `bitwright::quantize`, and layers that use them.
+
+Importing this file registers `torch.ops.bitwright.*`; importing `bitwright.models` or packing a model does so too, and
+`import bitwright` alone imports no torch. The operators define inference, with the arithmetic of FORMAT.md 8.1, and an
+exported graph names them. Their gradients are straight-through estimates; training methods bring their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitwright.errors import BitwrightError
+from bitwright.packing.lattice import Lattice, find_lattice
+from bitwright.runtime.domains import LARGEST_SCALE, LARGEST_ZERO_POINT, SIGNS, SMALLEST_SCALE, Domain, exact_sums
+from bitwright.runtime.shapes import MAX_CODE
+
+__all__ = ["QuantConv2d", "QuantLinear", "Quantize", "Sign", "quantize", "sign"]
+
+_FLOAT32_SUMS = 1 << 22
+"""Sums below this are exact in float32 after rounding, whatever algorithm a convolution uses."""
+
+
+@torch.library.custom_op("bitwright::sign", mutates_args=(), schema="(Tensor x) -> Tensor")
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1 (also for NaN). Gradient: passed on where |x| <= 1."""
+    one = torch.ones((), dtype=x.dtype, device=x.device)
+    return torch.where(x >= 0, one, -one)
+
+
+@sign.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _sign_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[0])
+
+
+def _sign_backward(ctx: Any, gradient: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    return gradient * (x.abs() <= 1)
+
+
+sign.register_autograd(_sign_backward, setup_context=_sign_context)
+
+
+@torch.library.custom_op(
+    "bitwright::quantize",
+    mutates_args=(),
+    schema="(Tensor x, Tensor scale, Tensor zero_point, Tensor qmin, Tensor qmax, int axis=1) -> Tensor",
+)
+def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, axis: int = 1) -> Tensor:
+    """scale * m for the nearest whole number m from qmin - zero_point to qmax - zero_point, the lowest for NaN.
+
+    `scale` and `zero_point` have one number, or one for each entry of `axis`; all but x are float32. It is
+    computed in float32 whatever x is. Gradient: passed on to x where x / scale is in the range, none to the others.
+    """
+    scale, low, high = _grid(x, scale, zero_point, qmin, qmax, axis)
+    m = torch.round(x.float() * (1 / scale))
+    m = torch.where(m > low, torch.minimum(m, high), low) + 0.0  # -0.0 becomes 0.0
+    return (m * scale).to(x.dtype)
+
+
+def _grid(
+    x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, axis: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale, lowest and highest m, shaped to broadcast along `axis` of x."""
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    zero = zero_point.reshape(shape)
+    return scale.reshape(shape), qmin - zero, qmax - zero
+
+
+@quantize.register_fake
+def _(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, axis: int = 1) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _quantize_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.axis = inputs[5]
+
+
+def _quantize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    x, scale, zero_point, qmin, qmax = ctx.saved_tensors
+    scale, low, high = _grid(x, scale, zero_point, qmin, qmax, ctx.axis)
+    m = x * (1 / scale)
+    return gradient * ((m >= low) & (m <= high)), None, None, None, None, None
+
+
+quantize.register_autograd(_quantize_backward, setup_context=_quantize_context)
+
+
+class Sign(nn.Module):
+    """The sign of each number: +1 or -1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return torch.ops.bitwright.sign(x)
+
+    def domain(self) -> Domain | None:
+        """What the numbers are, as whole numbers times a scale."""
+        return SIGNS
+
+
+class Quantize(nn.Module):
+    """Each number to the nearest of scale * (q - zero_point), q = qmin .. qmax.
+
+    `scale` and `zero_point` are numbers, or tensors with one number per channel (axis 1). All four are float32 buffers:
+    methods may set them, and a state_dict has them. Raises BitwrightError for what no file may hold.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    qmin: Tensor
+    qmax: Tensor
+
+    def __init__(self, scale: float | Tensor, zero_point: float | Tensor = 0, qmin: int = 0, qmax: int = 255) -> None:
+        super().__init__()
+        scales = torch.as_tensor(scale, dtype=torch.float32).reshape(-1)
+        zeros = torch.as_tensor(zero_point, dtype=torch.float32).reshape(-1)
+        if not bool(((scales >= SMALLEST_SCALE) & (scales <= LARGEST_SCALE)).all()):
+            raise BitwrightError(f"a quantiser's scale is {scale}; expected numbers from 2^-100 to 2^100", kind="value")
+        if not bool(((zeros == zeros.round()) & (zeros.abs() <= LARGEST_ZERO_POINT)).all()):
+            raise BitwrightError(f"a quantiser's zero_point is {zero_point}; expected whole numbers", kind="value")
+        if not -MAX_CODE <= qmin < qmax <= MAX_CODE:
+            raise BitwrightError(
+                f"a quantiser's range is {qmin} to {qmax}; expected -65,536 <= qmin < qmax <= 65,536", kind="value"
+            )
+        scales, zeros = (t.clone() for t in torch.broadcast_tensors(scales, zeros))
+        numbers = {"scale": scales, "zero_point": zeros, "qmin": torch.tensor(qmin), "qmax": torch.tensor(qmax)}
+        for name, tensor in numbers.items():
+            self.register_buffer(name, tensor.float())
+
+    def extra_repr(self) -> str:
+        """Range and scale, for print(model)."""
+        scale = f"{self.scale.item():.6g}" if self.scale.numel() == 1 else f"{self.scale.numel()} channels"
+        return f"scale={scale}, qmin={int(self.qmin)}, qmax={int(self.qmax)}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        return torch.ops.bitwright.quantize(x, self.scale, self.zero_point, self.qmin, self.qmax)
+
+    def domain(self) -> Domain | None:
+        """What the numbers are, as whole numbers times a scale; None where channels differ."""
+        scale, zero = self.scale.cpu(), self.zero_point.cpu()
+        if not bool((scale == scale[0]).all() and (zero == zero[0]).all()):
+            return None
+        return Domain(np.float32(scale[0].item()), int(self.qmin - zero[0]), int(self.qmax - zero[0]))
+
+
+class _Integers:
+    """What a quantised layer remembers about its weight: the lattice of the numbers that it last saw."""
+
+    def __init__(self) -> None:
+        self.seen: Tensor | None = None
+        self.lattice: Lattice | None = None
+
+    def of(self, weight: Tensor) -> Lattice | None:
+        """The lattice of `weight`. Comparing all numbers is cheap beside the layer and can't miss a change."""
+        if self.seen is None or self.seen.device != weight.device or not torch.equal(self.seen, weight):
+            self.seen = weight.detach().clone()
+            self.lattice = find_lattice(self.seen.cpu().float().numpy())
+        return self.lattice
+
+    def __deepcopy__(self, memo: Any) -> _Integers:
+        return _Integers()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Integers, ()
+
+
+def _forward(layer: QuantConv2d | QuantLinear, x: Tensor, plain: Callable[..., Tensor]) -> Tensor:
+    """A quantised layer: exact sums, then scaled and shifted, at inference; the plain layer elsewhere.
+
+    `plain(x, weight, bias)` is the layer as torch computes it.
+    """
+    coded, weight, bias = layer.input(x), layer.weight, layer.bias
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and (coded.requires_grad or weight.requires_grad)):
+        return plain(coded, weight, bias)
+    domain = layer.input.domain() if isinstance(layer.input, Sign | Quantize) else None
+    lattice = None if domain is None else layer.integers.of(weight)
+    if domain is None or lattice is None or not exact_sums(domain, lattice):
+        return plain(coded, weight, bias)
+    with torch.autocast(x.device.type, enabled=False):
+        y = _integer_layer(coded.float(), domain, lattice, lambda m, k: plain(m, k, None))
+        return y if bias is None else y + bias.float().reshape(-1, *(1,) * (y.ndim - 2))
+
+
+def _integer_layer(x: Tensor, domain: Domain, lattice: Lattice, sums: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """FORMAT.md 8.3 without the bias. `sums(m, k)` adds the products of whole numbers."""
+    span = max(abs(domain.low), abs(domain.high))
+    dtype = torch.float32 if span * lattice.largest_sum < _FLOAT32_SUMS else torch.float64
+    m = torch.round(x.double() / float(domain.scale)).to(dtype)
+
+    def scaled(integers: np.ndarray, magnitude: np.ndarray) -> Tensor:
+        total = torch.round(sums(m, torch.from_numpy(integers).to(x.device, dtype))) + 0.0  # -0.0 becomes 0.0
+        factor = torch.from_numpy(magnitude * domain.scale).to(x.device)
+        return total.float() * factor.reshape(-1, *(1,) * (total.ndim - 2))
+
+    if lattice.two_magnitudes:
+        return scaled(lattice.integers == 1, lattice.positive) - scaled(lattice.integers == -1, lattice.negative)
+    return scaled(lattice.integers, lattice.positive)
+
+
+class QuantConv2d(nn.Conv2d):
+    """A convolution of quantised numbers: `input` (a `Sign` or `Quantize`), then the convolution.
+
+    The state_dict has the keys of nn.Conv2d and those of `input`. Without gradients, if the quantiser is per tensor and
+    the weight has a lattice, it computes bit for bit what the engine does: sums of whole numbers, scaled once. With
+    gradients, exported or compiled it is conv(input(x), weight, bias), the same up to rounding.
+    """
+
+    input: nn.Module
+
+    def __init__(self, *args: Any, input: nn.Module, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.input = input
+        self.integers = _Integers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, O, H', W')."""
+        return _forward(self, x, self._conv_forward)
+
+
+class QuantLinear(nn.Linear):
+    """A linear layer of quantised numbers; see `QuantConv2d`."""
+
+    input: nn.Module
+
+    def __init__(self, *args: Any, input: nn.Module, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.input = input
+        self.integers = _Integers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, I) -> (N, O)."""
+        return _forward(self, x, F.linear)

@@ -15,7 +15,7 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // Below this many multiplications a call takes less time than waking a thread.
 constexpr int64_t kWorthThread = 800'000;
 // Images of one output pixel per task: their inputs stay in the second-level cache while the weights pass over them.
-constexpr int64_t kSamples = 56;
+constexpr int64_t kSamples = 64;
 
 struct Variant {
   const char* name;

@@ -83,9 +83,10 @@ void bytes_avx512(BYTES_ARGUMENTS);
 void bytes_avx512vnni(BYTES_ARGUMENTS);
 void bytes_amx(BYTES_ARGUMENTS);  // not depthwise
 
-// The sums of a tile, and the input rows widened to 16 bits for the variants that multiply those.
+// The sums of a tile, and a copy of the input rows, perhaps widened to 16 bits.
 enum { BYTE_TILE_PIXELS = 32 };
 static inline int64_t byte_scratch(const ByteConv* c, int64_t images, int64_t rows) {
   const int64_t sums = BYTE_TILE_PIXELS * SUM_LANES * (int64_t)sizeof(int32_t);
-  return sums + 2 * images * byte_input_rows(c, rows) * code_columns(&c->x) * code_pixel_units(&c->x) + BUFFER_SLACK;
+  const int64_t image = byte_input_rows(c, rows) * code_columns(&c->x) * code_pixel_units(&c->x);
+  return sums + 2 * images * (image + 128);
 }

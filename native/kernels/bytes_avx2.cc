@@ -8,7 +8,8 @@
 static const int WORD_CODES = 2;
 static inline ints dot(ints sum, ints x, ints w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
 static inline ints dot_single(ints sum, ints x, ints w) { return dot(sum, x, w); }
-static inline void widen(const uint8_t* from, uint16_t* to, int64_t count) {
+static inline void copy_codes(const uint8_t* from, uint8_t* bytes, int64_t count) {
+  uint16_t* to = (uint16_t*)bytes;
   int64_t i = 0;
   for (; i + 16 <= count; i += 16)
     _mm256_storeu_si256((__m256i*)(to + i), _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)(from + i))));

@@ -1,5 +1,6 @@
 // Convolution of byte codes in register tiles. Include vec_<isa>.h and sums_<isa>.h first, and define
 //   WORD_CODES: how many codes a word of packed weights meets, 4 (bytes) or 2 (widened to 16 bits);
+//   copy_codes(from, to, count): makes so many codes what the words meet;
 //   dot(sum, x, w): sum + the products of the codes and weights of each lane's word, exactly;
 //   dot_single(sum, x, w): the same where only the lowest code of each word of x is not 0 and w is one int16.
 #pragma once
@@ -110,7 +111,7 @@ static void byte_tile_of(int64_t registers, int64_t ry, int64_t rx, const ByteTi
     return ry == 2 ? byte_tile_of_width<DEPTHWISE, 1, 2>(rx, t) : byte_tile_of_width<DEPTHWISE, 1, 1>(rx, t);
 }
 
-// The input of a task: bytes as they are, or widened to 16 bits in the scratch.
+// The input of a task: bytes as they are, or a copy in the scratch.
 typedef struct {
   const uint8_t* first;  // where the window of output (image0, row0, 0) begins
   int64_t image, row, pixel;
@@ -118,15 +119,17 @@ typedef struct {
 
 static Source task_source(const ByteConv* c, const uint8_t* x, const ByteTask* task, uint8_t* scratch) {
   const Conv2dShape* s = &c->shape;
-  const int64_t pixel = code_pixel_units(&c->x), row = code_columns(&c->x) * pixel;
+  const int64_t pixel = code_pixel_units(&c->x), row = code_columns(&c->x) * pixel, images = task->image1 - task->image0;
   Source r = {x + task->image0 * code_image_bytes(&c->x), code_image_bytes(&c->x), row, pixel};
   r.first += (c->x.top + task->row0 * s->stride_h - s->pad_h) * row + (c->x.left - s->pad_w) * pixel;
-  if (WORD_CODES == 4 || c->depthwise) return r;
-  // From the first byte of the window on; the last row ends where the image does.
+  const int copied = WORD_CODES == 2 || images > 1;
+  if (!copied || c->depthwise) return r;
+  // From the first byte of the window on; the last row ends where the image does. Between images a cache line more than
+  // their size, as pixels of a tile that are a multiple of 4096 bytes apart would push each other out of the cache.
   const int64_t count = byte_input_rows(c, task->row1 - task->row0) * row - (c->x.left - s->pad_w) * pixel;
-  for (int64_t n = 0; n < task->image1 - task->image0; ++n)
-    widen(r.first + n * r.image, (uint16_t*)scratch + n * count, count);
-  return {scratch, 2 * count, 2 * row, 2 * pixel};
+  const int64_t unit = 4 / WORD_CODES, step = (count + 63) / 64 * 64 + 64;
+  for (int64_t n = 0; n < images; ++n) copy_codes(r.first + n * r.image, scratch + n * unit * step, count);
+  return {scratch, unit * step, unit * row, unit * pixel};
 }
 
 // One block over the pixels of a tile: ry rows of rx pixels, or one row of the batch.

@@ -17,6 +17,7 @@ typedef struct {
   int two;                     // two sums per channel
   int depthwise;               // one input and one output channel per group; not with two sums
   const void* weights;         // as packed for the variant; for the reference int8 [O][C / groups][kernel_h][kernel_w]
+  int bits;                    // of a packed weight of a linear layer, or 0: words as below
   // Borders, borders.h; lanes of all groups.
   const int32_t *row_class, *column_class, *start;
   int64_t column_classes;
@@ -52,6 +53,13 @@ static inline int64_t byte_segment_codes(const ByteConv* c) {
   return (byte_merged(c) ? c->shape.kernel_w : 1) * code_group_units(&c->x);
 }
 
+// Memory decides how fast a linear layer is that sees few inputs at a time, so its weights may be packed more tightly:
+// in the same order, 2, 4 or 8 bits each plus half their range, 64 bytes at a time for 512 / bits weights: weight i of
+// these is in byte i % 64, from bit i / 64 * bits on. Each block begins with a new 64 bytes.
+static inline int64_t packed_bytes(int bits, int64_t weights) { return (weights * bits + 511) / 512 * 64; }
+// Words of a block that are expanded at a time.
+enum { PACKED_WORDS = 128 };
+
 // Output rows [row0, row1) of the images [image0, image1) and the channels of blocks [block0, block1). More than one image
 // only where there is one output pixel.
 typedef struct {
@@ -83,10 +91,14 @@ void bytes_avx512(BYTES_ARGUMENTS);
 void bytes_avx512vnni(BYTES_ARGUMENTS);
 void bytes_amx(BYTES_ARGUMENTS);  // not depthwise
 
-// The sums of a tile, and a copy of the input rows, perhaps widened to 16 bits.
-enum { BYTE_TILE_PIXELS = 32 };
+// Images of one output pixel in a task, at most.
+enum { BYTE_IMAGES = 64 };
+// Then follow copies of input rows, perhaps widened to 16 bits.
+typedef struct {
+  int32_t sums[BYTE_IMAGES * SUM_LANES];
+  uint32_t weights[PACKED_WORDS * SUM_LANES + 256];
+} ByteScratch;
 static inline int64_t byte_scratch(const ByteConv* c, int64_t images, int64_t rows) {
-  const int64_t sums = BYTE_TILE_PIXELS * SUM_LANES * (int64_t)sizeof(int32_t);
   const int64_t image = byte_input_rows(c, rows) * code_columns(&c->x) * code_pixel_units(&c->x);
-  return sums + 2 * images * (image + 128);
+  return (int64_t)sizeof(ByteScratch) + 2 * images * (image + 128);
 }

@@ -284,6 +284,17 @@ def test_linear_layers_of_any_length(in_c: int, two: bool) -> None:
     check(replace(LINEAR, in_c=in_c, two=two, low=-3, batch=3))
 
 
+@pytest.mark.parametrize(("largest", "two"), [(1, False), (7, False), (127, False), (1, True)])
+def test_large_linear_layers(largest: int, two: bool) -> None:
+    """Weights of few bits are packed where there are many."""
+    case = replace(LINEAR, in_c=2101, out_c=2001, largest=largest, two=two, batch=3, threads=2)
+    check(case, LEVELS[1:])
+    with level(LEVELS[-1]):
+        stored = Problem(case).operation().weight_bytes / 2101 / 2001
+    if "avx512vnni" in LEVELS:
+        assert round(8 * stored) == {1: 4 if two else 2, 7: 4, 127: 8}[largest]
+
+
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("out_c", [64, 96, 120])
 def test_threads_divide_rows_and_channels(threads: int, out_c: int) -> None:

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "packed_weights.h"
 #include "sums_avx512.h"
 #include "sums_simd.h"
 
@@ -16,6 +17,12 @@ typedef struct {
 } Lines;
 
 static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// First position of piece `i` in its line.
+static int64_t piece_begin(const Lines* l, int64_t i) {
+  const int64_t begin = i % l->pieces * l->rows, last = l->length - l->rows;
+  return begin < last ? begin : last;
+}
 
 static Lines divide(int64_t lines, int64_t length, int64_t columns) {
   const int64_t pieces = ceil_div(length, 16);
@@ -45,15 +52,25 @@ typedef struct {
   const uint8_t* weights;
   int64_t width;  // bytes of the block's lanes of one word
   int32_t* sums;  // [2][16][SUM_LANES]
+  int resume;     // adds to the sums
 } AmxTile;
 
 // NA tiles of pixels by NB tiles of lanes: sums in registers 0 to 3, pixels in 4 and 5, weights in 6 and 7.
 template <int NA, int NB>
 static void amx_tile(const AmxTile* t) {
-  _tile_zero(0);
-  if (NB > 1) _tile_zero(1);
-  if (NA > 1) _tile_zero(2);
-  if (NA > 1 && NB > 1) _tile_zero(3);
+  const int64_t step = SUM_LANES * sizeof(int32_t);
+  int32_t* second = t->sums + 16 * SUM_LANES;
+  if (t->resume) {
+    _tile_loadd(0, t->sums, step);
+    if (NB > 1) _tile_loadd(1, t->sums + 16, step);
+    if (NA > 1) _tile_loadd(2, second, step);
+    if (NA > 1 && NB > 1) _tile_loadd(3, second + 16, step);
+  } else {
+    _tile_zero(0);
+    if (NB > 1) _tile_zero(1);
+    if (NA > 1) _tile_zero(2);
+    if (NA > 1 && NB > 1) _tile_zero(3);
+  }
   const uint8_t* w = t->weights;
   for (int64_t ky = 0; ky < t->kernel_h; ++ky)
     for (int64_t g = 0; g < t->segments; ++g) {
@@ -73,12 +90,17 @@ static void amx_tile(const AmxTile* t) {
         }
       }
     }
-  const int64_t step = SUM_LANES * sizeof(int32_t);
-  int32_t* second = t->sums + 16 * SUM_LANES;
   _tile_stored(0, t->sums, step);
   if (NB > 1) _tile_stored(1, t->sums + 16, step);
   if (NA > 1) _tile_stored(2, second, step);
   if (NA > 1 && NB > 1) _tile_stored(3, second + 16, step);
+}
+
+static void amx_tiles(int pieces, const AmxTile* t) {
+  if (t->width == 4 * SUM_LANES)
+    pieces == 2 ? amx_tile<2, 2>(t) : amx_tile<1, 2>(t);
+  else
+    pieces == 2 ? amx_tile<2, 1>(t) : amx_tile<1, 1>(t);
 }
 
 static void configure(int64_t rows) {
@@ -97,10 +119,10 @@ static void configure(int64_t rows) {
 }
 
 // The runs of the pixels of piece `i` of all lines, those left out that an earlier piece had or that are no outputs.
-static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i, int64_t begin,
-                          int64_t lane, const int32_t* sums, PixelRun* runs) {
+static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i, int64_t lane,
+                          const int32_t* sums, PixelRun* runs) {
   const int across = task->image1 - task->image0 > 1;
-  const int64_t end = begin + l->rows;
+  const int64_t begin = piece_begin(l, i), end = begin + l->rows;
   PixelRun* r = runs;
   for (int64_t p = i % l->pieces * l->rows; p < end;) {
     const int64_t y = l->columns ? p / l->columns : i / l->pieces, x = l->columns ? p % l->columns : p;
@@ -113,6 +135,24 @@ static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTas
     p += left;
   }
   return r - runs;
+}
+
+// A block of a linear layer with packed weights, for all images of a task.
+static void packed_block(const ByteConv* c, AmxTile t, int64_t block, const Lines* l, const uint8_t* first, uint32_t* expanded) {
+  const int64_t words = t.chunks * 16, lanes = t.width / 4;
+  int32_t* sums = t.sums;
+  t.weights = (const uint8_t*)expanded;
+  for (int64_t word = 0; word < words; word += PACKED_WORDS) {
+    const int64_t count = words - word < PACKED_WORDS ? words - word : (int64_t)PACKED_WORDS;
+    t.chunks = count / 16;
+    t.resume = word > 0;
+    expand_words(c, block, lanes, words, word, count, (int8_t*)expanded);
+    for (int64_t i = 0; i < l->pieces; i += 2) {
+      for (int j = 0; j < 2; ++j) t.x[j] = first + piece_begin(l, i + j) * t.pixel_step + word * 4;
+      t.sums = sums + i * 16 * SUM_LANES;
+      amx_tiles(i + 1 < l->pieces ? 2 : 1, &t);
+    }
+  }
 }
 
 void bytes_amx(BYTES_ARGUMENTS) {
@@ -132,27 +172,33 @@ void bytes_amx(BYTES_ARGUMENTS) {
   t.segments = byte_segments(c);
   t.segment_step = s->dilation_w * pixel;
   t.chunks = ceil_div(byte_segment_codes(c), 64);
-  t.sums = (int32_t*)scratch;
+  ByteScratch* own = (ByteScratch*)scratch;
+  t.sums = own->sums;
+  t.resume = 0;
   const int64_t taps = t.kernel_h * t.segments * t.chunks * 64, count = lines.lines * lines.pieces;
   for (int64_t b = task->block0; b < task->block1; ++b) {
     const int64_t group = b / byte_group_blocks(c), block = b % byte_group_blocks(c);
     const int64_t lane = group * byte_group_lanes(c) + block * SUM_LANES;
     t.width = 4 * byte_block_lanes(c, block);
+    PixelRun runs[BYTE_IMAGES];
+    if (c->bits) {
+      int64_t found = 0;
+      packed_block(c, t, b, &lines, first, own->weights);
+      for (int64_t i = 0; i < lines.pieces; ++i)
+        found += piece_runs(c, epilogue, task, &lines, i, lane, t.sums + i * 16 * SUM_LANES, runs + found);
+      finish_block(c, epilogue, storage, b, runs, found);
+      continue;
+    }
     t.weights = (const uint8_t*)c->weights + lane * taps;
     for (int64_t i = 0; i < count; i += 2) {
       const int pieces = i + 1 < count ? 2 : 1;
-      PixelRun runs[BYTE_TILE_PIXELS];
       int64_t found = 0;
       for (int j = 0; j < pieces; ++j) {
-        const int64_t piece = (i + j) % lines.pieces * lines.rows, last = lines.length - lines.rows;
-        const int64_t begin = piece < last ? piece : last;
-        t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row + begin * t.pixel_step;
-        found += piece_runs(c, epilogue, task, &lines, i + j, begin, lane, t.sums + j * 16 * SUM_LANES, runs + found);
+        t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row +
+                 piece_begin(&lines, i + j) * t.pixel_step;
+        found += piece_runs(c, epilogue, task, &lines, i + j, lane, t.sums + j * 16 * SUM_LANES, runs + found);
       }
-      if (t.width == 4 * SUM_LANES)
-        pieces == 2 ? amx_tile<2, 2>(&t) : amx_tile<1, 2>(&t);
-      else
-        pieces == 2 ? amx_tile<2, 1>(&t) : amx_tile<1, 1>(&t);
+      amx_tiles(pieces, &t);
       finish_block(c, epilogue, storage, b, runs, found);
     }
   }

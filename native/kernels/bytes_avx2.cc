@@ -5,6 +5,7 @@
 
 #include "sums_avx2.h"
 
+typedef int16_t word_weight;
 static const int WORD_CODES = 2;
 static inline ints dot(ints sum, ints x, ints w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
 static inline ints dot_single(ints sum, ints x, ints w) { return dot(sum, x, w); }

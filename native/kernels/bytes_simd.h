@@ -1,9 +1,10 @@
 // Convolution of byte codes in register tiles. Include vec_<isa>.h and sums_<isa>.h first, and define
-//   WORD_CODES: how many codes a word of packed weights meets, 4 (bytes) or 2 (widened to 16 bits);
+//   word_weight: int8_t or int16_t, and WORD_CODES: how many codes a word of weights meets, 4 bytes or 2 of 16 bits;
 //   copy_codes(from, to, count): makes so many codes what the words meet;
 //   dot(sum, x, w): sum + the products of the codes and weights of each lane's word, exactly;
 //   dot_single(sum, x, w): the same where only the lowest code of each word of x is not 0 and w is one int16.
 #pragma once
+#include "packed_weights.h"
 #include "sums_simd.h"
 
 typedef struct {
@@ -14,6 +15,7 @@ typedef struct {
   const uint32_t* weights;
   int64_t width;  // lanes of the block
   int32_t* sums;  // [pixels][SUM_LANES], from this pass's first lane on
+  int resume;     // adds to the sums
 } ByteTile;
 
 // Pixel m of a row: see pixel_value in tile.h.
@@ -36,7 +38,7 @@ static void byte_tile(const ByteTile* t) {
 #pragma GCC unroll 64
   for (int m = 0; m < RY * RX; ++m)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sums[m][v] = ints_zero();
+    for (int v = 0; v < NV; ++v) sums[m][v] = t->resume ? ints_load(t->sums + m * SUM_LANES + v * LANES) : ints_zero();
 
   const uint32_t* w = t->weights;
   int64_t odd[ODD_MULTIPLES];
@@ -132,25 +134,39 @@ static Source task_source(const ByteConv* c, const uint8_t* x, const ByteTask* t
   return {scratch, unit * step, unit * row, unit * pixel};
 }
 
-// One block over the pixels of a tile: ry rows of rx pixels, or one row of the batch.
-static void block_tile(const ByteConv* c, const SumEpilogue* e, int storage, ByteTile* t, int64_t block, int64_t ry, int64_t rx,
-                       const PixelRun* runs) {
-  int32_t* sums = t->sums;
-  const uint8_t* x = t->x;
-  const uint32_t* weights = t->weights;
+// The sums of one block for the pixels of a tile: ry rows of rx pixels, or one row of the batch.
+static void block_sums(const ByteConv* c, ByteTile* t, int64_t ry, int64_t rx) {
   const int64_t registers = t->width >= 2 * LANES ? 2 : 1;
+  ByteTile pass = *t;
   for (int64_t lane = 0; lane < t->width; lane += registers * LANES) {
-    t->sums = sums + lane;
-    t->weights = weights + lane;
-    t->x = c->depthwise ? x + lane * sizeof(uint32_t) : x;
-    if (c->depthwise)
-      byte_tile_of<true>(registers, ry, rx, t);
-    else
-      byte_tile_of<false>(registers, ry, rx, t);
+    pass.sums = t->sums + lane;
+    pass.weights = t->weights + lane;
+    if (c->depthwise) {
+      pass.x = t->x + lane * sizeof(uint32_t);
+      byte_tile_of<true>(registers, ry, rx, &pass);
+    } else {
+      byte_tile_of<false>(registers, ry, rx, &pass);
+    }
   }
-  t->sums = sums;
-  t->weights = weights;
-  finish_block(c, e, storage, block, runs, ry);
+}
+
+// A block of a linear layer with packed weights, for `images` images.
+static void packed_block(const ByteConv* c, ByteTile t, int64_t block, int64_t images, uint32_t* expanded) {
+  const uint8_t* x = t.x;
+  const int64_t words = t.words, tiles = (images + MAX_RX_ONE - 1) / MAX_RX_ONE;
+  int32_t* sums = t.sums;
+  t.weights = expanded;
+  for (int64_t word = 0; word < words; word += PACKED_WORDS) {
+    t.words = words - word < PACKED_WORDS ? words - word : (int64_t)PACKED_WORDS;
+    t.resume = word > 0;
+    expand_words(c, block, t.width, words, word, t.words, (word_weight*)expanded);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t n0 = images * i / tiles, n1 = images * (i + 1) / tiles;
+      t.x = x + n0 * t.pixel_step + word * sizeof(uint32_t);
+      t.sums = sums + n0 * SUM_LANES;
+      block_sums(c, &t, 1, n1 - n0);
+    }
+  }
 }
 
 static void byte_conv(BYTES_ARGUMENTS) {
@@ -158,8 +174,8 @@ static void byte_conv(BYTES_ARGUMENTS) {
   const Conv2dShape* s = &c->shape;
   const int storage = byte_code_storage(c, &epilogue->encode);
   clear_margins(epilogue, storage, task);
-  const int64_t sums = BYTE_TILE_PIXELS * SUM_LANES * (int64_t)sizeof(int32_t);
-  const Source source = task_source(c, x, task, (uint8_t*)scratch + sums);
+  ByteScratch* own = (ByteScratch*)scratch;
+  const Source source = task_source(c, x, task, (uint8_t*)(own + 1));
   const int64_t unit = source.pixel / code_pixel_units(&c->x);  // bytes of a code
   ByteTile t;
   t.row_step = s->stride_h * source.row;
@@ -168,7 +184,8 @@ static void byte_conv(BYTES_ARGUMENTS) {
   t.segments = byte_segments(c);
   t.segment_step = s->dilation_w * source.pixel;
   t.words = c->depthwise ? 1 : byte_segment_codes(c) / WORD_CODES;
-  t.sums = (int32_t*)scratch;
+  t.sums = own->sums;
+  t.resume = 0;
   const int64_t taps = t.kernel_h * t.segments * t.words;
   // A row of the tile: pixels of a row, or of images.
   const int across = task->image1 - task->image0 > 1;
@@ -180,6 +197,16 @@ static void byte_conv(BYTES_ARGUMENTS) {
     const int64_t lane = group * byte_group_lanes(c) + block * SUM_LANES;
     const uint8_t* first = source.first + (c->depthwise ? block * SUM_LANES * 4 : group * code_group_units(&c->x) * unit);
     t.width = byte_block_lanes(c, block);
+    if (c->bits) {
+      PixelRun run;
+      locate(&run, c, epilogue, 1, lane, task->image0, 0, 0);
+      run.count = task->image1 - task->image0;
+      run.sums = t.sums;
+      t.x = first;
+      packed_block(c, t, b, run.count, own->weights);
+      finish_block(c, epilogue, storage, b, &run, 1);
+      continue;
+    }
     t.weights = (const uint32_t*)c->weights + lane * taps;
     const int64_t most = t.width >= 2 * LANES ? TILE_SUMS / 2 : TILE_SUMS;
     const int64_t widest = most < MAX_RX_ONE ? most : MAX_RX_ONE, tiles = (length + widest - 1) / widest;
@@ -195,7 +222,8 @@ static void byte_conv(BYTES_ARGUMENTS) {
           runs[j].sums = t.sums + j * (x1 - x0) * SUM_LANES;
         }
         t.x = first + (y - task->row0) * t.row_step + x0 * step;
-        block_tile(c, epilogue, storage, &t, b, ry, x1 - x0, runs);
+        block_sums(c, &t, ry, x1 - x0);
+        finish_block(c, epilogue, storage, b, runs, ry);
       }
       y += ry;
     }

@@ -11,6 +11,8 @@ from torch import nn
 
 from bitwright import BitwrightError, create_model, load_dataset, load_weights
 from bitwright.models import list_models, register_model
+from bitwright.packing.lower import lower
+from bitwright.runtime.reference import run_reference
 
 real = pytest.mark.skipif("BITWRIGHT_DATA" not in os.environ, reason="BITWRIGHT_DATA is not set")
 
@@ -23,6 +25,8 @@ PARAMETERS = {
     "resnet-44": 658_586,
     "resnet-56": 853_018,
     "resnet-110": 1_727_962,  # 1.7 M in the paper
+    "resnet-18": 11_689_512,  # torchvision's documentation
+    "resnet-34": 21_797_672,
 }
 
 
@@ -33,8 +37,9 @@ def test_every_model_has_its_published_size():
 
 @pytest.mark.parametrize("name", sorted(PARAMETERS))
 def test_every_model_maps_its_input_shape_to_classes_and_learns(name):
-    model = create_model(name, num_classes=7, seed=0)
-    assert model.input_shape in ((1, 28, 28), (3, 32, 32))
+    large = name in ("resnet-18", "resnet-34")
+    model = create_model(name, num_classes=7, seed=0, **({"input_shape": (3, 64, 64)} if large else {}))
+    assert model.input_shape in ((1, 28, 28), (3, 32, 32), (3, 64, 64))
     out = model(torch.randn(2, *model.input_shape))
     assert out.shape == (2, 7)
     out.square().sum().backward()
@@ -43,12 +48,18 @@ def test_every_model_maps_its_input_shape_to_classes_and_learns(name):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("mlp", (1, 8, 8)), ("lenet-300-100", (1, 8, 8)), ("lenet-5", (3, 16, 20)), ("resnet-20", (1, 9, 5))],
+    [
+        ("mlp", (1, 8, 8)),
+        ("lenet-300-100", (1, 8, 8)),
+        ("lenet-5", (3, 16, 20)),
+        ("resnet-20", (1, 9, 5)),
+        ("resnet-18", (1, 33, 47)),
+    ],
 )
 def test_other_input_shapes(name, shape):
     model = create_model(name, input_shape=list(shape))
     assert model.input_shape == shape
-    assert model(torch.zeros(2, *shape)).shape == (2, 10)
+    assert model(torch.zeros(2, *shape)).shape == (2, model.fc.out_features if name == "resnet-18" else 10)
 
 
 def test_lenet_5_is_caffes_net_without_relu_after_convolutions():
@@ -65,6 +76,32 @@ def test_mlp_layers_follow_its_options():
     assert dropouts(model) == [0, 0.25, 0.25]
     assert sum(isinstance(m, nn.Tanh) for m in model) == 2
     assert [type(m).__name__ for m in create_model("mlp", hidden=())] == ["Flatten", "Dropout", "Linear"]
+
+
+def test_resnet_18_has_torchvisions_names_and_first_weights():
+    model = create_model("resnet-18", seed=0)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    assert len(shapes) == 122
+    assert model.input_shape == (3, 224, 224)
+    assert shapes["conv1.weight"] == (64, 3, 7, 7)
+    assert shapes["layer2.0.downsample.0.weight"] == (128, 64, 1, 1)
+    assert shapes["layer4.1.bn2.running_var"] == (512,)
+    assert shapes["fc.bias"] == (1000,)
+    assert not [name for name in shapes if "layer1" in name and "downsample" in name]
+    weight = model.layer2[0].conv1.weight
+    assert weight.std().item() == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.01)  # fan_out, not fan_in
+
+
+def test_resnet_18_exports_and_computes_the_same():
+    model = create_model("resnet-18", seed=0, num_classes=10, input_shape=(3, 33, 40)).eval()
+    x = torch.randn(1, 3, 33, 40)
+    graph, tensors = lower(model, (x,))
+    assert sum(node.op == "conv2d" for node in graph.nodes) == 20
+    assert sum(node.op == "add" for node in graph.nodes) == 8
+    with torch.no_grad():
+        expected = model(x).numpy()
+    found = run_reference(graph, tensors, (x.numpy(),))[0]
+    assert abs(found - expected).max() < 1e-4 * abs(expected).max()
 
 
 def dropouts(model):

@@ -87,7 +87,7 @@ void run_conv2d(Conv2dKernel kernel, const Conv2dShape& s, const Conv2dWeights& 
 void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& w, const Epilogue& epilogue, const float* x, float* out,
                 int threads) {
   // Samples per task: their inputs stay in the second-level cache while all weights pass over them.
-  constexpr int64_t kSamples = 56;
+  constexpr int64_t kSamples = 70;
   if (batch == 0 || w.out_c == 0) return;
   threads = useful_threads(threads, batch * w.in_c * w.out_c);
   const int64_t blocks = block_count(w.out_c), chunks = ceil_div(batch, kSamples);

@@ -1,73 +1,92 @@
 // Matrix product. Include vec_<isa>.h first.
 //
-// Several samples are a 1x1 convolution over a row of pixels. One sample is bound by reading the weights: one stream,
-// four rows of it per turn, so that enough sums are under way to hide the latency of the additions.
+// Several samples are a 1x1 convolution over a row of pixels. One sample is bound by reading the weights: they are one stream
+// of whole blocks, asked for early.
 #pragma once
 #include <string.h>
 
 #include "tile.h"
 
-template <int NV>
-static inline void one_sample(int64_t in_c, Tile* t) {
-  const float *x = *t->rows + t->offset, *w = t->weights;
-  const int64_t width = t->width;
-  vec sums[4][NV];
-#pragma GCC unroll 4
-  for (int k = 0; k < 4; ++k)
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) sums[k][v] = zero();
-  int64_t c = 0;
-  for (; c + 4 <= in_c; c += 4) {
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      const vec value = broadcast(x[c + k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) sums[k][v] = fma(value, load(w + v * LANES), sums[k][v]);
-      w += width;
-    }
-  }
-  for (; c < in_c; ++c, w += width) {
-    const vec value = broadcast(x[c]);
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) sums[0][v] = fma(value, load(w + v * LANES), sums[0][v]);
-  }
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) sums[0][v] = add(add(sums[0][v], sums[1][v]), add(sums[2][v], sums[3][v]));
-  finish_tile<NV, 1>(t, sums, [](int) { return (int64_t)0; });
+// Registers per block; how many taps ahead one sample asks for its weights.
+static const int BLOCK_REGISTERS = BLOCK / LANES, SAMPLE_AHEAD = 48;
+
+// Outputs of sample n from `channel` on.
+static inline void set_output(const Epilogue* e, int64_t out_c, int64_t n, int64_t channel, float* out, Tile* t) {
+  const int64_t position = n * out_c + channel;
+  t->lanes = out_c - channel;
+  t->out = out + position;
+  t->epilogue.bias = advance(e->bias, channel);
+  t->epilogue.scale = advance(e->scale, channel);
+  t->epilogue.shift = advance(e->shift, channel);
+  t->epilogue.residual = advance(e->residual, position);
+  t->epilogue.relu = e->relu;
 }
 
-static void linear(LINEAR_ARGUMENTS) {
+// R registers of outputs, a block, from the sample at x. Even and odd taps are added up apart, to hide the latency of
+// additions.
+template <int R>
+static inline void one_sample(const Tile* t, int64_t in_c, const float* x) {
+  const float* w = t->weights;
+  vec sums[1][R], odd[R];
+#pragma GCC unroll 4
+  for (int v = 0; v < R; ++v) sums[0][v] = odd[v] = zero();
+  int64_t c = 0;
+  for (; c + 2 <= in_c; c += 2, w += 2 * R * LANES) {
+    const vec even_value = broadcast(x[c]), odd_value = broadcast(x[c + 1]);
+#pragma GCC unroll 4
+    for (int v = 0; v < R; ++v) {
+      const float *even_taps = w + v * LANES, *odd_taps = even_taps + R * LANES;
+      prefetch(even_taps + SAMPLE_AHEAD * R * LANES);
+      prefetch(odd_taps + SAMPLE_AHEAD * R * LANES);
+      sums[0][v] = fma(even_value, load(even_taps), sums[0][v]);
+      odd[v] = fma(odd_value, load(odd_taps), odd[v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < R; ++v) {
+    if (c < in_c) sums[0][v] = fma(broadcast(x[c]), load(w + v * LANES), sums[0][v]);
+    sums[0][v] = add(sums[0][v], odd[v]);
+  }
+  finish_tile<R, 1>(t, sums, [](int) { return (int64_t)0; });
+}
+
+static void linear_one(LINEAR_ARGUMENTS) {
+  Tile t;
+  memset(&t, 0, sizeof t);
+  for (int64_t block = task->block0; block < task->block1; ++block) {
+    t.weights = weights + block * BLOCK * in_c;
+    set_output(epilogue, out_c, task->n0, block * BLOCK, out, &t);
+    if (block_width(out_c, block) == BLOCK)
+      one_sample<BLOCK_REGISTERS>(&t, in_c, x + task->n0 * in_c);
+    else
+      one_sample<BLOCK_REGISTERS / 2>(&t, in_c, x + task->n0 * in_c);
+  }
+}
+
+static void linear_many(LINEAR_ARGUMENTS) {
   Tile t;
   memset(&t, 0, sizeof t);
   t.rows = &x;
   t.ky1 = t.segments = 1;
   t.run = t.pixel_step = in_c;
   t.out_pixel_step = out_c;
-  const int64_t samples = task->n1 - task->n0;
+  const int64_t samples = task->n1 - task->n0, tiles = (samples + MAX_RX_ONE - 1) / MAX_RX_ONE;
   for (int64_t block = task->block0; block < task->block1; ++block) {
     t.width = block_width(out_c, block);
-    const int64_t registers = pass_registers(t.width), widest = MAX_RX_ONE;
-    const int64_t tiles = (samples + widest - 1) / widest;
+    const int64_t registers = pass_registers(t.width);
     for (int64_t lane = 0; lane < t.width && block * BLOCK + lane < out_c; lane += registers * LANES) {
-      const int64_t channel = block * BLOCK + lane;
       t.weights = weights + block * BLOCK * in_c + lane;
-      t.lanes = out_c - channel;
-      t.epilogue.bias = advance(epilogue->bias, channel);
-      t.epilogue.scale = advance(epilogue->scale, channel);
-      t.epilogue.shift = advance(epilogue->shift, channel);
-      t.epilogue.relu = epilogue->relu;
       for (int64_t i = 0; i < tiles; ++i) {
         const int64_t n0 = task->n0 + samples * i / tiles, n1 = task->n0 + samples * (i + 1) / tiles;
         t.offset = n0 * in_c;
-        t.out = out + n0 * out_c + channel;
-        t.epilogue.residual = advance(epilogue->residual, n0 * out_c + channel);
-        if (samples > 1)
-          run_tile(registers, 1, n1 - n0, &t);
-        else if (registers == 2)
-          one_sample<2>(in_c, &t);
-        else
-          one_sample<1>(in_c, &t);
+        set_output(epilogue, out_c, n0, block * BLOCK + lane, out, &t);
+        run_tile(registers, 1, n1 - n0, &t);
       }
     }
   }
+}
+
+static void linear(LINEAR_ARGUMENTS) {
+  if (task->n1 - task->n0 == 1) return linear_one(in_c, out_c, weights, epilogue, x, out, task);
+  linear_many(in_c, out_c, weights, epilogue, x, out, task);
 }

@@ -218,7 +218,7 @@ class MeanOp(Operation):  # added up in float64
 class SoftmaxOp(Operation):  # computed in float64
     def __init__(self, shape: list[int], axis: int) -> None: ...
 
-# Seconds of this thread for so many float operations, two per multiply-add, at the current level's peak: sums in registers.
+# Seconds of this thread for so many operations, two per multiply-add, at the peak of the current level: in registers.
 def fma_seconds(operations: float) -> float: ...
 
 # --- sparse (native/bind_sparse.cc): float operations on weights that are mostly zero or codes. positions: ascending

@@ -137,9 +137,11 @@ SPEED = {
     "amx": (100.0, 2400.0, 800.0),
 }
 """Measured on one core of the machine that the documentation names; only the ratios in a row matter."""
-SPARSE_SPEED = 0.25
-"""Products with weights that are not zero per nanosecond, as a share of the speed of dense floats: the sparse kernel is
-the quicker one of a linear layer below this density."""
+SPARSE_SPEED = {"linear": 0.2, "conv2d": 0.38}
+"""Products with weights that are not zero per nanosecond, as a share of the speed of dense floats. Of linear layers, for
+batches of 1 to 256."""
+SPARSE_OUTPUT = 70
+"""An output of a sparse convolution takes as long as so many dense products, besides its own."""
 
 
 def _speed(which: int) -> float:
@@ -160,16 +162,21 @@ def _build_float(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
 
 
 def _sparse(layer: Layer) -> float | None:
-    if layer.domain or layer.node.op != "linear" or (sparse := layer.tensor.sparse()) is None:
+    if layer.domain or (sparse := layer.tensor.sparse()) is None:
         return None
-    return layer.pixels * len(sparse.positions) / (SPARSE_SPEED * _speed(0))
+    products = layer.pixels * len(sparse.positions) / SPARSE_SPEED[layer.node.op]
+    outputs = layer.pixels * layer.channels[1] if layer.node.op == "conv2d" else 0
+    return (products + SPARSE_OUTPUT * outputs) / _speed(0)
 
 
 def _build_sparse(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
     sparse = layer.tensor.sparse()
     assert sparse is not None
     values = sparse.codebook if sparse.codes is not None else sparse.values
-    return native.SparseLinearOp(*layer.tensor.shape, sparse.positions, sparse.codes, values, finish)
+    entries = (sparse.positions, sparse.codes, values)
+    if layer.node.op == "linear":
+        return native.SparseLinearOp(*layer.tensor.shape, *entries, finish)
+    return native.SparseConvOp(layer.window, *entries, finish)
 
 
 def _code_bits(domain: Domain) -> int:

@@ -260,8 +260,9 @@ class ExactConvOp(Operation):  # x = float32(scale * m); padding: the m outside 
     ) -> None: ...
 
 # --- plan (native/bind_plan.cc): operations in order on values that lie in one arena. Values are numbered: the inputs
-# (bytes per image), then the outputs of each step; a step is an operation and the values that it reads. A batch is worked
-# through in passes whose arena has about `pass_bytes`. Arrays are contiguous and hold `batch` images. Thread-safe.
+# (bytes per image), then the outputs of each step; a step is an operation and the values that it reads. A batch is
+# worked through in passes whose arena has about `pass_bytes`. Arrays are contiguous and hold `batch` images.
+# Thread-safe.
 
 class Plan:
     def __init__(

@@ -138,7 +138,7 @@ SPEED = {
 }
 """Measured on one core of the machine that the documentation names; only the ratios in a row matter."""
 SPARSE_SPEED = {"linear": 0.2, "conv2d": 0.38}
-"""Products with weights that are not zero per nanosecond, as a share of the speed of dense floats. Of linear layers, for
+"""Products with weights that are not zero per nanosecond, as a share of the speed of dense floats; of linear layers for
 batches of 1 to 256."""
 SPARSE_OUTPUT = 70
 """An output of a sparse convolution takes as long as so many dense products, besides its own."""

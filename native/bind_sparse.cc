@@ -1,6 +1,9 @@
 // Bindings of sparse and coded-weight operations.
 #include "bind_operations.h"
+#include "coded.h"
 #include "sparse.h"
+
+#include <cmath>
 
 namespace {
 
@@ -68,6 +71,24 @@ void make_sparse_conv(SparseConv* self, const Conv2dShape& window, const Array& 
   new (self) SparseConv(window, entries, finish);
 }
 
+void make_coded_linear(CodedLinear* self, const Array& codes, const Array& table, const Finish& finish, const Optional& scale,
+                       const Optional& negative) {
+  const uint8_t* numbers = data<uint8_t>(codes, 2, "codes");
+  const auto rows = static_cast<int64_t>(codes.shape(0)), cols = static_cast<int64_t>(codes.shape(1));
+  check_pair({rows, cols}, 1, "the shape of codes");
+  const float* values = data<float>(table, 1, "table");
+  const int64_t size = length(table, "table");
+  if (size < 1 || size > 256) refuse("table has " + std::to_string(size) + " values, expected 1 to 256");
+  for (int64_t c = 0; c < size; ++c)
+    if (!std::isfinite(values[c])) refuse("table[" + std::to_string(c) + "] is not finite");
+  check_codes(numbers, product(rows, cols, "the codes"), size);
+  if (negative && !scale) refuse("negative without scale: expected both or scale alone");
+  check_float_finish(finish, rows);
+  new (self) CodedLinear({rows, cols, numbers, {values, values + size}, channel_vector(scale, rows, "scale"),
+                          channel_vector(negative, rows, "negative")},
+                         finish);
+}
+
 }  // namespace
 
 void bind_sparse(nb::module_& m) {
@@ -77,4 +98,7 @@ void bind_sparse(nb::module_& m) {
   nb::class_<SparseConv, Operation>(m, "SparseConvOp")
       .def("__init__", &make_sparse_conv, nb::arg("window"), nb::arg("positions"), nb::arg("codes").none(),
            nb::arg("values"), nb::arg("finish"));
+  nb::class_<CodedLinear, Operation>(m, "CodedLinearOp")
+      .def("__init__", &make_coded_linear, nb::arg("codes"), nb::arg("table"), nb::arg("finish"), nb::kw_only(),
+           nb::arg("scale") = nb::none(), nb::arg("negative") = nb::none());
 }

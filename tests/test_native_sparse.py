@@ -265,6 +265,78 @@ def test_sparse_conv_keeps_infinities_in_their_places(isa: str) -> None:
     np.testing.assert_array_equal(np.isfinite(found), ~reached)
 
 
+# --- coded linear -----------------------------------------------------------------------------------------------------
+
+STRAIGHT = "straight"  # a table that is a line
+
+
+@given(
+    rows=st.integers(1, 300),
+    cols=st.integers(1, 300),
+    values=st.sampled_from([1, 2, 3, 4, 5, 6, 16, 17, 32, 33, 100, 256]),
+    table=st.sampled_from(["random", STRAIGHT]),
+    scaled=st.sampled_from([(), ("scale",), ("scale", "negative")]),
+    batch=st.integers(0, 9),
+    seed=st.integers(0, 2**16),
+    isa_name=st.sampled_from(_native.isa_names()),
+    threads=st.sampled_from([1, 2, 5]),
+)
+def test_coded_linear_is_the_decoded_product(
+    rows: int,
+    cols: int,
+    values: int,
+    table: str,
+    scaled: tuple[str, ...],
+    batch: int,
+    seed: int,
+    isa_name: str,
+    threads: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, values, (rows, cols)).astype(np.uint8)
+    entries = np.arange(values) - values // 2 if table == STRAIGHT else rng.standard_normal(values)
+    entries = entries.astype(np.float32)
+    factors = {name: numbers(rows, seed=seed + i) for i, name in enumerate(scaled)}
+    x, weight = numbers(batch, cols), entries[codes].astype(np.float64)
+    negative = weight < 0
+    if factors:
+        factor = np.broadcast_to(factors["scale"][:, None], weight.shape)
+        weight = weight * np.where(negative, factors.get("negative", factors["scale"])[:, None], factor)
+    _native.set_isa(isa_name)
+    try:
+        operation = _native.CodedLinearOp(codes, entries, _native.Finish(rows), **factors)
+    finally:
+        _native.set_isa(None)
+    found = run(operation, x, threads=threads)
+    assert_close(found, x @ weight.T, np.abs(x) @ np.abs(weight).T)
+    np.testing.assert_array_equal(found, run(operation, x))
+
+
+@pytest.mark.parametrize(("values", "bits"), [(2, 1), (3, 2), (4, 2), (16, 4), (32, 6), (200, 8)])
+def test_coded_linear_weights_stay_small(values: int, bits: int) -> None:
+    codes = np.random.default_rng(0).integers(0, values, (256, 2000)).astype(np.uint8)
+    operation = _native.CodedLinearOp(codes, numbers(values), _native.Finish(256))
+    if operation.kernel == "coded avx512":
+        assert operation.weight_bytes < 1.1 * bits * codes.size / 8 + 4096
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("values", [2, 40])
+def test_coded_linear_finishes_like_separate_operations(isa: str, values: int, batch: int) -> None:
+    codes = np.random.default_rng(0).integers(0, values, (37, 90)).astype(np.uint8)
+    vectors = {name: numbers(37, seed=i) for i, name in enumerate(("bias", "scale", "shift"))}
+    x, residual = numbers(batch, 90), numbers(batch, 37)
+
+    def operation(**finish: Any) -> Any:
+        return _native.CodedLinearOp(codes, numbers(values), _native.Finish(37, **finish))
+
+    plain = run(operation(), x)
+    for relu in (False, True):
+        found = run(operation(relu=relu, residual=True, **vectors), x, residual)
+        np.testing.assert_array_equal(found, finished(plain, residual, relu, **vectors))
+        np.testing.assert_array_equal(run(operation(relu=relu, **vectors), x), finished(plain, None, relu, **vectors))
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 POSITIONS = np.array([0, 3, 9])
@@ -287,7 +359,18 @@ def bad_conv(position: int, channels: int = 2) -> None:
     _native.SparseConvOp(Window((4, 4), 2, 2).native(), *weight, _native.Finish(channels))
 
 
+def bad_coded(codes: Any = None, table: Any = None, **factors: Any) -> None:
+    codes = np.zeros((2, 3), np.uint8) if codes is None else codes
+    _native.CodedLinearOp(codes, numbers(2) if table is None else table, _native.Finish(2), **factors)
+
+
 BAD = {
+    r"codes has dtype int64": lambda: bad_coded(np.zeros((2, 3), np.int64)),
+    r"codes\[4\] is 2, expected less than the 2 values": lambda: bad_coded(np.array([[0, 1, 1], [0, 2, 0]], np.uint8)),
+    "table has 257 values, expected 1 to 256": lambda: bad_coded(table=numbers(257)),
+    r"table\[1\] is not finite": lambda: bad_coded(table=np.array([0, np.inf], np.float32)),
+    "negative without scale": lambda: bad_coded(negative=numbers(2)),
+    r"scale has shape \(3\), expected \(2\)": lambda: bad_coded(scale=numbers(3)),
     r"positions\[0\] is 36, expected ascending values below 36": lambda: bad_conv(36),
     "finish is for 4 channels, expected 2": lambda: bad_conv(35, channels=4),
     r"positions\[2\] is 3, expected ascending": lambda: bad_linear([0, 3, 3]),

@@ -1,0 +1,151 @@
+// How products with coded weights choose their layout when they are made, and divide their work when they run.
+#include "coded.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu.h"
+#include "parallel.h"
+
+namespace {
+
+// Below this many multiplications a call takes less time than waking a thread.
+constexpr int64_t kWorthThread = 400'000;
+constexpr int64_t kRegisters = 8;  // of rows that a kernel works on at once
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+std::vector<int64_t> sizes(const CodedWeight& w, const Finish& finish, bool of_inputs) {
+  std::vector<int64_t> inputs = {w.cols * static_cast<int64_t>(sizeof(float))}, outputs;
+  finish.append_bytes(1, &inputs, &outputs);
+  return of_inputs ? inputs : outputs;
+}
+
+auto variant(Isa isa) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return coded_linear_avx512;
+  if (isa == Isa::avx2) return coded_linear_avx2;
+#endif
+  (void)isa;
+  return coded_linear_ref;
+}
+
+// The digits that a variant knows, those that hold the most columns first.
+struct Digit {
+  int64_t bits, group, most_values;
+};
+constexpr Digit kDigits512[] = {{4, 4, 2}, {5, 3, 3}, {4, 2, 4}, {5, 2, 5}, {4, 1, 16}, {5, 1, 32}};
+constexpr Digit kDigits2[] = {{3, 3, 2}, {3, 1, 8}, {4, 1, 16}};
+constexpr Digit kByte = {8, 1, 256};
+
+Digit digit_for(int64_t values, Isa isa) {
+  const auto first_in = [&](const auto& digits) {
+    for (const Digit& d : digits)
+      if (values <= d.most_values) return d;
+    return kByte;
+  };
+  if (isa == Isa::ref) return kByte;
+  return isa == Isa::avx2 ? first_in(kDigits2) : first_in(kDigits512);
+}
+
+// basis[j][d]: what column j of digit d has in the table.
+Aligned<float> make_basis(const std::vector<float>& table, int64_t bits, int64_t group) {
+  const int64_t size = int64_t{1} << bits, base = static_cast<int64_t>(table.size());
+  Aligned<float> basis(group * size);
+  for (int64_t j = 0, place = 1; j < group; ++j, place *= base)
+    for (int64_t d = 0; d < size; ++d)
+      basis.data()[j * size + d] = table[d / place % base];  // of digits that mean something; others do not occur
+  return basis;
+}
+
+// Whether the table is base + step * (code - 128), exactly.
+bool is_line(const std::vector<float>& table, float* base, float* step) {
+  *step = table[1] - table[0];
+  *base = table[0] + 128 * *step;
+  for (size_t c = 0; c < table.size(); ++c)
+    if (table[c] != *base + *step * (static_cast<float>(c) - 128)) return false;
+  return true;
+}
+
+const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
+
+}  // namespace
+
+CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
+    : Operation(sizes(w, finish, true), sizes(w, finish, false)), finish_(finish), scale_(w.scale), negative_(w.negative) {
+  const Isa isa = std::min(current_isa(), Isa::avx512);
+  const Digit digit = digit_for(static_cast<int64_t>(w.table.size()), isa);
+  CodedMatrix& m = matrix_;
+  m.rows = w.rows;
+  m.cols = w.cols;
+  m.bits = digit.bits;
+  m.group = digit.group;
+  m.lanes = isa == Isa::ref ? 1 : isa == Isa::avx2 ? 8 : 16;
+  m.words = ceil_div(w.cols, m.group * coded_digits(&m));
+  registers_ = ceil_div(w.rows, m.lanes);
+  std::vector<float> positive = w.table, negative = w.table;
+  if (!w.negative.empty())
+    for (size_t c = 0; c < w.table.size(); ++c) (w.table[c] < 0 ? positive : negative)[c] = 0;
+  basis_ = make_basis(positive, m.bits, m.group);
+  if (!w.negative.empty()) negative_basis_ = make_basis(negative, m.bits, m.group);
+  m.line = m.bits == 8 && isa != Isa::ref && w.negative.empty() && is_line(w.table, &m.base, &m.step);
+  m.bits == 8 ? pack_bytes(w) : pack_digits(w);
+  m.packed = packed_.data();
+  m.bytes = bytes_.data();
+  m.basis = basis_.data();
+  m.negative_basis = negative_basis_.data();
+  m.scale = or_null(scale_);
+  m.negative = or_null(negative_);
+  kernel_ = variant(isa);
+  kernel_name_ = std::string("coded ") + isa_name(isa);
+}
+
+void CodedLinear::pack_digits(const CodedWeight& w) {
+  CodedMatrix& m = matrix_;
+  const int64_t digits = coded_digits(&m), base = static_cast<int64_t>(w.table.size());
+  packed_ = Aligned<uint32_t>(registers_ * m.words * m.lanes);
+  for (int64_t o = 0; o < w.rows; ++o) {
+    uint32_t* to = packed_.data() + o / m.lanes * m.words * m.lanes + o % m.lanes;
+    for (int64_t c = 0; c < w.cols;) {
+      const int64_t digit = c / m.group;
+      uint32_t value = 0;
+      for (int64_t place = 1, j = 0; j < m.group && c < w.cols; ++j, ++c, place *= base)
+        value += static_cast<uint32_t>(place) * w.codes[o * w.cols + c];
+      to[digit / digits * m.lanes] |= value << (digit % digits * m.bits);
+    }
+  }
+}
+
+void CodedLinear::pack_bytes(const CodedWeight& w) {
+  CodedMatrix& m = matrix_;
+  bytes_ = Aligned<uint8_t>(registers_ * w.cols * m.lanes);
+  for (int64_t o = 0; o < w.rows; ++o) {
+    uint8_t* to = bytes_.data() + o / m.lanes * w.cols * m.lanes + o % m.lanes;
+    for (int64_t c = 0; c < w.cols; ++c) to[c * m.lanes] = w.codes[o * w.cols + c] ^ (m.line ? 128 : 0);
+  }
+}
+
+int64_t CodedLinear::weight_bytes() const {
+  const int64_t vectors = static_cast<int64_t>((scale_.size() + negative_.size()) * sizeof(float));
+  return packed_.bytes() + bytes_.bytes() + basis_.bytes() + negative_basis_.bytes() + vectors;
+}
+
+void CodedLinear::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  if (batch == 0) return;
+  const auto* x = static_cast<const float*>(inputs[0]);
+  auto* out = static_cast<float*>(outputs[0]);
+  Epilogue epilogue = finish_.rest(nullptr);
+  if (finish_.residual) epilogue.relu = false;  // comes after the residual
+  const int64_t multiplications = batch * matrix_.rows * matrix_.cols;
+  threads = static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
+  const int64_t parts = threads > 1 ? std::min<int64_t>(4 * threads, ceil_div(registers_, kRegisters)) : 1;
+  parallel_for(parts, threads, [&](int64_t part) {
+    const int64_t units = ceil_div(registers_, kRegisters);
+    const CodedTask task = {0, batch, units * part / parts * kRegisters,
+                            std::min(units * (part + 1) / parts * kRegisters, registers_)};
+    kernel_(&matrix_, &epilogue, x, out, &task, thread_scratch(coded_scratch(&matrix_)));
+  });
+  if (!finish_.residual) return;
+  add_portable(batch * matrix_.rows, out, static_cast<const float*>(inputs[1]), out);
+  if (finish_.relu) relu_portable(batch * matrix_.rows, out, out);
+}

@@ -1,0 +1,156 @@
+// Product with coded weights. Include vec_<isa>.h first, and define
+//   TABLE_LANES<BITS>: the registers of 2^BITS sums, look_up<BITS>(registers, digits): which ignores higher bits of the digits,
+//   shift_right<BITS>(ints), code_bytes(bytes) -> ints, signed_bytes(bytes ^ 128) -> vec.
+#pragma once
+#include <string.h>
+
+#include "coded_linear.h"
+
+// The sums of one digit for one sample.
+template <int BITS, int GROUP>
+static inline void make_table(const float* basis, const float* x, vec* table) {
+  enum { PARTS = (1 << BITS) / LANES };
+#pragma GCC unroll 4
+  for (int p = 0; p < PARTS; ++p) {
+    table[p] = mul(broadcast(x[0]), load(basis + p * LANES));
+#pragma GCC unroll 4
+    for (int j = 1; j < GROUP; ++j)
+      table[p] = fma(broadcast(x[j]), load(basis + (j << BITS) + p * LANES), table[p]);
+  }
+}
+
+// sums[n][G]: of G registers of rows, N samples `sample` floats apart. Each register of rows is a stream of its own: the memory
+// hands out several streams faster than one.
+template <int BITS, int GROUP, int N, int G>
+static void digit_sums(const CodedMatrix* m, const float* basis, int64_t first, const float* x, int64_t sample, vec* sums) {
+  enum { DIGITS = 32 / BITS, PARTS = (1 << BITS) / LANES, AHEAD = 16 * LANES };
+  const int64_t stream = m->words * LANES;
+  const uint32_t* packed = m->packed + first * stream;
+  vec acc[N][G];
+#pragma GCC unroll 8
+  for (int i = 0; i < N * G; ++i) acc[i / G][i % G] = zero();
+  for (int64_t word = 0; word < m->words; ++word, packed += LANES) {
+    ints digits[G];
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) {
+      digits[g] = ints_u32(packed + g * stream);
+      _mm_prefetch((const char*)(packed + g * stream + AHEAD), _MM_HINT_T0);
+    }
+#pragma GCC unroll 1
+    for (int d = 0; d < DIGITS; ++d, x += GROUP) {
+      vec table[N][PARTS];
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) make_table<BITS, GROUP>(basis, x + n * sample, table[n]);
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g) {
+#pragma GCC unroll 4
+        for (int n = 0; n < N; ++n) acc[n][g] = add(acc[n][g], look_up<BITS>(table[n], digits[g]));
+        digits[g] = shift_right<BITS>(digits[g]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < N * G; ++i) sums[i] = acc[i / G][i % G];
+}
+
+// The same for bytes. LINE: sums of (code - 128) * x.
+template <bool LINE, int N, int G>
+static void byte_sums(const CodedMatrix* m, const float* table, int64_t first, const float* x, int64_t sample, vec* sums) {
+  enum { AHEAD = 16 * 64 };
+  const int64_t stream = m->cols * LANES;
+  const uint8_t* bytes = m->bytes + first * stream;
+  vec acc[N][G];
+#pragma GCC unroll 8
+  for (int i = 0; i < N * G; ++i) acc[i / G][i % G] = zero();
+  for (int64_t c = 0; c < m->cols; ++c, bytes += LANES) {
+    vec input[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) input[n] = broadcast(x[n * sample + c]);
+#pragma GCC unroll 8
+    for (int g = 0; g < G; ++g) {
+      const uint8_t* at = bytes + g * stream;
+      const vec w = LINE ? signed_bytes(at) : gather(table, ints_u8(at));
+      if (c % (64 / LANES) == 0) _mm_prefetch((const char*)(at + AHEAD), _MM_HINT_T0);
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) acc[n][g] = fma(input[n], w, acc[n][g]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < N * G; ++i) sums[i] = acc[i / G][i % G];
+}
+
+template <int N, int G>
+static void register_sums(const CodedMatrix* m, const float* basis, int64_t first, const float* x, int64_t sample, vec* sums) {
+  if (m->bits == 8) {
+    if (m->line) return byte_sums<true, N, G>(m, basis, first, x, sample, sums);
+    return byte_sums<false, N, G>(m, basis, first, x, sample, sums);
+  }
+#define DIGITS_OF(bits_, group_) \
+  if (m->bits == bits_ && m->group == group_) return digit_sums<bits_, group_, N, G>(m, basis, first, x, sample, sums);
+  CODED_DIGITS
+#undef DIGITS_OF
+}
+
+static float sum_of(const float* x, int64_t count) {
+  vec total = zero();
+  int64_t c = 0;
+  for (; c + LANES <= count; c += LANES) total = add(total, load(x + c));
+  if (c < count) total = add(total, load_first(x + c, count - c));
+  return sum(total);
+}
+
+static void finish_rows(const CodedMatrix* m, const Epilogue* e, vec y, vec negative, int64_t o, float* out) {
+  const int64_t n = m->rows - o;
+  if (m->scale) y = mul(y, load_first(m->scale + o, n));
+  if (m->negative) y = add(y, mul(negative, load_first(m->negative + o, n)));
+  if (e->bias) y = add(y, load_first(e->bias + o, n));
+  if (e->scale) {
+    y = mul(y, load_first(e->scale + o, n));
+    y = add(y, load_first(e->shift + o, n));
+  }
+  if (e->relu) y = maximum(zero(), y);
+  store_first(out + o, y, n);
+}
+
+// G registers of rows from register `first` on.
+template <int N, int G>
+static void coded_rows(const CodedMatrix* m, const Epilogue* e, int64_t first, const float* x, int64_t sample,
+                       const float* offsets, float* out) {
+  vec sums[N * G], negative[N * G];
+  register_sums<N, G>(m, m->basis, first, x, sample, sums);
+  for (int i = 0; i < N * G; ++i) negative[i] = zero();
+  if (m->negative_basis) register_sums<N, G>(m, m->negative_basis, first, x, sample, negative);
+  for (int n = 0; n < N; ++n)
+    for (int g = 0; g < G; ++g) {
+      vec y = sums[n * G + g];
+      if (m->line) y = add(mul(y, broadcast(m->step)), broadcast(offsets[n]));
+      finish_rows(m, e, y, negative[n * G + g], (first + g) * LANES, out + n * m->rows);
+    }
+}
+
+template <int N>
+static void coded_samples(const CodedMatrix* m, const Epilogue* e, const CodedTask* t, const float* x, float* out,
+                          float* padded) {
+  const int64_t sample = coded_padded_cols(m);
+  float offsets[N];
+  for (int n = 0; n < N; ++n) {
+    memset(padded + n * sample + m->cols, 0, (sample - m->cols) * sizeof(float));
+    memcpy(padded + n * sample, x + n * m->cols, m->cols * sizeof(float));
+    offsets[n] = m->line && m->base != 0 ? m->base * sum_of(x + n * m->cols, m->cols) : 0;
+  }
+  enum { MOST = N == 1 && LANES == 16 ? 8 : 4 };
+  int64_t r = t->register0;
+  for (; r + MOST <= t->register1; r += MOST) coded_rows<N, MOST>(m, e, r, padded, sample, offsets, out);
+  for (; r + 4 <= t->register1; r += 4) coded_rows<N, 4>(m, e, r, padded, sample, offsets, out);
+  for (; r < t->register1; ++r) coded_rows<N, 1>(m, e, r, padded, sample, offsets, out);
+}
+
+static void coded_linear(CODED_LINEAR_ARGUMENTS) {
+  const CodedMatrix* m = matrix;
+  for (int64_t n = task->n0; n < task->n1;) {
+    if (task->n1 - n >= CODED_SAMPLES)
+      coded_samples<CODED_SAMPLES>(m, epilogue, task, x + n * m->cols, out + n * m->rows, (float*)scratch), n += CODED_SAMPLES;
+    else
+      coded_samples<1>(m, epilogue, task, x + n * m->cols, out + n * m->rows, (float*)scratch), n += 1;
+  }
+}

@@ -24,8 +24,12 @@ int64_t length(const Array& a, const char* name) {
 
 // Non-zeros of a weight of `size` elements.
 SparseEntries check_entries(int64_t size, const Array& positions, const Optional& codes, const Array& values) {
-  SparseEntries e = {length(positions, "positions"), data<int64_t>(positions, 1, "positions"), nullptr, nullptr,
-                     data<float>(values, 1, "values"), length(values, "values")};
+  SparseEntries e = {length(positions, "positions"),
+                     data<int64_t>(positions, 1, "positions"),
+                     nullptr,
+                     nullptr,
+                     data<float>(values, 1, "values"),
+                     length(values, "values")};
   for (int64_t i = 0, next = 0; i < e.count; ++i) {
     if (e.positions[i] < next || e.positions[i] >= size)
       refuse("positions[" + std::to_string(i) + "] is " + std::to_string(e.positions[i]) +
@@ -71,8 +75,8 @@ void make_sparse_conv(SparseConv* self, const Conv2dShape& window, const Array& 
   new (self) SparseConv(window, entries, finish);
 }
 
-void make_coded_linear(CodedLinear* self, const Array& codes, const Array& table, const Finish& finish, const Optional& scale,
-                       const Optional& negative) {
+void make_coded_linear(CodedLinear* self, const Array& codes, const Array& table, const Finish& finish,
+                       const Optional& scale, const Optional& negative) {
   const uint8_t* numbers = data<uint8_t>(codes, 2, "codes");
   const auto rows = static_cast<int64_t>(codes.shape(0)), cols = static_cast<int64_t>(codes.shape(1));
   check_pair({rows, cols}, 1, "the shape of codes");
@@ -84,7 +88,11 @@ void make_coded_linear(CodedLinear* self, const Array& codes, const Array& table
   check_codes(numbers, product(rows, cols, "the codes"), size);
   if (negative && !scale) refuse("negative without scale: expected both or scale alone");
   check_float_finish(finish, rows);
-  new (self) CodedLinear({rows, cols, numbers, {values, values + size}, channel_vector(scale, rows, "scale"),
+  new (self) CodedLinear({rows,
+                          cols,
+                          numbers,
+                          {values, values + size},
+                          channel_vector(scale, rows, "scale"),
                           channel_vector(negative, rows, "negative")},
                          finish);
 }
@@ -93,8 +101,8 @@ void make_coded_linear(CodedLinear* self, const Array& codes, const Array& table
 
 void bind_sparse(nb::module_& m) {
   nb::class_<SparseLinear, Operation>(m, "SparseLinearOp")
-      .def("__init__", &make_sparse_linear, nb::arg("rows"), nb::arg("cols"), nb::arg("positions"), nb::arg("codes").none(),
-           nb::arg("values"), nb::arg("finish"));
+      .def("__init__", &make_sparse_linear, nb::arg("rows"), nb::arg("cols"), nb::arg("positions"),
+           nb::arg("codes").none(), nb::arg("values"), nb::arg("finish"));
   nb::class_<SparseConv, Operation>(m, "SparseConvOp")
       .def("__init__", &make_sparse_conv, nb::arg("window"), nb::arg("positions"), nb::arg("codes").none(),
            nb::arg("values"), nb::arg("finish"));

@@ -72,7 +72,10 @@ const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr :
 }  // namespace
 
 CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
-    : Operation(sizes(w, finish, true), sizes(w, finish, false)), finish_(finish), scale_(w.scale), negative_(w.negative) {
+    : Operation(sizes(w, finish, true), sizes(w, finish, false)),
+      finish_(finish),
+      scale_(w.scale),
+      negative_(w.negative) {
   const Isa isa = std::min(current_isa(), Isa::avx512);
   const Digit digit = digit_for(static_cast<int64_t>(w.table.size()), isa);
   CodedMatrix& m = matrix_;
@@ -134,8 +137,7 @@ void CodedLinear::run(const void* const* inputs, void* const* outputs, int64_t b
   if (batch == 0) return;
   const auto* x = static_cast<const float*>(inputs[0]);
   auto* out = static_cast<float*>(outputs[0]);
-  Epilogue epilogue = finish_.rest(nullptr);
-  if (finish_.residual) epilogue.relu = false;  // comes after the residual
+  const Epilogue epilogue = finish_.rest(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr);
   const int64_t multiplications = batch * matrix_.rows * matrix_.cols;
   threads = static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
   const int64_t parts = threads > 1 ? std::min<int64_t>(4 * threads, ceil_div(registers_, kRegisters)) : 1;
@@ -145,7 +147,4 @@ void CodedLinear::run(const void* const* inputs, void* const* outputs, int64_t b
                             std::min(units * (part + 1) / parts * kRegisters, registers_)};
     kernel_(&matrix_, &epilogue, x, out, &task, thread_scratch(coded_scratch(&matrix_)));
   });
-  if (!finish_.residual) return;
-  add_portable(batch * matrix_.rows, out, static_cast<const float*>(inputs[1]), out);
-  if (finish_.relu) relu_portable(batch * matrix_.rows, out, out);
 }

@@ -8,8 +8,8 @@
 #include "operation.h"
 #include "weights.h"
 
-// w[o][c] = table[codes[o][c]], times scale[o] if there is one; where `negative` is set, table entries below zero are times
-// negative[o] instead.
+// w[o][c] = table[codes[o][c]], times scale[o] if there is one; where `negative` is set, table entries below zero are
+// times negative[o] instead.
 struct CodedWeight {
   int64_t rows, cols;
   const uint8_t* codes;

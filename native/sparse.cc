@@ -1,7 +1,8 @@
-// How the operations on sparse weights choose layouts and kernels when they are made, and divide their work when they run.
+// How the operations on sparse weights choose layouts and kernels when they are made, and divide their work when they
+// run.
 //
-// Cutting never changes a result: each output is computed by one task, with additions in an order that does not depend on
-// the others.
+// Cutting never changes a result: each output is computed by one task, with additions in an order that does not depend
+// on the others.
 #include "sparse.h"
 
 #include <algorithm>
@@ -47,8 +48,9 @@ const char* float_level() {
   return isa_name(std::min(isa, Isa::avx512));
 }
 
-// Whether one sample takes less time by strips than by gathering entries row by row. Measured on 10x100 to 4096x4096; the unit
-// is the time of a gathered entry. A few samples together, which share what a step looks up, gain two to nine times as much.
+// Whether one sample takes less time by strips than by gathering entries row by row. Measured on 10x100 to 4096x4096;
+// the unit is the time of a gathered entry. A few samples together, which share what a step looks up, gain two to nine
+// times as much.
 bool worth_strips(const Strips& strips, int64_t rows, const SparseEntries& e) {
   constexpr int64_t kRow = 20, kStep = 8, kGatheringStep = 13;
   const bool in_registers = e.coded() && e.table_size <= 64;
@@ -58,9 +60,11 @@ bool worth_strips(const Strips& strips, int64_t rows, const SparseEntries& e) {
 }  // namespace
 
 SparseLinear::SparseLinear(int64_t rows, int64_t cols, const SparseEntries& e, const Finish& finish)
-    : Operation(input_sizes(cols, rows, finish), output_sizes(rows, finish)), finish_(finish),
+    : Operation(input_sizes(cols, rows, finish), output_sizes(rows, finish)),
+      finish_(finish),
       weights_(rows, cols, e.count, e.positions, e.codes8, e.codes16, e.table, e.table_size),
-      kernel_(sparse_linear_variant()), kernel_name_(std::string("sparse ") + float_level()) {
+      kernel_(sparse_linear_variant()),
+      kernel_name_(std::string("sparse ") + float_level()) {
   if (current_isa() < Isa::avx512 || !Strips::possible(cols, e)) return;
   Strips strips(rows, cols, e);
   if (!worth_strips(strips, rows, e)) return;
@@ -121,7 +125,8 @@ auto sparse_conv_variant(Isa isa) {
 int64_t tile_rows(int64_t out_h, int64_t sets) {
   int64_t best = 8;
   for (int64_t rows : {7, 14})
-    if ((rows == 7 || sets == 1) && ceil_div(out_h, rows) * rows < ceil_div(out_h, best) * best + (rows > best)) best = rows;
+    if ((rows == 7 || sets == 1) && ceil_div(out_h, rows) * rows < ceil_div(out_h, best) * best + (rows > best))
+      best = rows;
   return best;
 }
 
@@ -151,14 +156,16 @@ SparseConvWeights conv_layout(const Conv2dShape& s, Isa isa) {
   // One line holds the row if only padding is missing on both sides.
   const bool first_is_padding = s.pad_w >= s.stride_w;
   const bool last_is_padding = (s.out_w + 1) * s.stride_w - s.pad_w >= s.in_w;
-  if (shifts == 3 && w.sets == 3 && s.out_w > w.tile_columns && s.out_w <= w.lanes && first_is_padding && last_is_padding) {
+  if (shifts == 3 && w.sets == 3 && s.out_w > w.tile_columns && s.out_w <= w.lanes && first_is_padding &&
+      last_is_padding) {
     w.origin = 1;
     w.tile_columns = w.lanes;
   }
   const int64_t channels = std::max<int64_t>(kCopyBytes / 4 / sparse_conv_channel(&w), 1);
   w.blocks = ceil_div(group_in, channels);
   w.block_channels = ceil_div(group_in, w.blocks);
-  if (w.blocks > 1 && channels >= w.lanes) w.block_channels = std::min(ceil_div(w.block_channels, w.lanes) * w.lanes, channels);
+  if (w.blocks > 1 && channels >= w.lanes)
+    w.block_channels = std::min(ceil_div(w.block_channels, w.lanes) * w.lanes, channels);
   w.blocks = ceil_div(group_in, w.block_channels);
   return w;
 }
@@ -168,7 +175,11 @@ SparseConvWeights conv_layout(const Conv2dShape& s, Isa isa) {
 SparseConv::SparseConv(const Conv2dShape& s, const SparseEntries& e, const Finish& finish)
     : Operation(input_sizes(s.in_h * s.in_w * s.in_c, s.out_h * s.out_w * s.out_c, finish),
                 output_sizes(s.out_h * s.out_w * s.out_c, finish)),
-      finish_(finish), entries_(e.count), offsets_(e.count), values_(e.count), layout_(conv_layout(s, sparse_conv_isa(s))),
+      finish_(finish),
+      entries_(e.count),
+      offsets_(e.count),
+      values_(e.count),
+      layout_(conv_layout(s, sparse_conv_isa(s))),
       kernel_(sparse_conv_variant(sparse_conv_isa(s))),
       kernel_name_(std::string("sparse_conv ") + isa_name(sparse_conv_isa(s))) {
   starts_ = Aligned<uint32_t>(layout_.blocks * s.out_c * layout_.sets + 1);
@@ -218,7 +229,8 @@ void SparseConv::run(const void* const* inputs, void* const* outputs, int64_t ba
   parallel_for(tiles * parts, threads, [&](int64_t index) {
     const int64_t part = index % parts, tile = index / parts;
     const SparseConvTask task = {tile / columns / rows, tile / columns % rows * layout_.rows,
-                                 tile % columns * layout_.tile_columns, s.out_c * part / parts, s.out_c * (part + 1) / parts};
+                                 tile % columns * layout_.tile_columns, s.out_c * part / parts,
+                                 s.out_c * (part + 1) / parts};
     kernel_(&layout_, &epilogue, x, out, &task, thread_scratch(scratch));
   });
 }

@@ -42,7 +42,8 @@ struct Lane {
 };
 
 // Takes all entries before column `limit`. Always the lowest window that any lane needs.
-void take_block(std::array<Lane, STRIP_ROWS>& lanes, int64_t limit, const SparseEntries& e, int64_t pad_code, Steps* steps) {
+void take_block(std::array<Lane, STRIP_ROWS>& lanes, int64_t limit, const SparseEntries& e, int64_t pad_code,
+                Steps* steps) {
   const bool table = in_table(e);
   for (;;) {
     int64_t lowest = limit;
@@ -80,8 +81,10 @@ bool Strips::possible(int64_t cols, const SparseEntries& e) {
 }
 
 Strips::Strips(int64_t rows, int64_t cols, const SparseEntries& e)
-    : groups_(ceil_div(rows, STRIP_ROWS)), blocks_(ceil_div(cols, kBlockUnits * STRIP_COLUMNS)),
-      table_size_(in_table(e) ? table_entries(e.table_size) : 0), rows_(groups_ * STRIP_ROWS),
+    : groups_(ceil_div(rows, STRIP_ROWS)),
+      blocks_(ceil_div(cols, kBlockUnits * STRIP_COLUMNS)),
+      table_size_(in_table(e) ? table_entries(e.table_size) : 0),
+      rows_(groups_ * STRIP_ROWS),
       starts_(blocks_ * groups_ + 1) {
   std::vector<int64_t> first(rows + 1);
   for (int64_t row = 0; row <= rows; ++row)
@@ -111,7 +114,8 @@ Strips::Strips(int64_t rows, int64_t cols, const SparseEntries& e)
   slots_ = Aligned<uint32_t>(pairs_ * STRIP_ROWS);
   for (size_t pair = 0; pair < pairs_; ++pair)
     for (int l = 0; l < STRIP_ROWS; ++l)
-      slots_.data()[pair * STRIP_ROWS + l] = steps.slots[2 * pair][l] | static_cast<uint32_t>(steps.slots[2 * pair + 1][l]) << 16;
+      slots_.data()[pair * STRIP_ROWS + l] =
+          steps.slots[2 * pair][l] | static_cast<uint32_t>(steps.slots[2 * pair + 1][l]) << 16;
   windows_ = Aligned<uint16_t>(2 * pairs_);
   std::copy(steps.windows.begin(), steps.windows.end(), windows_.data());
   table_ = Aligned<float>(in_table(e) ? table_size_ : 2 * pairs_ * STRIP_ROWS);
@@ -122,8 +126,7 @@ Strips::Strips(int64_t rows, int64_t cols, const SparseEntries& e)
 }
 
 SparseStrips Strips::view() const {
-  return {groups_, blocks_, rows_.data(), starts_.data(), windows_.data(), slots_.data(), table_.data(),
-          table_size_};
+  return {groups_, blocks_, rows_.data(), starts_.data(), windows_.data(), slots_.data(), table_.data(), table_size_};
 }
 
 int64_t Strips::bytes() const {

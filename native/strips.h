@@ -6,8 +6,8 @@
 #include "kernels.h"
 #include "weights.h"
 
-// The non-zeros of a weight, not owned: `positions` ascending in the flat order of its dense form; either kind of codes with a
-// table, or neither and a table of one value per entry.
+// The non-zeros of a weight, not owned: `positions` ascending in the flat order of its dense form; either kind of codes
+// with a table, or neither and a table of one value per entry.
 struct SparseEntries {
   int64_t count;
   const int64_t* positions;

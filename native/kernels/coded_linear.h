@@ -1,28 +1,29 @@
-// Product with a dense matrix whose weights are codes: its layout, and the declaration of every variant. C headers only, as
-// kernels.h.
+// Product with a dense matrix whose weights are codes: its layout, and the declaration of every variant. C headers
+// only, as kernels.h.
 //
-// Lanes are rows. The codes of `group` neighbouring columns of a row form a digit, the first the least significant, base
-// table_size; all rows share the 2^bits sums that a digit can mean, so that a register holds them and a permutation looks them
-// up: four signs, three ternary weights or one of 16 values each cost a shift, a permutation and an addition. Digits of a row
-// lie side by side in words, the first in the lowest bits.
-// Larger codebooks (bits 8) are bytes: gathered, or converted where the table is a straight line.
+// Lanes are rows. The codes of `group` neighbouring columns of a row form a digit, the first the least significant,
+// base table_size; all rows share the 2^bits sums that a digit can mean, so that a register holds them and a
+// permutation looks them up: four signs, three ternary weights or one of 16 values each cost a shift, a permutation and
+// an addition. Digits of a row lie side by side in words, the first in the lowest bits. Larger codebooks (bits 8) are
+// bytes: gathered, or converted where the table is a straight line.
 #pragma once
 #include "kernels.h"
 
-// The sums of a digit d are x0 * basis[0][d] + x1 * basis[1][d] + ...; `negative_basis`, if set, has those of the table's
-// negative values, and `basis` then those of the others alone. y[o] = scale[o] * sum (+ negative[o] * sum of negative_basis).
+// The sums of a digit d are x0 * basis[0][d] + x1 * basis[1][d] + ...; `negative_basis`, if set, has those of the
+// table's negative values, and `basis` then those of the others alone. y[o] = scale[o] * sum (+ negative[o] * sum of
+// negative_basis).
 typedef struct {
   int64_t rows, cols;
-  int64_t lanes;              // rows of a register
-  int64_t bits, group;        // of a digit; 8: bytes
-  int64_t words;              // per row
-  const uint32_t* packed;     // [registers][words][lanes]
-  const uint8_t* bytes;       // [registers][cols][lanes]
-  const float* basis;         // [group][2^bits]
+  int64_t lanes;           // rows of a register
+  int64_t bits, group;     // of a digit; 8: bytes
+  int64_t words;           // per row
+  const uint32_t* packed;  // [registers][words][lanes]
+  const uint8_t* bytes;    // [registers][cols][lanes]
+  const float* basis;      // [group][2^bits]
   const float* negative_basis;
-  const float* scale;         // [rows] or null
-  const float* negative;      // [rows], set exactly when negative_basis is
-  int line;                   // bytes: basis[0][c] = base + step * (c - 128)
+  const float* scale;     // [rows] or null
+  const float* negative;  // [rows], set exactly when negative_basis is
+  int line;               // bytes: basis[0][c] = base + step * (c - 128)
   float base, step;
 } CodedMatrix;
 enum { CODED_SAMPLES = 4 };
@@ -39,7 +40,7 @@ static inline int64_t coded_padded_cols(const CodedMatrix* m) {
 static inline int64_t coded_scratch(const CodedMatrix* m) {
   return (coded_padded_cols(m) + 16) * CODED_SAMPLES * (int64_t)sizeof(float);
 }
-#define CODED_LINEAR_ARGUMENTS                                                                                       \
+#define CODED_LINEAR_ARGUMENTS \
   const CodedMatrix *matrix, const Epilogue *epilogue, const float *x, float *out, const CodedTask *task, void *scratch
 void coded_linear_ref(CODED_LINEAR_ARGUMENTS);
 void coded_linear_avx2(CODED_LINEAR_ARGUMENTS);

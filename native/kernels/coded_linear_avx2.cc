@@ -1,4 +1,5 @@
-// Product with coded weights, AVX2: digits of three bits by one permutation, of four by two. More are slower than to gather.
+// Product with coded weights, AVX2: digits of three bits by one permutation, of four by two. More are slower than to
+// gather.
 #include "vec_avx2.h"
 
 #define CODED_DIGITS DIGITS_OF(3, 3) DIGITS_OF(3, 1) DIGITS_OF(4, 1)

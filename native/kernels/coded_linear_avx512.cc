@@ -5,7 +5,8 @@
 
 template <int BITS>
 static inline vec look_up(const vec* table, ints digits) {
-  return BITS == 4 ? _mm512_permutexvar_ps(digits, table[0]) : _mm512_permutex2var_ps(table[0], digits, table[BITS - 4]);
+  return BITS == 4 ? _mm512_permutexvar_ps(digits, table[0])
+                   : _mm512_permutex2var_ps(table[0], digits, table[BITS - 4]);
 }
 template <int BITS>
 static inline ints shift_right(ints digits) {

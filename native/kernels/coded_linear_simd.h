@@ -1,6 +1,6 @@
 // Product with coded weights. Include vec_<isa>.h first, and define
-//   TABLE_LANES<BITS>: the registers of 2^BITS sums, look_up<BITS>(registers, digits): which ignores higher bits of the digits,
-//   shift_right<BITS>(ints), code_bytes(bytes) -> ints, signed_bytes(bytes ^ 128) -> vec.
+//   TABLE_LANES<BITS>: the registers of 2^BITS sums, look_up<BITS>(registers, digits): which ignores higher bits of the
+//   digits, shift_right<BITS>(ints), code_bytes(bytes) -> ints, signed_bytes(bytes ^ 128) -> vec.
 #pragma once
 #include <string.h>
 
@@ -14,15 +14,15 @@ static inline void make_table(const float* basis, const float* x, vec* table) {
   for (int p = 0; p < PARTS; ++p) {
     table[p] = mul(broadcast(x[0]), load(basis + p * LANES));
 #pragma GCC unroll 4
-    for (int j = 1; j < GROUP; ++j)
-      table[p] = fma(broadcast(x[j]), load(basis + (j << BITS) + p * LANES), table[p]);
+    for (int j = 1; j < GROUP; ++j) table[p] = fma(broadcast(x[j]), load(basis + (j << BITS) + p * LANES), table[p]);
   }
 }
 
-// sums[n][G]: of G registers of rows, N samples `sample` floats apart. Each register of rows is a stream of its own: the memory
-// hands out several streams faster than one.
+// sums[n][G]: of G registers of rows, N samples `sample` floats apart. Each register of rows is a stream of its own:
+// the memory hands out several streams faster than one.
 template <int BITS, int GROUP, int N, int G>
-static void digit_sums(const CodedMatrix* m, const float* basis, int64_t first, const float* x, int64_t sample, vec* sums) {
+static void digit_sums(const CodedMatrix* m, const float* basis, int64_t first, const float* x, int64_t sample,
+                       vec* sums) {
   enum { DIGITS = 32 / BITS, PARTS = (1 << BITS) / LANES, AHEAD = 16 * LANES };
   const int64_t stream = m->words * LANES;
   const uint32_t* packed = m->packed + first * stream;
@@ -55,7 +55,8 @@ static void digit_sums(const CodedMatrix* m, const float* basis, int64_t first, 
 
 // The same for bytes. LINE: sums of (code - 128) * x.
 template <bool LINE, int N, int G>
-static void byte_sums(const CodedMatrix* m, const float* table, int64_t first, const float* x, int64_t sample, vec* sums) {
+static void byte_sums(const CodedMatrix* m, const float* table, int64_t first, const float* x, int64_t sample,
+                      vec* sums) {
   enum { AHEAD = 16 * 64 };
   const int64_t stream = m->cols * LANES;
   const uint8_t* bytes = m->bytes + first * stream;
@@ -80,7 +81,8 @@ static void byte_sums(const CodedMatrix* m, const float* table, int64_t first, c
 }
 
 template <int N, int G>
-static void register_sums(const CodedMatrix* m, const float* basis, int64_t first, const float* x, int64_t sample, vec* sums) {
+static void register_sums(const CodedMatrix* m, const float* basis, int64_t first, const float* x, int64_t sample,
+                          vec* sums) {
   if (m->bits == 8) {
     if (m->line) return byte_sums<true, N, G>(m, basis, first, x, sample, sums);
     return byte_sums<false, N, G>(m, basis, first, x, sample, sums);
@@ -99,17 +101,19 @@ static float sum_of(const float* x, int64_t count) {
   return sum(total);
 }
 
-static void finish_rows(const CodedMatrix* m, const Epilogue* e, vec y, vec negative, int64_t o, float* out) {
-  const int64_t n = m->rows - o;
-  if (m->scale) y = mul(y, load_first(m->scale + o, n));
-  if (m->negative) y = add(y, mul(negative, load_first(m->negative + o, n)));
-  if (e->bias) y = add(y, load_first(e->bias + o, n));
+// The registers of row o and sample n of those that `e` and `out` begin with.
+static void finish_rows(const CodedMatrix* m, const Epilogue* e, vec y, vec negative, int64_t n, int64_t o, float* out) {
+  const int64_t some = m->rows - o, position = n * m->rows + o;
+  if (m->scale) y = mul(y, load_first(m->scale + o, some));
+  if (m->negative) y = add(y, mul(negative, load_first(m->negative + o, some)));
+  if (e->bias) y = add(y, load_first(e->bias + o, some));
   if (e->scale) {
-    y = mul(y, load_first(e->scale + o, n));
-    y = add(y, load_first(e->shift + o, n));
+    y = mul(y, load_first(e->scale + o, some));
+    y = add(y, load_first(e->shift + o, some));
   }
+  if (e->residual) y = add(y, load_first(e->residual + position, some));
   if (e->relu) y = maximum(zero(), y);
-  store_first(out + o, y, n);
+  store_first(out + position, y, some);
 }
 
 // G registers of rows from register `first` on.
@@ -124,7 +128,7 @@ static void coded_rows(const CodedMatrix* m, const Epilogue* e, int64_t first, c
     for (int g = 0; g < G; ++g) {
       vec y = sums[n * G + g];
       if (m->line) y = add(mul(y, broadcast(m->step)), broadcast(offsets[n]));
-      finish_rows(m, e, y, negative[n * G + g], (first + g) * LANES, out + n * m->rows);
+      finish_rows(m, e, y, negative[n * G + g], n, (first + g) * LANES, out);
     }
 }
 
@@ -148,9 +152,11 @@ static void coded_samples(const CodedMatrix* m, const Epilogue* e, const CodedTa
 static void coded_linear(CODED_LINEAR_ARGUMENTS) {
   const CodedMatrix* m = matrix;
   for (int64_t n = task->n0; n < task->n1;) {
-    if (task->n1 - n >= CODED_SAMPLES)
-      coded_samples<CODED_SAMPLES>(m, epilogue, task, x + n * m->cols, out + n * m->rows, (float*)scratch), n += CODED_SAMPLES;
-    else
-      coded_samples<1>(m, epilogue, task, x + n * m->cols, out + n * m->rows, (float*)scratch), n += 1;
+    Epilogue e = *epilogue;
+    if (e.residual) e.residual += n * m->rows;
+    const bool several = task->n1 - n >= CODED_SAMPLES;
+    (several ? coded_samples<CODED_SAMPLES> : coded_samples<1>)(m, &e, task, x + n * m->cols, out + n * m->rows,
+                                                                (float*)scratch);
+    n += several ? CODED_SAMPLES : 1;
   }
 }

@@ -1,4 +1,5 @@
-// Sparse convolution, AVX2. Eight lanes are too few to lose two of them to shifts: one set, and loads that are not aligned.
+// Sparse convolution, AVX2. Eight lanes are too few to lose two of them to shifts: one set, and loads that are not
+// aligned.
 #include "vec_avx2.h"
 
 enum { SETS = 1 };

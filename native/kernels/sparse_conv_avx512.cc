@@ -28,7 +28,8 @@ static inline void transpose_square(vec v[16]) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const vec low0 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0x88), high0 = _mm512_shuffle_f32x4(b[i], b[i + 4], 0xdd);
-    const vec low1 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88), high1 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
+    const vec low1 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0x88),
+              high1 = _mm512_shuffle_f32x4(b[i + 8], b[i + 12], 0xdd);
     v[i] = _mm512_shuffle_f32x4(low0, low1, 0x88);
     v[i + 8] = _mm512_shuffle_f32x4(low0, low1, 0xdd);
     v[i + 4] = _mm512_shuffle_f32x4(high0, high1, 0x88);

@@ -1,5 +1,5 @@
-// Sparse convolution. Include vec_<isa>.h first, and define transpose_square(vec[LANES]), SETS and shifted<K>(vec): lane l of
-// the result is lane l + K, zero if there is none.
+// Sparse convolution. Include vec_<isa>.h first, and define transpose_square(vec[LANES]), SETS and shifted<K>(vec):
+// lane l of the result is lane l + K, zero if there is none.
 #pragma once
 #include <string.h>
 
@@ -38,7 +38,8 @@ static inline void add_entries(const SparseConvWeights* w, const uint32_t* start
 }
 
 template <int S, int R, bool UNIT>
-static void add_channels(const SparseConvWeights* w, int64_t block, int64_t o0, int64_t o1, const float* copy, float* sums) {
+static void add_channels(const SparseConvWeights* w, int64_t block, int64_t o0, int64_t o1, const float* copy,
+                         float* sums) {
   const uint32_t* starts = w->starts + block * w->shape.out_c * S;
   for (int64_t o = o0; o < o1; ++o, sums += R * LANES) add_entries<S, R, UNIT>(w, starts + o * S, copy, sums);
 }
@@ -90,7 +91,8 @@ static inline vec finish_pixel(const Epilogue* e, vec y, int64_t o, int64_t posi
 }
 
 // The sums of the tile, transposed back.
-static void finish_tile(const SparseConvWeights* w, const SparseConvTask* t, const Epilogue* e, const float* sums, float* out) {
+static void finish_tile(const SparseConvWeights* w, const SparseConvTask* t, const Epilogue* e, const float* sums,
+                        float* out) {
   const Conv2dShape* s = &w->shape;
   const int64_t rows = s->out_h - t->row < w->rows ? s->out_h - t->row : w->rows;
   const int64_t columns = s->out_w - t->column < w->tile_columns ? s->out_w - t->column : w->tile_columns;
@@ -116,7 +118,9 @@ static void sparse_conv(SPARSE_CONV_ARGUMENTS) {
   float* zeros = sums + (task->o1 - task->o0) * w->rows * LANES;
   memset(sums, 0, (task->o1 - task->o0) * w->rows * LANES * sizeof(float));
   memset(zeros, 0, (w->block_channels + LANES) * sizeof(float));
-  const AddChannels add = w->sets == 1 ? tile_kernel<1>(w) : w->sets == 2 ? tile_kernel<SETS < 2 ? SETS : 2>(w) : tile_kernel<SETS>(w);
+  const AddChannels add = w->sets == 1   ? tile_kernel<1>(w)
+                          : w->sets == 2 ? tile_kernel < SETS < 2 ? SETS : 2 > (w)
+                                         : tile_kernel<SETS>(w);
   const float* image = x + task->image * s->in_h * s->in_w * s->in_c;
   for (int64_t g = task->o0 / group_out; g * group_out < task->o1; ++g) {
     const int64_t o0 = task->o0 > g * group_out ? task->o0 : g * group_out;

@@ -5,8 +5,8 @@
 
 #include "kernels.h"
 
-// How a slot becomes values: one struct per way of storing them. `shifted` has the code of a slot in its lowest bits, with bits
-// of its neighbour above; `step` numbers the steps.
+// How a slot becomes values: one struct per way of storing them. `shifted` has the code of a slot in its lowest bits,
+// with bits of its neighbour above; `step` numbers the steps.
 struct StripTable32 {
   __m512 low, high;
   explicit StripTable32(const SparseStrips* s) : low(_mm512_loadu_ps(s->table)), high(_mm512_loadu_ps(s->table + 16)) {}
@@ -45,8 +45,8 @@ static inline __m512 strip_inputs(const float* window, __m512i places, __mmask16
 
 // sums[N][16] += the pairs [begin, end) of one group. x: N samples, `sample` floats apart.
 template <int N, class Values>
-static inline void strip_products(const SparseStrips* s, const Values& values, int64_t begin, int64_t end, const float* x,
-                                  int64_t sample, float* sums) {
+static inline void strip_products(const SparseStrips* s, const Values& values, int64_t begin, int64_t end,
+                                  const float* x, int64_t sample, float* sums) {
   enum { AHEAD = 32 };  // pairs to fetch ahead
   __m512 even[N], odd[N];
 #pragma GCC unroll 8
@@ -54,7 +54,8 @@ static inline void strip_products(const SparseStrips* s, const Values& values, i
   for (int64_t pair = begin; pair < end; ++pair) {
     const __m512i a = _mm512_load_si512(s->slots + 16 * pair), b = _mm512_srli_epi32(a, 16);
     _mm_prefetch((const char*)(s->slots + 16 * (pair + AHEAD)), _MM_HINT_T0);
-    const __m512 va = values.at(_mm512_srli_epi32(a, 5), 2 * pair), vb = values.at(_mm512_srli_epi32(a, 21), 2 * pair + 1);
+    const __m512 va = values.at(_mm512_srli_epi32(a, 5), 2 * pair),
+                 vb = values.at(_mm512_srli_epi32(a, 21), 2 * pair + 1);
     const __mmask16 ua = _mm512_movepi32_mask(_mm512_slli_epi32(a, 16)), ub = _mm512_movepi32_mask(a);
     const float *xa = x + STRIP_UNIT * s->windows[2 * pair], *xb = x + STRIP_UNIT * s->windows[2 * pair + 1];
 #pragma GCC unroll 8
@@ -81,10 +82,11 @@ static void strip_finish(const Epilogue* e, const int32_t* rows, const float* su
   _mm512_mask_i32scatter_ps(out, some, row, y, 4);
 }
 
-// N samples: block after block of columns, so that their inputs stay in the first-level cache while all groups pass over them.
+// N samples: block after block of columns, so that their inputs stay in the first-level cache while all groups pass
+// over them.
 template <int N, class Values>
-static void strip_samples(const SparseMatrix* m, const Values& values, const Epilogue* e, const float* x, int64_t sample,
-                          float* out, int64_t group0, int64_t group1, float* sums) {
+static void strip_samples(const SparseMatrix* m, const Values& values, const Epilogue* e, const float* x,
+                          int64_t sample, float* out, int64_t group0, int64_t group1, float* sums) {
   const SparseStrips* s = m->strips;
   memset(sums, 0, (group1 - group0) * N * STRIP_ROWS * sizeof(float));
   for (int64_t block = 0; block < s->blocks; ++block) {
@@ -113,7 +115,8 @@ static void strips_with(const SparseMatrix* m, const Epilogue* e, const float* x
   const int64_t group0 = task->row0 / STRIP_ROWS, group1 = (task->row1 + STRIP_ROWS - 1) / STRIP_ROWS;
   const int64_t units = strip_units(m->cols), sample = units * STRIP_UNIT;
   float *spread = (float*)scratch, *sums = spread + sample * STRIP_SAMPLES;
-  for (int64_t n = task->n0; n < task->n1; ++n) strip_spread(x + n * m->cols, m->cols, units, spread + (n - task->n0) * sample);
+  for (int64_t n = task->n0; n < task->n1; ++n)
+    strip_spread(x + n * m->cols, m->cols, units, spread + (n - task->n0) * sample);
   for (int64_t n = task->n0; n < task->n1;) {
     const int64_t left = task->n1 - n;
     const float* from = spread + (n - task->n0) * sample;

@@ -243,6 +243,19 @@ class SparseConvOp(Operation):
         self, window: Window, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray, finish: Finish
     ) -> None: ...
 
+# codes [rows, cols] uint8 stand for finite table entries (1 to 256), times scale [rows] if given; with negative [rows],
+# entries below zero are times that instead. x [N, cols] -> [N, rows]
+class CodedLinearOp(Operation):
+    def __init__(
+        self,
+        codes: np.ndarray,
+        table: np.ndarray,
+        finish: Finish,
+        *,
+        scale: np.ndarray | None = None,
+        negative: np.ndarray | None = None,
+    ) -> None: ...
+
 # --- exact (native/bind_exact.cc): sign, quantize and integer layers from floats to floats, portable. weights int8
 # [O, C / groups, kernel_h, kernel_w]; finish.multiplier is needed.
 
@@ -257,25 +270,6 @@ class QuantizeOp(Operation):  # arrays float32 of one entry per channel; x is [p
 class ExactConvOp(Operation):  # x = float32(scale * m); padding: the m outside the image
     def __init__(
         self, window: Window, reciprocal: float, weights: np.ndarray, padding: int = 0, *, finish: Finish
-    ) -> None: ...
-
-# weight [O, C / groups, kernel_h, kernel_w]; x [N, H, W, C] -> [N, H', W', O]
-class SparseConvOp(Operation):
-    def __init__(
-        self, window: Window, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray, finish: Finish
-    ) -> None: ...
-
-# codes [rows, cols] uint8 stand for finite table entries (1 to 256), times scale [rows] if given; with negative [rows],
-# entries below zero are times that instead. x [N, cols] -> [N, rows]
-class CodedLinearOp(Operation):
-    def __init__(
-        self,
-        codes: np.ndarray,
-        table: np.ndarray,
-        finish: Finish,
-        *,
-        scale: np.ndarray | None = None,
-        negative: np.ndarray | None = None,
     ) -> None: ...
 
 # --- plan (native/bind_plan.cc): operations in order on values that lie in one arena. Values are numbered: the inputs

@@ -29,7 +29,7 @@ def rebuilt(lattice):
 )
 def test_whole_multiples_are_found_with_the_largest_step(rows, columns, largest, step, seed):
     rng = np.random.default_rng(seed)
-    integers = rng.integers(-largest, largest + 1, (rows, columns))
+    integers = rng.integers(-largest - 1, largest + 1, (rows, columns))
     steps = (np.float32(step) * rng.uniform(0.5, 2, (rows, 1))).astype(np.float32)
     weight = steps * integers.astype(np.float32)
     lattice = find_lattice(weight)
@@ -79,7 +79,9 @@ def test_signs_and_ternary_weights():
     ("weight", "largest"),
     [
         (RNG.standard_normal((8, 50)), 127),
-        (np.array([[1, 2, 128]]), 127),
+        (np.array([[1, -2, 128]]), 127),
+        (np.array([[1, 2, -129]]), 127),
+        (np.array([[1, 7, 8]]), 7),
         (np.array([[1, 2, 3], [1, 2, 3.00001]]), 127),
         (np.array([[2.0**-101, 2.0**-100, 3 * 2.0**-101]]), 127),
         (np.ones(5), 127),
@@ -100,6 +102,13 @@ def test_wider_integers_are_an_option():
     lattice = find_lattice(weight, 32767)
     assert lattice.integers.dtype == np.int16
     assert np.array_equal(rebuilt(lattice), weight)
+
+
+def test_the_range_is_that_of_signed_bytes():
+    lattice = find_lattice(np.array([[-128, 127, 3]], np.float32))
+    assert lattice.integers.tolist() == [[-128, 127, 3]]
+    assert lattice.integers.dtype == np.int8
+    assert lattice.largest_sum == 258
 
 
 def test_negative_zero_counts_as_zero():

@@ -13,7 +13,7 @@ import numpy as np
 Array = np.ndarray
 
 LARGEST = 127
-"""The largest whole number of a lattice: weights fit a signed byte."""
+"""The largest whole number of a lattice, -128 the smallest: weights fit a signed byte."""
 _BLOCK = 1 << 18  # elements that are looked at together: the first block turns most other tensors away
 _SMALLEST = np.float32(2.0**-100)  # of a weight that is not zero, so that no step is subnormal
 _SCREEN = 2.0**-22  # how far, relatively, a weight may be from a multiple of an approximate step: twice two roundings
@@ -24,7 +24,7 @@ class Lattice:
     """w = float32(positive[o] * k) for every weight w of output channel o; with `two_magnitudes` k is -1, 0 or 1, and
     k = -1 means -negative[o].
 
-    integers   the numbers k, int8 (int16 where one is beyond 127), in the tensor's shape
+    integers   the numbers k, int8 (int16 where one needs it), in the tensor's shape
     positive   float32, one per output channel (the first axis), above zero; 1 for a channel of zeros
     negative   the same array as `positive` unless the weight is ternary with two magnitudes
     """
@@ -45,7 +45,8 @@ class Lattice:
 
 
 def find_lattice(weight: Array, largest: int = LARGEST) -> Lattice | None:
-    """The lattice of a float32 tensor of two or more dimensions with |k| <= `largest` (at most 32,767), or None.
+    """The lattice of a float32 tensor of two or more dimensions with -`largest` - 1 <= k <= `largest` (at
+    most 32,767), or None.
 
     Signs and ternary weights have k in -1, 0, 1. They are ternary if each output channel holds at most one number above
     zero and one below; where these differ in magnitude in any channel, the lattice has two magnitudes. Otherwise
@@ -81,19 +82,19 @@ def find_ternary(matrix: Array) -> tuple[Array, Array, Array] | None:
 
 
 def find_multiples(matrix: Array, largest: int = LARGEST) -> tuple[Array, Array, Array] | None:
-    """Multiples (int8, or int16 where one is beyond 127) and, twice, the largest steps per row, if each has one."""
+    """Multiples (int8, or int16 where one needs it) and, twice, the largest steps per row, if each row has one."""
     integers = np.zeros(matrix.shape, np.int16)
     steps = np.ones(len(matrix), np.float32)
     for row, numbers in enumerate(matrix):
         magnitudes = np.abs(numbers)
         if not (longest := magnitudes.max()):
             continue
-        step = _largest_step(magnitudes, longest, largest)
-        if step is None:
+        step = _largest_step(magnitudes, longest, largest + 1)
+        if step is None or (longest / step > largest + 0.5 and longest in numbers):
             return None
         steps[row], integers[row] = step, np.rint(numbers / step)
-    narrow = integers.astype(np.int8) if largest <= LARGEST or np.abs(integers).max() <= LARGEST else integers
-    return narrow, steps, steps
+    narrow = integers.astype(np.int8)
+    return narrow if np.array_equal(narrow, integers) else integers, steps, steps
 
 
 def _largest_step(magnitudes: Array, longest: np.float32, largest: int) -> np.float32 | None:

@@ -108,7 +108,7 @@ class Layer:
         """Planes of bits that the whole numbers of the lattice take: n for odd symmetric grids (signs: 1), else as
         many as two's complement."""
         k = self.integers
-        most = int(np.abs(k).max(initial=1))
+        most = int(np.abs(k.astype(np.int16)).max(initial=1))
         return most.bit_length() + (0 if (k & 1).all() else 1)
 
 

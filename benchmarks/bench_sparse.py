@@ -1,0 +1,159 @@
+"""Sparse and coded float layers beside dense ones: strips and lists of weights, digits of codes.
+
+Claims, one thread, beside the faster of onnxruntime and torch in float32. The first linear layer of VGG-16 (25088 to
+4096) with 4 % of its weights, of 32 values: 15 times as fast at batch 1, 4 times at batch 16. 3x3 convolutions: 3 times
+with 90 % zeros, 1.5 times with 80 %. Linear layers whose weights are codes of at most 5 bits: 3 times at batch 1, where the
+weights are too many for the first caches.
+
+    python benchmarks/bench_sparse.py [--only "linear 25088"] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import contest
+from bitwright import _native
+from contest import Array, Case, Claim
+
+TERNARY, SIGNS = np.array([-1, 0, 1], np.float32), np.array([-1, 1], np.float32)
+
+
+def result(operation: Any, x: Array, batch: int) -> Array:
+    (found,) = _native.run_operation(operation, [x], batch)
+    return found.view(np.float32)
+
+
+def linear_case(
+    name: str, operation: Any, weight: Array, batch: int, threads: int, claims: tuple[Claim, ...] = ()
+) -> Case:
+    """A linear operation beside the dense layer of the same weight [O, C]."""
+    import torch
+
+    rng = np.random.default_rng(1)
+    rows = [rng.standard_normal((batch, weight.shape[1]), dtype=np.float32) for _ in range(contest.INPUTS)]
+    dense = torch.from_numpy(weight)
+    peers = {
+        contest.TORCH: contest.torch_calls(lambda x: torch.nn.functional.linear(x, dense), rows, threads),
+        contest.ORT: contest.onnx_float("MatMul", rows, {"w": np.ascontiguousarray(weight.T)}, threads),
+        **contest.onnx_int8_linear(weight, batch=batch, threads=threads),
+    }
+
+    def check() -> None:
+        for x, call in zip(rows, peers[contest.TORCH], strict=True):
+            contest.assert_close(name, result(operation, x, batch).reshape(batch, -1), call())
+
+    facts = {"weight_bytes": operation.weight_bytes, "kernel": operation.kernel}
+    ours = contest.ours(operation, [[x] for x in rows], batch, threads)
+    return Case(name, 2.0 * batch * weight.size, {"bitwright": ours, **peers}, check, claims, facts=facts)
+
+
+def sparse_linear_cases(threads: int) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    for (outputs, inputs), density, values, batches in (
+        ((4096, 25088), 0.04, 32, {1: 15, 16: 4, 64: 0}),
+        ((4096, 4096), 0.04, 32, {1: 0, 16: 0}),
+        ((4096, 4096), 0.04, None, {1: 0}),
+        ((300, 784), 0.08, 32, {1: 0, 16: 0}),
+    ):
+        positions = np.flatnonzero(rng.random(outputs * inputs, dtype=np.float32) < density)
+        table = rng.standard_normal(len(positions) if values is None else values).astype(np.float32)
+        codes = None if values is None else rng.integers(0, values, len(positions)).astype(np.uint8)
+        weight = np.zeros((outputs, inputs), np.float32)
+        weight.ravel()[positions] = table if codes is None else table[codes]
+        finish = _native.Finish(outputs)
+        operation = _native.SparseLinearOp(outputs, inputs, positions, codes, table, finish)
+        kind = "floats" if values is None else f"{values} values"
+        for batch, times in batches.items():
+            name = f"linear {inputs}>{outputs} {density:.0%} {kind} batch {batch}"
+            yield linear_case(name, operation, weight, batch, threads, (Claim(times),) if times else ())
+
+
+def sparse_conv_cases(threads: int) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    for channels, size, stride, claimed in (
+        (256, 14, 1, True),
+        (64, 56, 1, True),
+        (128, 28, 1, False),
+        (512, 7, 1, False),
+        (64, 32, 1, False),
+        (128, 56, 2, False),
+    ):
+        for density, times in ((0.1, 3.0), (0.2, 1.5)):
+            yield conv_case(rng, channels, size, stride, density, threads, (Claim(times),) if claimed else ())
+
+
+def conv_case(
+    rng: np.random.Generator,
+    channels: int,
+    size: int,
+    stride: int,
+    density: float,
+    threads: int,
+    claims: tuple[Claim, ...],
+) -> Case:
+    import torch
+
+    weight = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
+    weight *= rng.random(weight.shape) < density
+    positions = np.flatnonzero(weight)
+    window = _native.Window((size, size), channels, channels, (3, 3), (stride, stride), (1, 1))
+    finish = _native.Finish(channels)
+    operation = _native.SparseConvOp(window, positions, None, weight.ravel()[positions], finish)
+    images = [rng.standard_normal((1, channels, size, size), dtype=np.float32) for _ in range(contest.INPUTS)]
+    dense = torch.from_numpy(weight).contiguous(memory_format=torch.channels_last)
+    peers = {
+        contest.TORCH: contest.torch_calls(
+            lambda x: torch.nn.functional.conv2d(x, dense, padding=1, stride=stride), images, threads
+        ),
+        contest.ORT: contest.onnx_float("Conv", images, {"w": weight}, threads, pads=[1] * 4, strides=[stride, stride]),
+        **contest.onnx_int8_conv(weight, (size, size), stride=(stride, stride), padding=(1, 1), threads=threads),
+    }
+    name = f"conv {channels}@{size} stride {stride} {1 - density:.0%} zeros"
+
+    def check() -> None:
+        for x, call in zip(images, peers[contest.TORCH], strict=True):
+            expected = contest.nhwc(call())
+            contest.assert_close(name, result(operation, contest.nhwc(x), 1).reshape(expected.shape), expected)
+
+    height, width, outputs = window.output
+    ours = contest.ours(operation, [[contest.nhwc(x)] for x in images], 1, threads)
+    facts = {"weight_bytes": operation.weight_bytes, "kernel": operation.kernel}
+    operations = 2.0 * height * width * outputs * channels * 9
+    return Case(name, operations, {"bitwright": ours, **peers}, check, claims, facts=facts)
+
+
+def coded_cases(threads: int) -> Iterator[Case]:
+    rng = np.random.default_rng(0)
+    tables = {
+        "signs": SIGNS,
+        "ternary": TERNARY,
+        "4 values": rng.standard_normal(4).astype(np.float32),
+        "16 values": rng.standard_normal(16).astype(np.float32),
+        "32 values": rng.standard_normal(32).astype(np.float32),
+        "int8": np.arange(-128, 128, dtype=np.float32),
+    }
+    for outputs, inputs in ((4096, 25088), (4096, 4096), (1000, 512)):
+        for kind, table in tables.items():
+            codes = rng.integers(0, len(table), (outputs, inputs), dtype=np.uint8)
+            scale = rng.random(outputs, dtype=np.float32) + np.float32(0.5)
+            operation = _native.CodedLinearOp(codes, table, _native.Finish(outputs), scale=scale)
+            weight = table[codes] * scale[:, None]
+            for batch in (1, 8):
+                claimed = batch == 1 and inputs > 1000 and kind != "int8"
+                name = f"coded {inputs}>{outputs} {kind} batch {batch}"
+                yield linear_case(name, operation, weight, batch, threads, (Claim(3),) if claimed else ())
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    yield from sparse_linear_cases(options.threads)
+    yield from sparse_conv_cases(options.threads)
+    yield from coded_cases(options.threads)
+
+
+if __name__ == "__main__":
+    raise SystemExit(contest.main(__doc__ or "", cases))

@@ -54,6 +54,7 @@ def random_inputs(image: int, channels: int, pad: int, batch: int = 1) -> list[l
 
 
 def cases(options: argparse.Namespace) -> Iterator[contest.Case]:
+    peak = _native.byte_peak() * options.threads
     claim = [contest.Claim(0.95, peers=contest.INT8_PEERS)]
     for channels, image in SHAPES:
         operation = random_operation(image, channels, channels, 3)
@@ -65,7 +66,8 @@ def cases(options: argparse.Namespace) -> Iterator[contest.Case]:
             {"bitwright": contest.ours(operation, random_inputs(image, channels, 1), threads=options.threads), **peers},
             lambda c=channels, i=image, o=operation: check_operation(o, i, c, c, 3),
             claim,
-            facts={"kernel": operation.kernel},
+            {"bitwright": peak},
+            {"kernel": operation.kernel},
         )
     for in_c, out_c in LINEAR:
         for batch in (1, 16, 64):

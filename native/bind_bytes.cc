@@ -1,6 +1,10 @@
 // Bindings of operations on byte codes: int8 convolutions.
+#include <algorithm>
+#include <chrono>
+
 #include "bind_operations.h"
 #include "byte_conv.h"
+#include "cpu.h"
 
 namespace {
 
@@ -30,10 +34,36 @@ void make_byte_conv(ByteConvOp* self, const Conv2dShape& window, const CodeLayou
                         finish);
 }
 
+auto peak_variant() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::amx) return byte_peak_amx;
+  if (isa >= Isa::avx512vnni) return byte_peak_avx512vnni;
+  if (isa >= Isa::avx512) return byte_peak_avx512;
+  if (isa >= Isa::avx2) return byte_peak_avx2;
+#endif
+  return byte_peak_ref;
+}
+
+// Operations per second of the best of a few short runs: what else the machine does can only slow one down.
+double byte_peak() {
+  constexpr int64_t kRepeats = 50'000;
+  const auto peak = peak_variant();
+  double best = 0;
+  int32_t keep = 1;
+  for (int run = 0; run < 20; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto operations = static_cast<double>(kRepeats * peak(kRepeats, &keep));
+    best = std::max(best, operations / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
+}
+
 }  // namespace
 
 void bind_bytes(nb::module_& m) {
   nb::class_<ByteConvOp, Operation>(m, "ByteConvOp")
       .def("__init__", &make_byte_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("weights"),
            nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"), nb::arg("step") = 1);
+  m.def("byte_peak", &byte_peak);
 }

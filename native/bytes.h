@@ -102,3 +102,12 @@ static inline int64_t byte_scratch(const ByteConv* c, int64_t images, int64_t ro
   const int64_t image = byte_input_rows(c, rows) * code_columns(&c->x) * code_pixel_units(&c->x);
   return (int64_t)sizeof(ByteScratch) + 2 * images * (image + 128);
 }
+
+// The steps that these kernels consist of, on registers and L1 alone and with at least eight independent sums (AMX: four, its
+// tiles hold no more), `repeats` times; `keep` gets some of what they add up to. Returns the operations of one repeat.
+#define BYTE_PEAK_ARGUMENTS int64_t repeats, int32_t *keep
+int64_t byte_peak_ref(BYTE_PEAK_ARGUMENTS);
+int64_t byte_peak_avx2(BYTE_PEAK_ARGUMENTS);
+int64_t byte_peak_avx512(BYTE_PEAK_ARGUMENTS);
+int64_t byte_peak_avx512vnni(BYTE_PEAK_ARGUMENTS);
+int64_t byte_peak_amx(BYTE_PEAK_ARGUMENTS);

@@ -373,3 +373,12 @@ def test_names_its_kernel() -> None:
 def test_tiles_across_rows(image: tuple[int, int], stride: tuple[int, int], batch: int) -> None:
     """Rows shorter than a tile share one, together with the positions between them."""
     check(Case(image, 64, 40, stride=stride, batch=batch, encode="quantize", encode_margin=1, outside=1, low=-9))
+
+
+def test_the_peak_is_plausible() -> None:
+    assert all(1e8 < peak < 1e14 for peak in map(peak_of, LEVELS))
+
+
+def peak_of(isa: str) -> float:
+    with level(isa):
+        return _native.byte_peak()

@@ -6,6 +6,7 @@
 #include "packed_weights.h"
 #include "sums_avx512.h"
 #include "sums_simd.h"
+#include "tiles_amx.h"
 
 // Consecutive pixels of a tile are one pixel step apart. A line is a row of the output, or all images of a batch; or, where
 // that fills tiles better, all rows at once, the positions between their ends included: columns apart, as in memory.
@@ -101,21 +102,6 @@ static void amx_tiles(int pieces, const AmxTile* t) {
     pieces == 2 ? amx_tile<2, 2>(t) : amx_tile<1, 2>(t);
   else
     pieces == 2 ? amx_tile<2, 1>(t) : amx_tile<1, 1>(t);
-}
-
-static void configure(int64_t rows) {
-  struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-  } tiles;
-  memset(&tiles, 0, sizeof tiles);
-  tiles.palette = 1;
-  for (int i = 0; i < 8; ++i) {
-    tiles.row_bytes[i] = 64;
-    tiles.rows[i] = (uint8_t)(i < 6 ? rows : 16);
-  }
-  _tile_loadconfig(&tiles);
 }
 
 // The runs of the pixels of piece `i` of all lines, those left out that an earlier piece had or that are no outputs.

@@ -151,6 +151,10 @@ class ByteConvOp(Operation):
         step: int = 1,
     ) -> None: ...
 
+# Operations per second that one thread could at best do: products and additions of bytes (AVX2, AVX-512 without VNNI:
+# of 16 bits).
+def byte_peak() -> float: ...
+
 # --- floats (native/bind_floats.cc): float32 in and out, images NHWC, all sizes those of one image. `finish` computes
 # (sum + bias) * scale + shift + residual, then relu, of the parts given, each rounded by itself; it has neither
 # multiplier nor encode.

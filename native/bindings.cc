@@ -5,7 +5,7 @@ namespace nb = nanobind;
 
 void bind_coders(nb::module_& m);
 void bind_operations(nb::module_& m);
-void bind_kernels(nb::module_& m);
+void bind_cpu(nb::module_& m);
 void bind_bits(nb::module_& m);
 void bind_bytes(nb::module_& m);
 void bind_floats(nb::module_& m);
@@ -14,9 +14,11 @@ void bind_exact(nb::module_& m);
 void bind_plan(nb::module_& m);
 
 NB_MODULE(_native, m) {
+  // Operations held by a global or a traceback when Python ends are no fault worth a page of warnings.
+  nb::set_leak_warnings(false);
   bind_coders(m);
+  bind_cpu(m);
   bind_operations(m);  // first: the other operations build on its types
-  bind_kernels(m);
   bind_bits(m);
   bind_bytes(m);
   bind_floats(m);

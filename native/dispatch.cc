@@ -25,15 +25,6 @@ int useful_threads(int threads, int64_t multiplications) {
   return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
 }
 
-auto sparse_linear_variant() {
-#if defined(__x86_64__)
-  const Isa isa = current_isa();
-  if (isa >= Isa::avx512) return sparse_linear_avx512;
-  if (isa == Isa::avx2) return sparse_linear_avx2;
-#endif
-  return sparse_linear_ref;
-}
-
 // Output rows per task: the input rows they need stay in the second-level cache, beside a block of weights, while all
 // output channels pass over them.
 int64_t conv_rows(const Conv2dShape& s, int threads) {
@@ -97,22 +88,6 @@ void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& w, cons
     const LinearTask task = {batch * chunk / chunks, batch * (chunk + 1) / chunks, blocks * part / parts,
                              blocks * (part + 1) / parts};
     kernel(w.in_c, w.out_c, w.packed.data(), &epilogue, x, out, &task);
-  });
-}
-
-void run_sparse_linear(int64_t batch, const SparseLinearWeights& w, const Epilogue& epilogue, const float* x, float* out,
-                       int threads) {
-  if (batch == 0 || w.rows == 0) return;
-  const auto kernel = sparse_linear_variant();
-  threads = useful_threads(threads, batch * w.entries);
-  const int64_t chunks = ceil_div(batch, SPARSE_LANES);
-  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, ceil_div(w.rows, SPARSE_OUT_ROWS));
-  const size_t scratch = sparse_linear_scratch(ceil_div(w.rows, parts));
-  parallel_for(chunks * parts, threads, [&](int64_t index) {
-    const int64_t part = index % parts, chunk = index / parts;
-    const SparseTask task = {chunk * SPARSE_LANES, std::min<int64_t>((chunk + 1) * SPARSE_LANES, batch),
-                             w.rows * part / parts, w.rows * (part + 1) / parts};
-    kernel(&w.matrix, &epilogue, x, out, batch, &task, thread_scratch(scratch));
   });
 }
 

@@ -16,6 +16,14 @@ def context_decode(
     data: bytes, lines: int, length: int, stride: int, magnitude_bits: int, nonzeros: int
 ) -> np.ndarray: ...
 
+# --- levels (native/bind_cpu.cc): BITWRIGHT_CPU = (one of isa_names()) narrows the instruction set, set_isa(name) does so
+# in a test, set_isa(None) undoes it. ValueError for other names and those beyond this machine.
+
+def cpu_features() -> dict[str, bool]: ...
+def isa() -> str: ...
+def isa_names() -> list[str]: ...
+def set_isa(name: str | None) -> None: ...
+
 # --- operations (native/bind_operations.cc): calls whose weights, geometry and kernel are bound when they are made. The
 # constructors copy their arrays (float32 of one entry per channel) and raise ValueError; native/codes.h has the layouts
 # and native/finish.h the order of inputs and outputs.
@@ -296,103 +304,3 @@ class Plan:
     def time(
         self, inputs: list[np.ndarray], outputs: list[np.ndarray], batch: int, threads: int = 1, repeats: int = 1
     ) -> list[float]: ...
-
-# --- kernels (native/bind_kernels.cc): arrays are contiguous float32, images NHWC; results are new arrays. ValueError
-# says what was found and what was expected. Every call computes (sum + bias) * scale + shift + residual, then relu, of
-# the parts given; the bits are those of the separate calls, and the same for any number of threads. BITWRIGHT_CPU =
-# (one of isa_names()) narrows the instruction set, set_isa(name) does so in a test, set_isa(None) undoes it.
-
-def cpu_features() -> dict[str, bool]: ...
-def isa() -> str: ...
-def isa_names() -> list[str]: ...
-def set_isa(name: str | None) -> None: ...
-
-class Conv2dWeights:
-    @property
-    def nbytes(self) -> int: ...
-
-class LinearWeights:
-    @property
-    def nbytes(self) -> int: ...
-
-class SparseLinearWeights:
-    @property
-    def nbytes(self) -> int: ...
-
-# weight [O, C / groups, kernel_h, kernel_w]
-def conv2d_pack(weight: np.ndarray, groups: int = 1) -> Conv2dWeights: ...
-
-# x [N, H, W, C] -> [N, H', W', O]; residual has the shape of the result
-def conv2d(
-    x: np.ndarray,
-    weights: Conv2dWeights,
-    bias: np.ndarray | None = None,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    threads: int = 1,
-    *,
-    scale: np.ndarray | None = None,
-    shift: np.ndarray | None = None,
-    residual: np.ndarray | None = None,
-    relu: bool = False,
-) -> np.ndarray: ...
-
-# weight [O, C]
-def linear_pack(weight: np.ndarray) -> LinearWeights: ...
-
-# x [N, C] -> [N, O]
-def linear(
-    x: np.ndarray,
-    weights: LinearWeights,
-    bias: np.ndarray | None = None,
-    threads: int = 1,
-    *,
-    scale: np.ndarray | None = None,
-    shift: np.ndarray | None = None,
-    relu: bool = False,
-) -> np.ndarray: ...
-
-# positions: ascending int64, row * cols + column. With codes (uint8 or uint16) values is the codebook, without them it
-# has one value per position.
-def sparse_linear_pack(
-    rows: int, cols: int, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray
-) -> SparseLinearWeights: ...
-
-# x [N, cols] -> [N, rows]
-def sparse_linear(
-    x: np.ndarray,
-    weights: SparseLinearWeights,
-    bias: np.ndarray | None = None,
-    threads: int = 1,
-    *,
-    scale: np.ndarray | None = None,
-    shift: np.ndarray | None = None,
-    relu: bool = False,
-) -> np.ndarray: ...
-
-# Output sizes as PyTorch's, ceil mode included. The padding of max_pool2d is -inf.
-def max_pool2d(
-    x: np.ndarray,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-    ceil: bool = False,
-    threads: int = 1,
-) -> np.ndarray: ...
-def avg_pool2d(
-    x: np.ndarray,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int] = (0, 0),
-    ceil: bool = False,
-    count_include_pad: bool = True,
-    threads: int = 1,
-) -> np.ndarray: ...
-def adaptive_avg_pool2d(x: np.ndarray, size: tuple[int, int], threads: int = 1) -> np.ndarray: ...
-
-# Any shape; affine: x * scale + shift along the last axis.
-def affine(x: np.ndarray, scale: np.ndarray, shift: np.ndarray, threads: int = 1) -> np.ndarray: ...
-def relu(x: np.ndarray, threads: int = 1) -> np.ndarray: ...
-def add(a: np.ndarray, b: np.ndarray, threads: int = 1) -> np.ndarray: ...

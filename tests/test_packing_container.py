@@ -12,10 +12,12 @@ import pytest
 import safetensors.numpy
 
 from bitwright import BitwrightError
-from bitwright.packing import Packed, Profile, encodings
+from bitwright.packing import Packed, Profile, coders, encodings
 from bitwright.packing.container import read_container, write_container
 from bitwright.packing.envelope import unwrap, wrap
+from bitwright.runtime import Model
 from bitwright.runtime.graph import Graph, Node
+from bitwright.runtime.reference import run_reference
 
 GOLDEN = Path(__file__).parent / "golden"
 FORMAT = Path(__file__).parent.parent / "FORMAT.md"
@@ -69,6 +71,21 @@ def test_golden_files_load_for_ever(path):
 def test_golden_files_of_quantised_weights_load_for_ever(path):
     found = check_golden(path, QUANTISED[0])
     assert {"signs", "ternary", "fixed"} <= set(found.values())
+
+
+def test_readable_decoders_read_them_too(monkeypatch):
+    monkeypatch.setattr(coders, "_native", None)
+    check_golden(GOLDEN / "quantised-best.safetensors", QUANTISED[0])
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_engines_run_quantised_weights_as_they_are_stored(engine):
+    x = np.random.default_rng(0).standard_normal((3, 1, 8, 8)).astype(np.float32)
+    expected = run_reference(*QUANTISED, (x,))[0]
+    for path in GOLDEN.glob("quantised-*.safetensors"):
+        container = read_container(path.read_bytes())
+        found = Model(container.graph, container.stored, engine=engine)(x)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("broken-*")), ids=lambda path: path.stem)

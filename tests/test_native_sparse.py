@@ -130,6 +130,14 @@ def test_sparse_linear_finishes_like_separate_operations(isa: str, batch: int) -
         np.testing.assert_array_equal(found, finished(plain, None, relu, **vectors))
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+def test_sparse_linear_of_more_columns_than_16_bits_can_name(isa: str, batch: int) -> None:
+    weight = sparse_weight((7, 70_001), 0.01, 20)
+    x = numbers(batch, 70_001)
+    found = run(sparse_linear(weight), x)
+    assert_close(found, x.astype(np.float64) @ weight.dense.T, np.abs(x) @ np.abs(weight.dense).T)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 6, 20])
 @pytest.mark.parametrize("table", [None, 5, 64, 100])
 def test_sparse_linear_keeps_infinities_in_their_rows(isa: str, table: int | None, batch: int) -> None:

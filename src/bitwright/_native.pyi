@@ -16,8 +16,8 @@ def context_decode(
     data: bytes, lines: int, length: int, stride: int, magnitude_bits: int, nonzeros: int
 ) -> np.ndarray: ...
 
-# --- levels (native/bind_cpu.cc): BITWRIGHT_CPU = (one of isa_names()) narrows the instruction set, set_isa(name) does so
-# in a test, set_isa(None) undoes it. ValueError for other names and those beyond this machine.
+# --- levels (native/bind_cpu.cc): BITWRIGHT_CPU, one of isa_names(), narrows the instruction set; set_isa(name)
+# does so in a test, set_isa(None) undoes it. ValueError for other names and those beyond this machine.
 
 def cpu_features() -> dict[str, bool]: ...
 def isa() -> str: ...

@@ -26,6 +26,9 @@ static inline const uint8_t* pixel_at(const uint8_t* x, const int64_t* odd, int 
   return x + (odd[(m >> k) / 2] << k);
 }
 
+// Words of weights that are asked for before they are needed.
+static const int AHEAD = 8;
+
 static inline ints broadcast_word(const uint8_t* p) {
   int32_t word;
   memcpy(&word, p, sizeof word);
@@ -55,7 +58,10 @@ static void byte_tile(const ByteTile* t) {
         for (int i = 0; i < RX / 2; ++i) __asm__("" : "+r"(odd[i]));
         ints weight[NV];
 #pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) weight[v] = ints_load(w + v * LANES);
+        for (int v = 0; v < NV; ++v) {
+          weight[v] = ints_load(w + v * LANES);
+          prefetch((const float*)w + v * LANES + AHEAD * SUM_LANES);
+        }
         w += t->width;
 #pragma GCC unroll 64
         for (int m = 0; m < RY * RX; ++m) {

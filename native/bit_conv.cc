@@ -298,26 +298,28 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
   const CodeLayout* codes = finish.e.codes ? &finish.e.encode.layout : nullptr;
   auto* scratch = static_cast<Scratch*>(thread_scratch(sizeof(Scratch)));
   const Borders& b = parts_[0].borders;
-  const int64_t x_image = code_image_bytes(&x_), x_pixel = code_pixel_units(&x_);
-  int64_t image = task.pixel0 / (s.out_h * s.out_w), oy = task.pixel0 / s.out_w % s.out_h, ox = task.pixel0 % s.out_w;
-  for (int64_t i = 0; i < task.pixels; ++i) {
-    const auto* words = reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(x) + image * x_image);
-    const int64_t iy = oy * s.stride_h - s.pad_h + x_.top, ix = ox * s.stride_w - s.pad_w + x_.left;
-    scratch->windows[i] = words + (iy * code_columns(&x_) + ix) * x_pixel;
-    scratch->classes[i] = static_cast<int32_t>((b.row_class[oy] * b.columns + b.column_class[ox]) * b.lanes);
+  const int64_t window_step = s.stride_w * code_pixel_units(&x_);
+  const int64_t code_bytes = codes ? (codes->planes ? 4 : 1) * code_pixel_units(codes) : 0;
+  for (int64_t i = 0; i < task.pixels;) {  // a row at a time
+    const int64_t row = (task.pixel0 + i) / s.out_w, image = row / s.out_h, oy = row % s.out_h;
+    const int64_t ox0 = (task.pixel0 + i) % s.out_w, count = std::min(s.out_w - ox0, task.pixels - i);
+    const auto* words = reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(x) + image * code_image_bytes(&x_));
+    const uint32_t* window = words + code_pixel(&x_, oy * s.stride_h - s.pad_h, ox0 * s.stride_w - s.pad_w);
+    const int32_t *classes = b.column_class.data() + ox0, first_class = static_cast<int32_t>(b.row_class[oy] * b.columns);
+    for (int64_t n = 0; n < count; ++n) {
+      scratch->windows[i + n] = window + n * window_step;
+      scratch->classes[i + n] = (first_class + classes[n]) * static_cast<int32_t>(lanes_);
+    }
     if (codes) {
       auto* result = static_cast<uint8_t*>(finish.e.codes) + image * out_image;
-      const int64_t unit = codes->planes ? 4 : 1, pixel_bytes = unit * code_pixel_units(codes);
-      scratch->places[i] = result + unit * code_pixel(codes, oy, ox);
-      if (ox == 0 && task.block0 == 0) clear_rows(codes, result, oy, oy + 1, 0);
+      uint8_t* place = result + (codes->planes ? 4 : 1) * code_pixel(codes, oy, ox0);
+      if (ox0 == 0 && task.block0 == 0) clear_rows(codes, result, oy, oy + 1, 0);
       if (!finish.fill)
         for (int64_t n = 0; n < std::max<int64_t>(codes->planes, 1); ++n)
-          memset(scratch->places[i] + n * 4 * code_plane_units(codes), 0, pixel_bytes);
+          memset(place + n * 4 * code_plane_units(codes), 0, count * code_bytes);
+      for (int64_t n = 0; n < count; ++n) scratch->places[i + n] = place + n * code_bytes;
     }
-    if (++ox == s.out_w) {
-      ox = 0;
-      if (++oy == s.out_h) oy = 0, ++image;
-    }
+    i += count;
   }
 
   const int64_t channels = s.out_c / s.groups, blocks = ceil_div(group_lanes(), BITS_BLOCK);

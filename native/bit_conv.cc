@@ -16,7 +16,6 @@
 
 namespace {
 
-constexpr int64_t kChunk = 32;            // pixels whose sums are kept at a time
 constexpr int64_t kTaskPixels = 1024;     // at most
 constexpr int64_t kWorthThread = 20'000;  // steps of 16 channels by 32 bits that take as long as waking a thread
 
@@ -26,20 +25,27 @@ int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 // Of one task. Addresses and the like are computed once, sums are kept of so many pixels that they stay in the first cache
 // together with a block of weights.
 struct Scratch {
-  int32_t sums[kChunk * BITS_BLOCK], negative[kChunk * BITS_BLOCK];
+  int32_t sums[BITS_PIXELS * BITS_BLOCK], negative[BITS_PIXELS * BITS_BLOCK];
   const uint32_t* windows[kTaskPixels];
   uint8_t* places[kTaskPixels];
   int32_t classes[kTaskPixels];
 };
 
-BitVariant bit_variant() {
+// Tiles need weights of a byte, eight times the memory of bits: worth it where many windows meet each weight, or popcounts
+// would need many passes.
+constexpr int64_t kTileWork = 192;
+
+BitVariant bit_variant(int64_t windows, int64_t passes) {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
-  if (isa >= Isa::avx512vpopcntdq) return {"avx512vpopcntdq", bits_avx512vpopcntdq, 32};
-  if (isa >= Isa::avx512) return {"avx512", bits_avx512, 4};
-  if (isa == Isa::avx2) return {"avx2", bits_avx2, 4};
+  if (isa >= Isa::amx && windows * passes >= kTileWork) return {"amx", bits_amx, 8, true, BITS_PIXELS};
+  if (isa >= Isa::avx512vpopcntdq) return {"avx512vpopcntdq", bits_avx512vpopcntdq, 32, false, 32};
+  if (isa >= Isa::avx512) return {"avx512", bits_avx512, 4, false, 32};
+  if (isa == Isa::avx2) return {"avx2", bits_avx2, 4, false, 32};
+#else
+  (void)windows, (void)passes;
 #endif
-  return {"ref", bits_ref, 32};
+  return {"ref", bits_ref, 32, false, 32};
 }
 
 auto finish_variant() {
@@ -83,10 +89,12 @@ BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int ste
       finish_(finish),
       lanes_(s.groups * round_up(s.out_c / s.groups, BITS_UNIT)),
       shift_(step == 2),
-      variant_(bit_variant()),
       end_(finish_variant()) {
   const int64_t group_c = s.in_c / s.groups, taps = s.kernel_h * s.kernel_w, count = s.out_c * group_c * taps;
   const int least = *std::min_element(weights, weights + count), most = *std::max_element(weights, weights + count);
+  int magnitude_bits = 1;
+  while (std::max(-least, most) >= 1 << magnitude_bits) ++magnitude_bits;
+  variant_ = bit_variant(s.out_h * s.out_w, x.planes * magnitude_bits);
   // Generous: also every intermediate stays below this.
   const int64_t most_m = std::max({std::abs(low), std::abs(low + step * ((1 << x.planes) - 1)), std::abs(padding)});
   if (group_c * taps * 16 * (most_m + step * (int64_t{1} << x.planes)) * 4 > std::numeric_limits<int32_t>::max())
@@ -97,9 +105,7 @@ BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int ste
     parts_.push_back(make_part({{0, 1, 0, false}}, BITS_AND, weights, low, step, padding));
   } else if (std::all_of(weights, weights + count, [](int k) { return k % 2 != 0; })) {
     std::vector<Plane> planes;
-    int bits = 1;
-    while (std::max(-least, most) >= 1 << bits) ++bits;
-    for (int j = 0; j < bits; ++j) planes.push_back({(1 << bits) - 1, j + 1, j, false});
+    for (int j = 0; j < magnitude_bits; ++j) planes.push_back({(1 << magnitude_bits) - 1, j + 1, j, false});
     parts_.push_back(make_part(planes, BITS_XOR, weights, low, step, padding));
   } else if (least >= -1 && most <= 1) {
     parts_.push_back(make_part({{1, 1, 0, false}, {0, 1, 0, true}}, BITS_AND, weights, low, step, padding));
@@ -118,6 +124,16 @@ BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int ste
   set_limits();
 }
 
+// What weight k is worth in the sums of a part: k, or 0 or 1 in those of P and N.
+int BitConvOp::value_of(const Part& part, int k) const {
+  int value = 0;
+  for (const Plane& p : part.planes) {
+    const int bit = (k + p.offset) >> p.shift & 1;
+    value += (part.form == BITS_XOR ? 2 * bit - 1 : p.negative ? -bit : bit) * (1 << p.significance);
+  }
+  return value;
+}
+
 // Orders the passes over pairs of planes and says with which sign their result counts.
 void BitConvOp::order_passes(Part* part) const {
   struct Pair {
@@ -133,6 +149,10 @@ void BitConvOp::order_passes(Part* part) const {
     return a.significance != b.significance ? a.significance > b.significance : a.negative < b.negative;
   });
   BitSums& s = part->sums;
+  if (variant_.products) {
+    for (int64_t i = 0; i < x_.planes; ++i) s.pass[s.passes++] = {i * code_plane_units(&x_), 0, 0, 0};
+    return;
+  }
   for (const Pair& p : pairs) {
     const Pair& before = s.passes ? pairs[s.passes - 1] : p;
     s.pass[s.passes++] = {p.x * code_plane_units(&x_), p.w, before.significance - p.significance, before.negative != p.negative};
@@ -146,14 +166,15 @@ BitConvOp::Part BitConvOp::make_part(std::vector<Plane> planes, int form, const 
   const int64_t taps = s.kernel_h * s.kernel_w, group_c = s.in_c / s.groups;
   Part part;
   part.planes = std::move(planes);
-  part.sums.form = form;
+  part.form = form;
+  part.sums.form = variant_.products ? BITS_PRODUCTS : form;
   part.sums.kernel_h = s.kernel_h;
   part.sums.kernel_w = s.kernel_w;
   part.sums.words = code_group_units(&x_);
   part.sums.column_step = s.dilation_w * code_pixel_units(&x_);
   part.sums.row_step = s.dilation_h * code_columns(&x_) * code_pixel_units(&x_);
   order_passes(&part);
-  pack(&part, weights);
+  variant_.products ? pack_products(&part, weights) : pack(&part, weights);
 
   std::vector<int32_t> tap_sums(lanes_ * taps);
   std::vector<int32_t> constant(lanes_);  // what the XOR form leaves out
@@ -161,13 +182,13 @@ BitConvOp::Part BitConvOp::make_part(std::vector<Plane> planes, int form, const 
     const int64_t channel = channel_of(lane);
     if (channel < 0) continue;
     for (int64_t i = 0; i < group_c; ++i)
-      for (int64_t tap = 0; tap < taps; ++tap)
-        for (const Plane& p : part.planes) {
-          const int bit = (weights[(channel * group_c + i) * taps + tap] + p.offset) >> p.shift & 1;
-          const int worth = 1 << p.significance;
-          if (form == BITS_XOR) constant[lane] += bit * worth * step * ((1 << x_.planes) - 1);
-          tap_sums[lane * taps + tap] += form == BITS_XOR ? (2 * bit - 1) * worth : (p.negative ? -bit : bit) * worth;
-        }
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        const int value = value_of(part, weights[(channel * group_c + i) * taps + tap]);
+        tap_sums[lane * taps + tap] += value;
+        // sum 2^j t_j, since value = sum 2^j (2 t_j - 1)
+        const int all = (1 << part.planes.size()) - 1;
+        if (part.sums.form == BITS_XOR) constant[lane] += (value + all) / 2 * step * ((1 << x_.planes) - 1);
+      }
   }
   Conv2dShape by_lane = s;
   by_lane.out_c = lanes_;
@@ -199,6 +220,23 @@ void BitConvOp::pack(Part* part, const int8_t* weights) const {
           else
             base[at] |= static_cast<uint8_t>(bit << i % bits);
         }
+  }
+}
+
+void BitConvOp::pack_products(Part* part, const int8_t* weights) const {
+  const int64_t taps = shape_.kernel_h * shape_.kernel_w, group_c = shape_.in_c / shape_.groups, words = part->sums.words;
+  part->lane_bytes = round_up(taps * words, 2) * 32;
+  part->weights = Aligned<uint8_t>(lanes_ * part->lane_bytes + BUFFER_SLACK);
+  for (int64_t lane = 0; lane < lanes_; ++lane) {
+    const int64_t channel = channel_of(lane), in_unit = lane % BITS_UNIT;
+    if (channel < 0) continue;
+    uint8_t* base = part->weights.data() + (lane - in_unit) * part->lane_bytes;
+    for (int64_t tap = 0; tap < taps; ++tap)
+      for (int64_t i = 0; i < group_c; ++i) {
+        const int64_t row = (tap * words + i / 32) * 8 + i % 32 / 4;
+        base[(row * BITS_UNIT + in_unit) * 4 + i % 4] =
+            static_cast<uint8_t>(value_of(*part, weights[(channel * group_c + i) * taps + tap]));
+      }
   }
 }
 
@@ -326,8 +364,9 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
   for (int64_t block = task.block0; block < task.block1; ++block) {
     const int64_t group = block / blocks, in_group = block % blocks * BITS_BLOCK, lane = group * group_lanes() + in_group;
     const int64_t width = block_width_at(group_lanes(), in_group);
-    for (int64_t i = 0; i < task.pixels; i += kChunk) {
-      const int64_t pixels = std::min(kChunk, task.pixels - i);
+    for (int64_t i = 0, pixels; i < task.pixels; i += pixels) {
+      // Of about one size.
+      pixels = ceil_div(task.pixels - i, ceil_div(task.pixels - i, variant_.chunk_pixels));
       int32_t* into = scratch->sums;
       for (const Part& p : parts_) {
         BitSums of_group = p.sums;
@@ -354,8 +393,8 @@ void BitConvOp::run(const void* const* inputs, void* const* outputs, int64_t bat
   int64_t steps = 0;  // of 16 channels by one word
   for (const Part& p : parts_) steps += pixels * lanes_ / BITS_UNIT * p.sums.passes * bits_steps(&p.sums);
   threads = static_cast<int>(std::clamp<int64_t>(steps / kWorthThread, 1, threads));
-  const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1;
-  const int64_t per_task = std::clamp<int64_t>(round_up(ceil_div(pixels, wanted), kChunk), kChunk, kTaskPixels);
+  const int64_t chunk = variant_.chunk_pixels, wanted = threads > 1 ? 4 * int64_t{threads} : 1;
+  const int64_t per_task = std::clamp<int64_t>(round_up(ceil_div(pixels, wanted), chunk), chunk, kTaskPixels);
   const int64_t chunks = ceil_div(pixels, per_task);
   // Units that straddle words are put together by one task.
   const bool divisible = !finish.e.codes || finish.fill;

@@ -13,6 +13,8 @@ struct BitVariant {
   const char* level;
   void (*sums)(BITS_ARGUMENTS);
   int part_bits;
+  bool products;         // of bytes, instead of planes of weights
+  int64_t chunk_pixels;  // windows to give it at once
 };
 
 class BitConvOp final : public Operation {
@@ -35,6 +37,7 @@ class BitConvOp final : public Operation {
   // Sums over some planes: of all weights, or of P or N where there are two magnitudes.
   struct Part {
     std::vector<Plane> planes;
+    int form;
     BitSums sums = {};
     Aligned<uint8_t> weights;
     int64_t lane_bytes;  // of weights
@@ -48,8 +51,10 @@ class BitConvOp final : public Operation {
   std::vector<float> lane_vector(const std::vector<float>& channels) const;
 
   Part make_part(std::vector<Plane> planes, int form, const int8_t* weights, int low, int step, int padding) const;
+  int value_of(const Part& part, int k) const;
   void order_passes(Part* part) const;
   void pack(Part* part, const int8_t* weights) const;
+  void pack_products(Part* part, const int8_t* weights) const;
   void place_codes();
   void set_limits();
   BitFinish finish_view(const float* residual, void* const* outputs) const;
@@ -60,7 +65,7 @@ class BitConvOp final : public Operation {
   Finish finish_;  // vectors per lane
   int64_t lanes_;
   int shift_;      // log2 of step
-  BitVariant variant_;
+  BitVariant variant_ = {};
   void (*end_)(BITS_FINISH_ARGUMENTS);
   std::vector<Part> parts_;
   Aligned<int32_t> limit_;

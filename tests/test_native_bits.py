@@ -111,6 +111,10 @@ def divisor_pairs(most: int) -> st.SearchStrategy[tuple[int, int, int]]:
     return st.tuples(st.integers(1, most), st.integers(1, most), st.sampled_from([1, 1, 1, 2, 3]))
 
 
+# Beyond the smallest image: with many pixels other kernels are chosen.
+SPARE = st.integers(0, 6) | st.integers(13, 30)
+
+
 @st.composite
 def convs(draw: st.DrawFn) -> Conv:
     c, o, groups = draw(divisor_pairs(80))
@@ -120,7 +124,7 @@ def convs(draw: st.DrawFn) -> Conv:
     least = [max(d * (k - 1) + 1 - 2 * p, 1) for d, k, p in zip(dilation, kernel, padding, strict=True)]
     planes = draw(st.integers(1, 4))
     return Conv(
-        image=(draw(st.integers(least[0], least[0] + 6)), draw(st.integers(least[1], least[1] + 6))),
+        image=(least[0] + draw(SPARE), least[1] + draw(SPARE)),
         in_c=c * groups,
         out_c=o * groups,
         kernel=kernel,

@@ -18,6 +18,7 @@ static Tile conv_tile(const Conv2dShape* s) {
   t.segments = merged ? 1 : s->kernel_w;
   t.segment_step = s->dilation_w * s->in_c;
   t.run = merged ? s->kernel_w * channels : channels;
+  t.triple = s->kernel_w == TRIPLE && s->stride_w == 1 && s->dilation_w == 1;
   t.out_row_step = s->out_w * s->out_c;
   t.out_pixel_step = s->out_c;
   return t;

@@ -1,8 +1,8 @@
 // The inner loop of conv2d and linear: a tile of RY x RX output pixels and NV registers of output channels is kept in
 // registers while the products of all taps are added. Include vec_<isa>.h first.
 //
-// Every sum is one chain of fused multiply-adds in the order ky, kx, c, whatever the tile: how work is divided into tiles
-// and threads never changes a bit.
+// Every sum is one chain of fused multiply-adds in an order that the shape of the layer decides, ky, kx, c or, in
+// triple_tile, ky, c, kx: how work is divided into tiles and threads never changes a bit.
 #pragma once
 
 typedef struct {
@@ -13,6 +13,7 @@ typedef struct {
   int64_t row_stride, row_dilation, ky0, ky1;
   int64_t offset, pixel_step;
   int64_t segments, segment_step, run;
+  int triple;  // whether triple_tile takes the place of tile, if of one register
   // Weights of these channels: [kernel_h][segments][run] groups of NV registers, `width` floats apart.
   const float* weights;
   int64_t width;
@@ -60,8 +61,8 @@ static inline void finish_tile(const Tile* t, vec (*sums)[NV], const At at) {
 }
 
 // Pixel m of a row lies m = j * 2^k pixel steps on, j odd. The few odd multiples stay in registers and the power of two is
-// part of the address, so that 14 pixels need 7 registers instead of 13; there are not more.
-static const int ODD_MULTIPLES = 7;
+// part of the address, so that 16 pixels need 8 registers instead of 15; there are not more.
+static const int ODD_MULTIPLES = 8;
 static inline const float* pixel_value(const float* x, const int64_t* odd, int m) {
   if (m == 0) return x;
   const int k = __builtin_ctz(m);
@@ -102,7 +103,7 @@ static void tile(const Tile* t) {
 
   const float* w = t->weights + t->ky0 * t->segments * t->run * t->width;
   int64_t odd[ODD_MULTIPLES];
-#pragma GCC unroll 7
+#pragma GCC unroll 8
   for (int i = 0; i < ODD_MULTIPLES; ++i) odd[i] = (2 * i + 1) * t->pixel_step * (int64_t)sizeof(float);
   for (int64_t ky = t->ky0; ky < t->ky1; ++ky) {
     for (int64_t g = 0; g < t->segments; ++g) {
@@ -130,12 +131,58 @@ static void tile(const Tile* t) {
       t, sums, [t](int m) { return (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step; });
 }
 
+// The same with one register of channels and three taps side by side, stride 1: loading a value for every product would take
+// longer than the products, so each serves all three. Here the order is ky, c, kx.
+enum { TRIPLE = 3 };
+template <int RY, int RX>
+static void triple_tile(const Tile* t) {
+  vec sums[RY * RX][1];
+#pragma GCC unroll 32
+  for (int m = 0; m < RY * RX; ++m) sums[m][0] = zero();
+  int64_t odd[ODD_MULTIPLES];
+#pragma GCC unroll 8
+  for (int i = 0; i < ODD_MULTIPLES; ++i) odd[i] = (2 * i + 1) * t->pixel_step * (int64_t)sizeof(float);
+  const int64_t channels = t->segments * t->run / TRIPLE, next = channels * LANES;
+  for (int64_t ky = t->ky0; ky < t->ky1; ++ky) {
+    const float *x[RY], *w = t->weights + ky * TRIPLE * next;
+#pragma GCC unroll 2
+    for (int ry = 0; ry < RY; ++ry) x[ry] = t->rows[ry * t->row_stride + ky * t->row_dilation] + t->offset;
+    for (int64_t c = 0; c < channels; ++c) {
+#pragma GCC unroll 8
+      for (int i = 0; i < (RX + TRIPLE - 1) / 2; ++i) __asm__("" : "+r"(odd[i]));
+      vec weight[TRIPLE];
+#pragma GCC unroll 3
+      for (int kx = 0; kx < TRIPLE; ++kx) weight[kx] = load(w + c * LANES + kx * next);
+#pragma GCC unroll 2
+      for (int ry = 0; ry < RY; ++ry) {
+#pragma GCC unroll 16
+        for (int j = 0; j < RX + TRIPLE - 1; ++j) {
+          const vec value = broadcast(pixel_value(x[ry], odd, j)[0]);
+#pragma GCC unroll 3
+          for (int kx = 0; kx < TRIPLE; ++kx) {
+            const int m = j - kx;
+            if (m >= 0 && m < RX) sums[ry * RX + m][0] = fma(value, weight[kx], sums[ry * RX + m][0]);
+          }
+        }
+        ++x[ry];
+      }
+    }
+  }
+  finish_tile<1, RY * RX>(
+      t, sums, [t](int m) { return (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step; });
+}
+
 // The widest tile: half the sums in each of two rows, or all of them in one, but never more than 14 pixels.
 static const int MAX_RX_ONE = TILE_SUMS / 2;
 
 template <int NV, int RY, int RX>
 static void tile_if(const Tile* t) {
-  if constexpr (NV * RY * RX <= TILE_SUMS) tile<NV, RY, RX>(t);
+  if constexpr (NV * RY * RX <= TILE_SUMS) {
+    if (NV == 1 && t->triple)
+      triple_tile<RY, RX>(t);
+    else
+      tile<NV, RY, RX>(t);
+  }
 }
 
 template <int NV, int RY>

@@ -211,6 +211,8 @@ def test_bench(packed: str, capsys: Captured) -> None:
     printed = capsys.readouterr().out
     assert "bitwright" in printed
     assert "kernels, 1 of" in printed
+    assert main(["bench", packed, "--layers", "--vs", "none"]) == 0
+    assert "measured" in capsys.readouterr().out
     assert main(["bench", packed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["contestants"][0]["median"] > 0
 

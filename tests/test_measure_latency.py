@@ -178,3 +178,28 @@ def test_calls_take_turns_on_changing_inputs():
     times = take_turns(callees, [(np.array([i]),) for i in range(3)], seconds=0)
     assert seen[:7] == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 0)]
     assert times["a"]["rounds"] == times["b"]["rounds"] == len(seen) // 2 - latency.WARM_UP
+
+
+def test_layers_show_the_literature_beside_what_was_measured(tmp_path):
+    random = np.random.default_rng(0)
+    weights = {"w": random.choice(np.array([0.5, -0.5], np.float32), (8, 16, 3, 3))}
+    weights["v"] = random.standard_normal((5, 8 * 9)).astype(np.float32)
+    nodes = (
+        Node("sign", (0,)),
+        Node("conv2d", (1,), CONV, {"weight": "w"}, "conv"),
+        Node("flatten", (2,)),
+        Node("linear", (3,), {}, {"weight": "v"}, "head"),
+    )
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(write_container(Graph(((16, 5, 5),), nodes, (4,)), weights, {}))
+    found = measure_file(path, peers=[], seconds=0, layers=True)
+    rows = {row["name"]: row for row in found["layers"]}
+    assert sum(row["share"] for row in found["layers"]) == pytest.approx(1)
+    conv, head = rows["conv"], rows["head"]
+    assert conv["counted_speedup"] == pytest.approx(64 * 144 / (144 + 64))
+    assert conv["counted_saving"] == 32
+    assert conv["measured_speedup"] > 0
+    assert 1 < conv["measured_saving"] <= 40
+    assert conv["gops"] == pytest.approx(2 * 72 * 144 / conv["ms"] / 1e6)
+    assert head["counted_speedup"] is head["measured_speedup"] is head["counted_saving"] is None
+    assert set(found["peaks"]) == {"float32", "int8", "popcount"}

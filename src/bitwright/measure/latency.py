@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from bitwright.errors import BitwrightError
+from bitwright.measure.layers import layer_times
 from bitwright.measure.machine import describe_machine, versions
 from bitwright.measure.peers import PEERS, Peer, find_peers, has_quantizers
 from bitwright.runtime.engine import Model, load
@@ -79,7 +80,7 @@ def measure_file(
         "machine": describe_machine(),
         "versions": versions(),
     }
-    return result
+    return result | layer_times(path, model, inputs[0]) if layers else result
 
 
 def _slower_rivals(peers: Sequence[Peer], times: Mapping[str, Mapping[str, float]]) -> list[str]:

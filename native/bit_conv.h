@@ -26,6 +26,7 @@ class BitConvOp final : public Operation {
             const Finish& finish);
   std::string kernel() const override;
   int64_t weight_bytes() const override;
+  int in_place() const override { return finish_.residual && finish_.out ? 1 : -1; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:

@@ -15,6 +15,7 @@ class ByteConvOp final : public Operation {
 
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
   int64_t weight_bytes() const override { return packed_.bytes(); }
+  int in_place() const override { return finish_.residual && finish_.out ? 1 : -1; }
   std::string kernel() const override { return name_; }
 
  private:

@@ -14,6 +14,7 @@ class SignOp final : public Operation {
  public:
   explicit SignOp(int64_t count);
   bool exact_reads() const override { return true; }
+  int in_place() const override { return 0; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
@@ -28,6 +29,7 @@ class QuantizeOp final : public Operation {
   };
   QuantizeOp(int64_t pixels, Channels channels);
   bool exact_reads() const override { return true; }
+  int in_place() const override { return 0; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:

@@ -12,6 +12,7 @@ class FloatConvOp final : public Operation {
   FloatConvOp(const Conv2dShape& shape, const float* weight, Finish finish);
   std::string kernel() const override;
   int64_t weight_bytes() const override { return weights_.packed.bytes(); }
+  int in_place() const override { return finish_.residual ? 1 : -1; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
@@ -53,6 +54,7 @@ class AffineOp : public Operation {
  public:
   AffineOp(int64_t pixels, const std::vector<float>& scale, const std::vector<float>& shift, bool bytes);
   std::string kernel() const override { return "elementwise " + level_; }
+  int in_place() const override { return bytes_ ? -1 : 0; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
@@ -66,6 +68,7 @@ class AffineOp : public Operation {
 class ReluOp final : public Operation {
  public:
   explicit ReluOp(int64_t count);
+  int in_place() const override { return 0; }
   std::string kernel() const override { return "elementwise " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
@@ -77,6 +80,7 @@ class ReluOp final : public Operation {
 class AddOp final : public Operation {
  public:
   explicit AddOp(int64_t count);
+  int in_place() const override { return 0; }
   std::string kernel() const override { return "elementwise " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 

@@ -21,6 +21,10 @@ class Operation {
   // Whether `run` reads nothing beyond the end of its inputs, so that these may be buffers of someone else.
   virtual bool exact_reads() const { return false; }
 
+  // The input over which the first output may be written, -1 if none: each of its elements is read before the same one of the
+  // output is written, once.
+  virtual int in_place() const { return -1; }
+
   // Computes `batch` images. Buffers hold them one after the other, are 64-byte aligned if they hold codes, and may be read
   // BUFFER_SLACK bytes beyond their end. Thread-safe. Allocates nothing but thread_scratch.
   virtual void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const = 0;

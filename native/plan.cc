@@ -29,6 +29,7 @@ Plan::Plan(const std::vector<int64_t>& inputs, std::vector<Step> steps, std::vec
     : steps_(std::move(steps)), outputs_(std::move(outputs)), input_bytes_(inputs) {
   number_values(inputs);
   choose_outside();
+  write_over();
   place();
   for (int64_t output : outputs_) output_bytes_.push_back(values_[output].bytes);
   pass_images_ = std::max<int64_t>(pass_bytes / std::max<int64_t>(arena_bytes_, 1), 1);
@@ -89,11 +90,26 @@ void Plan::choose_outside() {
   }
 }
 
+// Results that take the place of a value that nobody reads any more; `over` is the first of all that lay there.
+void Plan::write_over() {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const int which = steps_[i].operation->in_place();
+    if (which < 0) continue;
+    const std::vector<int64_t>& reads = steps_[i].inputs;
+    const int64_t index = reads[which];
+    Value &before = values_[index], &after = values_[results_[i][0]];
+    if (before.last != static_cast<int64_t>(i) || before.input >= 0 || after.output >= 0 || before.bytes != after.bytes) continue;
+    if (std::count(reads.begin(), reads.end(), index) > 1) continue;
+    after.over = before.over >= 0 ? before.over : index;
+    values_[after.over].last = after.last;
+  }
+}
+
 // The largest first, each into the tightest gap between those that are alive at the same time.
 void Plan::place() {
   std::vector<int64_t> order;
   for (size_t i = 0; i < values_.size(); ++i)
-    if (values_[i].input < 0 && values_[i].output < 0) order.push_back(static_cast<int64_t>(i));
+    if (values_[i].input < 0 && values_[i].output < 0 && values_[i].over < 0) order.push_back(static_cast<int64_t>(i));
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return values_[a].bytes > values_[b].bytes; });
   std::vector<int64_t> placed;  // by offset
   for (int64_t index : order) {
@@ -117,6 +133,8 @@ void Plan::place() {
                                      [&](int64_t offset, int64_t other) { return offset < values_[other].offset; });
     placed.insert(at, index);
   }
+  for (Value& value : values_)
+    if (value.over >= 0) value.offset = values_[value.over].offset;
 }
 
 int64_t Plan::idle_bytes() const {

@@ -48,6 +48,7 @@ class Plan {
     int64_t made, last;         // steps: -1 an input, steps_.size() read when all is done
     int64_t offset = kOutside;  // per image, a multiple of 64
     int64_t input = -1, output = -1;
+    int64_t over = -1;          // the value that it is written over
   };
   struct Arena {
     int64_t images;
@@ -64,6 +65,7 @@ class Plan {
 
   void number_values(const std::vector<int64_t>& inputs);
   void choose_outside();
+  void write_over();
   void place();
   std::unique_ptr<Arena> take(int64_t images) const;
   void give_back(std::unique_ptr<Arena> arena) const;

@@ -69,10 +69,18 @@ def test_any_plan_computes_what_its_steps_say(case, batch, threads, pass_bytes, 
 
 
 def test_values_that_are_not_alive_together_share_memory():
-    chain = build(1, [("relu", [i]) for i in range(50)], [50])
-    assert chain.arena_bytes <= 3 * 128
+    pooled = native.MaxPoolOp((4, 6), 1, (1, 1), (1, 1))
+    chain = native.Plan([4 * COUNT], [(pooled, [i]) for i in range(50)], [50], 1)
+    assert chain.arena_bytes == 2 * 128
     diamond = build(1, [("relu", [0]), ("sign", [0]), ("add", [1, 2]), ("relu", [3]), ("add", [4, 1])], [5])
     assert diamond.arena_bytes <= 4 * 128
+
+
+def test_results_are_written_over_what_nobody_reads_any_more():
+    chain = build(1, [("relu", [0]), ("affine", [1]), ("sign", [2]), ("add", [3, 0])], [4, 0])
+    assert chain.arena_bytes == 2 * 128  # the input, which is read at the end, and all else
+    twice = build(1, [("relu", [0]), ("add", [1, 1]), ("relu", [2])], [3])
+    assert twice.arena_bytes == 2 * 128
 
 
 def test_passes_divide_a_batch():

@@ -174,6 +174,33 @@ def test_a_quantised_network_is_equal_to_the_engine_in_every_bit(net):
         assert found.tobytes() == expected.numpy().tobytes(), name
 
 
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_a_network_of_integer_layers_is_equal_in_every_bit_from_end_to_end(engine):
+    torch.manual_seed(1)
+    layers = [
+        QuantConv2d(3, 16, 3, stride=2, padding=1, input=Quantize(1 / 255, 0, 0, 255)),
+        QuantConv2d(16, 24, 3, padding=1, groups=2, bias=False, input=Sign()),
+        nn.ReLU(),
+        QuantConv2d(24, 8, 3, padding=2, dilation=2, input=Quantize(0.7, 0, 0, 3)),
+        nn.Flatten(),
+        QuantLinear(8 * 36, 10, input=Quantize(0.05, 8, 0, 15)),
+    ]
+    net = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        binary(net[0].weight, torch.rand(16, 1, 1, 1) + 0.1)
+        binary(net[1].weight, torch.rand(24, 1, 1, 1) + 0.1)
+        weight = net[3].weight
+        weight.copy_(torch.where(weight > 0.02, 0.31, torch.where(weight < -0.02, -0.17, 0.0)))
+        net[5].weight.copy_((net[5].weight * 1000).round() * 0.003)
+        x = torch.rand(4, 3, 12, 12)
+        expected = net(x).numpy()
+    container = read_container(bitwright.pack(net, (x,)).data)
+    assert [s.encoding for s in container.stored.values() if len(s.shape) > 1] == ["signs", "signs", "ternary", "fixed"]
+    found = Model(container.graph, container.stored, engine=engine)(x.numpy())
+    assert found.tobytes() == expected.tobytes()
+    assert len(np.unique(found)) > 20
+
+
 def test_a_quantised_network_packs_and_runs(net, tmp_path):
     x = torch.rand(16, 2, 8, 8)
     packed = bitwright.pack(net, (x,))

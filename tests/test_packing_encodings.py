@@ -61,7 +61,7 @@ def check_sparse(sparse, numbers):
         assert sparse.values.tolist() == numbers[sparse.positions].tolist()
     else:
         assert sparse.codes.dtype == (np.uint8 if len(sparse.codebook) <= 256 else np.uint16)
-        assert (np.diff(sparse.codebook) > 0).all()
+        assert (sparse.codebook[1:] > sparse.codebook[:-1]).all()
         assert 0 not in sparse.codebook
         assert sparse.codebook[sparse.codes].tolist() == numbers[sparse.positions].tolist()
 

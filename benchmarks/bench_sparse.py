@@ -2,8 +2,8 @@
 
 Claims, one thread, beside the faster of onnxruntime and torch in float32. The first linear layer of VGG-16 (25088 to
 4096) with 4 % of its weights, of 32 values: 15 times as fast at batch 1, 4 times at batch 16. 3x3 convolutions: 3 times
-with 90 % zeros, 1.5 times with 80 %. Linear layers whose weights are codes of at most 5 bits: 3 times at batch 1, where the
-weights are too many for the first caches.
+with 90 % zeros, 1.5 times with 80 %. Linear layers whose weights are codes of at most 5 bits: 3 times at batch 1, where
+the weights are too many for the first caches.
 
     python benchmarks/bench_sparse.py [--only "linear 25088"] [--json FILE]
 """

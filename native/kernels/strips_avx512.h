@@ -43,29 +43,58 @@ static inline __m512 strip_inputs(const float* window, __m512i places, __mmask16
   return _mm512_mask_mov_ps(low, upper, high);
 }
 
-// sums[N][16] += the pairs [begin, end) of one group. x: N samples, `sample` floats apart.
-template <int N, class Values>
-static inline void strip_products(const SparseStrips* s, const Values& values, int64_t begin, int64_t end,
-                                  const float* x, int64_t sample, float* sums) {
-  enum { AHEAD = 32 };  // pairs to fetch ahead
+// The sums of one group for N samples; even and odd steps have their own, so that one needn't wait for the other.
+template <int N>
+struct StripSums {
   __m512 even[N], odd[N];
+};
+
+// One pair of steps. x: N samples, `sample` floats apart.
+template <int N, class Values>
+static inline void strip_pair(const SparseStrips* s, const Values& values, int64_t pair, const float* x, int64_t sample,
+                              StripSums<N>* sums) {
+  enum { AHEAD = 32 };  // pairs to fetch ahead
+  const __m512i a = _mm512_load_si512(s->slots + 16 * pair), b = _mm512_srli_epi32(a, 16);
+  _mm_prefetch((const char*)(s->slots + 16 * (pair + AHEAD)), _MM_HINT_T0);
+  const __m512 va = values.at(_mm512_srli_epi32(a, 5), 2 * pair),
+               vb = values.at(_mm512_srli_epi32(a, 21), 2 * pair + 1);
+  const __mmask16 ua = _mm512_movepi32_mask(_mm512_slli_epi32(a, 16)), ub = _mm512_movepi32_mask(a);
+  const float *xa = x + STRIP_UNIT * s->windows[2 * pair], *xb = x + STRIP_UNIT * s->windows[2 * pair + 1];
 #pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) even[n] = _mm512_load_ps(sums + 16 * n), odd[n] = _mm512_setzero_ps();
-  for (int64_t pair = begin; pair < end; ++pair) {
-    const __m512i a = _mm512_load_si512(s->slots + 16 * pair), b = _mm512_srli_epi32(a, 16);
-    _mm_prefetch((const char*)(s->slots + 16 * (pair + AHEAD)), _MM_HINT_T0);
-    const __m512 va = values.at(_mm512_srli_epi32(a, 5), 2 * pair),
-                 vb = values.at(_mm512_srli_epi32(a, 21), 2 * pair + 1);
-    const __mmask16 ua = _mm512_movepi32_mask(_mm512_slli_epi32(a, 16)), ub = _mm512_movepi32_mask(a);
-    const float *xa = x + STRIP_UNIT * s->windows[2 * pair], *xb = x + STRIP_UNIT * s->windows[2 * pair + 1];
+  for (int n = 0; n < N; ++n) {
+    sums->even[n] = _mm512_fmadd_ps(strip_inputs(xa + n * sample, a, ua), va, sums->even[n]);
+    sums->odd[n] = _mm512_fmadd_ps(strip_inputs(xb + n * sample, b, ub), vb, sums->odd[n]);
+  }
+}
+
+// sums[N][16] of each of P groups, `apart` groups apart, += their pairs. Several groups at once read several streams of
+// slots, which the memory hands out faster than one.
+template <int N, int P, class Values>
+static inline void strip_products(const SparseStrips* s, const Values& values, const uint32_t* starts, int64_t apart,
+                                  const float* x, int64_t sample, float* sums) {
+  StripSums<N> sum[P];
+  uint32_t common = UINT32_MAX;
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+    const uint32_t count = starts[p * apart + 1] - starts[p * apart];
+    common = count < common ? count : common;
 #pragma GCC unroll 8
     for (int n = 0; n < N; ++n) {
-      even[n] = _mm512_fmadd_ps(strip_inputs(xa + n * sample, a, ua), va, even[n]);
-      odd[n] = _mm512_fmadd_ps(strip_inputs(xb + n * sample, b, ub), vb, odd[n]);
+      sum[p].even[n] = _mm512_load_ps(sums + (p * apart * N + n) * STRIP_ROWS);
+      sum[p].odd[n] = _mm512_setzero_ps();
     }
   }
+  for (uint32_t i = 0; i < common; ++i)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; ++p) strip_pair<N>(s, values, starts[p * apart] + i, x, sample, &sum[p]);
+#pragma GCC unroll 4
+  for (int p = 0; p < P; ++p) {
+    for (uint32_t pair = starts[p * apart] + common; pair < starts[p * apart + 1]; ++pair)
+      strip_pair<N>(s, values, pair, x, sample, &sum[p]);
 #pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) _mm512_store_ps(sums + 16 * n, _mm512_add_ps(even[n], odd[n]));
+    for (int n = 0; n < N; ++n)
+      _mm512_store_ps(sums + (p * apart * N + n) * STRIP_ROWS, _mm512_add_ps(sum[p].even[n], sum[p].odd[n]));
+  }
 }
 
 static void strip_finish(const Epilogue* e, const int32_t* rows, const float* sums, float* out) {
@@ -87,12 +116,16 @@ static void strip_finish(const Epilogue* e, const int32_t* rows, const float* su
 template <int N, class Values>
 static void strip_samples(const SparseMatrix* m, const Values& values, const Epilogue* e, const float* x,
                           int64_t sample, float* out, int64_t group0, int64_t group1, float* sums) {
+  enum { P = N <= 2 ? 4 : 1 };
   const SparseStrips* s = m->strips;
+  const int64_t apart = (group1 - group0) / P;
   memset(sums, 0, (group1 - group0) * N * STRIP_ROWS * sizeof(float));
   for (int64_t block = 0; block < s->blocks; ++block) {
     const uint32_t* starts = s->starts + block * s->groups;
-    for (int64_t g = group0; g < group1; ++g)
-      strip_products<N>(s, values, starts[g], starts[g + 1], x, sample, sums + (g - group0) * N * STRIP_ROWS);
+    for (int64_t g = group0; g < group0 + apart; ++g)
+      strip_products<N, P>(s, values, starts + g, apart, x, sample, sums + (g - group0) * N * STRIP_ROWS);
+    for (int64_t g = group0 + P * apart; g < group1; ++g)
+      strip_products<N, 1>(s, values, starts + g, 0, x, sample, sums + (g - group0) * N * STRIP_ROWS);
   }
   for (int64_t g = group0; g < group1; ++g)
     for (int n = 0; n < N; ++n)

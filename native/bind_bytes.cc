@@ -26,12 +26,13 @@ void make_byte_conv(ByteConvOp* self, const Conv2dShape& window, const CodeLayou
   const int64_t wanted[4] = {window.out_c, window.in_c / window.groups, window.kernel_h, window.kernel_w};
   for (int i = 0; i < 4; ++i)
     if (static_cast<int64_t>(weights.shape(i)) != wanted[i])
-      refuse("weights have shape " + shape_text(weights) + ", expected [O, C / groups, kernel_h, kernel_w] of the window");
+      refuse("weights have shape " + shape_text(weights) +
+             ", expected [O, C / groups, kernel_h, kernel_w] of the window");
   if (!finish.negative.empty())
     for (size_t i = 0; i < weights.size(); ++i)
       if (values[i] < -1 || values[i] > 1) refuse("weights of two magnitudes have other values than -1, 0 and 1");
-  new (self) ByteConvOp(window, x, static_cast<int32_t>(low), static_cast<int32_t>(step), static_cast<int32_t>(padding), values,
-                        finish);
+  new (self) ByteConvOp(window, x, static_cast<int32_t>(low), static_cast<int32_t>(step), static_cast<int32_t>(padding),
+                        values, finish);
 }
 
 auto peak_variant() {

@@ -49,12 +49,13 @@ void check_sums(const ByteConv& c, const int8_t* weights) {
     int64_t total = 0;
     for (int64_t i = 0; i < taps; ++i) total += std::abs(int64_t{weights[o * taps + i]});
     if (largest && total > INT32_MAX / largest)
-      throw std::invalid_argument("sums of channel " + std::to_string(o) + " may reach " + std::to_string(total) + " * " +
-                                  std::to_string(largest) + ", expected less than 2^31");
+      throw std::invalid_argument("sums of channel " + std::to_string(o) + " may reach " + std::to_string(total) +
+                                  " * " + std::to_string(largest) + ", expected less than 2^31");
   }
 }
 
-// Which channel and weights each lane sums; calls use(lane, channel, sign): sign 0 for all weights, 1 or -1 for those of it.
+// Which channel and weights each lane sums; calls use(lane, channel, sign): sign 0 for all weights, 1 or -1 for those
+// of it.
 template <class Use>
 void for_each_lane(const ByteConv& c, Use&& use) {
   const int64_t channels = byte_group_channels(&c), per_block = byte_block_channels(&c);
@@ -132,8 +133,9 @@ int choose_bits(const ByteConv& c, const int8_t* weights, const Variant& variant
   if (!linear || !variant.word_codes) return 0;
   const auto [least, most] = std::minmax_element(weights, weights + count);
   const int bits = c.two || (*least >= -1 && *most <= 1) ? 2 : *least >= -8 && *most <= 7 ? 4 : 8;
-  // Against bytes, 4096 x 4096 weights of 2 bits take 0.33 instead of 0.66 ms at batch 1 (AMX; VNNI 0.38 instead of 0.77), but
-  // 2048 x 1024, which stay in the second-level cache, 0.046 instead of 0.036 (VNNI). Words of 16 bits are the largest of all.
+  // Against bytes, 4096 x 4096 weights of 2 bits take 0.33 instead of 0.66 ms at batch 1 (AMX; VNNI 0.38 instead of
+  // 0.77), but 2048 x 1024, which stay in the second-level cache, 0.046 instead of 0.036 (VNNI). Words of 16 bits are
+  // the largest of all.
   return variant.word_codes == 4 && (bits == 8 || count < kWorthPacking) ? 0 : bits;
 }
 
@@ -156,11 +158,12 @@ Aligned<uint8_t> pack_bits(const ByteConv& c, const Aligned<uint8_t>& words) {
 
 bool one_output_pixel(const Conv2dShape& s) { return s.out_h * s.out_w == 1; }
 
-// Output rows per task: their input stays in the second-level cache while all output channels pass over it.
+// Output rows per task: they and their input stay in the second-level cache while all output channels pass over them.
 int64_t task_rows(const ByteConv& c, int64_t wanted) {
   constexpr int64_t kRowBytes = 128 * 1024;
   const Conv2dShape& s = c.shape;
-  const int64_t row = code_columns(&c.x) * code_pixel_units(&c.x), halo = (s.kernel_h - 1) * s.dilation_h + 1;
+  const int64_t row = code_columns(&c.x) * code_pixel_units(&c.x) + s.out_w * s.out_c / s.stride_h;
+  const int64_t halo = (s.kernel_h - 1) * s.dilation_h + 1;
   int64_t rows = std::max<int64_t>((kRowBytes / row - halo) / s.stride_h + 1, 2);
   if (wanted > 1) rows = std::min(rows, std::max<int64_t>(ceil_div(s.out_h, wanted), 2));
   rows = std::min(rows, s.out_h);
@@ -180,7 +183,8 @@ ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t l
   const Variant variant = choose_variant(conv_);
   packed_ = pack_weights(conv_, weights, variant);
   conv_.bits = choose_bits(conv_, weights, variant);
-  if (conv_.bits) packed_ = variant.word_codes == 4 ? pack_bits<int8_t>(conv_, packed_) : pack_bits<int16_t>(conv_, packed_);
+  if (conv_.bits)
+    packed_ = variant.word_codes == 4 ? pack_bits<int8_t>(conv_, packed_) : pack_bits<int16_t>(conv_, packed_);
   conv_.weights = packed_.data();
   conv_.row_class = borders_.row_class.data();
   conv_.column_class = borders_.column_class.data();

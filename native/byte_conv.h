@@ -10,8 +10,8 @@
 class ByteConvOp final : public Operation {
  public:
   // weights: [O][C / groups][kernel_h][kernel_w], copied. Throws std::invalid_argument where a sum might not fit.
-  ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t low, int32_t step, int32_t padding, const int8_t* weights,
-             Finish finish);
+  ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t low, int32_t step, int32_t padding,
+             const int8_t* weights, Finish finish);
 
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
   int64_t weight_bytes() const override { return packed_.bytes(); }

@@ -1,5 +1,5 @@
-// Convolutions of byte codes with int8 weights: the problem, how its weights are packed, the declaration of every variant.
-// C headers only, as kernels.h.
+// Convolutions of byte codes with int8 weights: the problem, how its weights are packed, the declaration of every
+// variant. C headers only, as kernels.h.
 //
 // The exact sum of an output is start[border class] + step * (sum of code * weight); what becomes of it is in codes.h.
 // A linear layer is a convolution of images of one pixel; where there is one output pixel, tiles go across the batch.
@@ -7,7 +7,8 @@
 #include "codes.h"
 
 // Lanes of a block: sums that are computed side by side. They belong to as many output channels, or, where weights are
-// ternary of two magnitudes, to half as many: 16 sums over the weights +1, then the 16 sums over the weights -1 of the same.
+// ternary of two magnitudes, to half as many: 16 sums over the weights +1, then the 16 sums over the weights -1 of
+// the same.
 enum { SUM_LANES = 32, HALF_LANES = 16 };
 
 typedef struct {
@@ -60,8 +61,8 @@ static inline int64_t packed_bytes(int bits, int64_t weights) { return (weights 
 // Words of a block that are expanded at a time.
 enum { PACKED_WORDS = 128 };
 
-// Output rows [row0, row1) of the images [image0, image1) and the channels of blocks [block0, block1). More than one image
-// only where there is one output pixel.
+// Output rows [row0, row1) of the images [image0, image1) and the channels of blocks [block0, block1). More than one
+// image only where there is one output pixel.
 typedef struct {
   int64_t image0, image1, row0, row1, block0, block1;
 } ByteTask;
@@ -84,7 +85,8 @@ static inline int byte_code_storage(const ByteConv* c, const Encode* e) {
 }
 
 // x: the first image of all. scratch: byte_scratch bytes for the largest task, 64-byte aligned.
-#define BYTES_ARGUMENTS const ByteConv *conv, const SumEpilogue *epilogue, const uint8_t *x, const ByteTask *task, void *scratch
+#define BYTES_ARGUMENTS                                                                                           \
+  const ByteConv *conv, const SumEpilogue *epilogue, const uint8_t *x, const ByteTask *task, void *scratch
 void bytes_ref(BYTES_ARGUMENTS);
 void bytes_avx2(BYTES_ARGUMENTS);
 void bytes_avx512(BYTES_ARGUMENTS);
@@ -103,8 +105,9 @@ static inline int64_t byte_scratch(const ByteConv* c, int64_t images, int64_t ro
   return (int64_t)sizeof(ByteScratch) + 2 * images * (image + 128);
 }
 
-// The steps that these kernels consist of, on registers and L1 alone and with at least eight independent sums (AMX: four, its
-// tiles hold no more), `repeats` times; `keep` gets some of what they add up to. Returns the operations of one repeat.
+// The steps that these kernels consist of, on registers and L1 alone and with at least eight independent sums (AMX:
+// four, its tiles hold no more), `repeats` times; `keep` gets some of what they add up to. Returns the operations of
+// one repeat.
 #define BYTE_PEAK_ARGUMENTS int64_t repeats, int32_t *keep
 int64_t byte_peak_ref(BYTE_PEAK_ARGUMENTS);
 int64_t byte_peak_avx2(BYTE_PEAK_ARGUMENTS);

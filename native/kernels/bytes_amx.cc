@@ -8,8 +8,9 @@
 #include "sums_simd.h"
 #include "tiles_amx.h"
 
-// Consecutive pixels of a tile are one pixel step apart. A line is a row of the output, or all images of a batch; or, where
-// that fills tiles better, all rows at once, the positions between their ends included: columns apart, as in memory.
+// Consecutive pixels of a tile are one pixel step apart. A line is a row of the output, or all images of a batch; or,
+// where that fills tiles better, all rows at once, the positions between their ends included: columns apart, as in
+// memory.
 typedef struct {
   int64_t lines, length;
   int64_t rows;    // of a tile: pixels
@@ -91,22 +92,35 @@ static void amx_tile(const AmxTile* t) {
         }
       }
     }
+}
+
+template <int NA, int NB>
+static void amx_store(const AmxTile* t) {
+  const int64_t step = SUM_LANES * sizeof(int32_t);
+  int32_t* second = t->sums + 16 * SUM_LANES;
   _tile_stored(0, t->sums, step);
   if (NB > 1) _tile_stored(1, t->sums + 16, step);
   if (NA > 1) _tile_stored(2, second, step);
   if (NA > 1 && NB > 1) _tile_stored(3, second + 16, step);
 }
 
-static void amx_tiles(int pieces, const AmxTile* t) {
+// The sums of one or two tiles of pixels, into registers; then from these into memory.
+static void add_products(int pieces, const AmxTile* t) {
   if (t->width == 4 * SUM_LANES)
     pieces == 2 ? amx_tile<2, 2>(t) : amx_tile<1, 2>(t);
   else
     pieces == 2 ? amx_tile<2, 1>(t) : amx_tile<1, 1>(t);
 }
+static void store_sums(int pieces, const AmxTile* t) {
+  if (t->width == 4 * SUM_LANES)
+    pieces == 2 ? amx_store<2, 2>(t) : amx_store<1, 2>(t);
+  else
+    pieces == 2 ? amx_store<2, 1>(t) : amx_store<1, 1>(t);
+}
 
 // The runs of the pixels of piece `i` of all lines, those left out that an earlier piece had or that are no outputs.
-static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i, int64_t lane,
-                          const int32_t* sums, PixelRun* runs) {
+static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i,
+                          int64_t lane, const int32_t* sums, PixelRun* runs) {
   const int across = task->image1 - task->image0 > 1;
   const int64_t begin = piece_begin(l, i), end = begin + l->rows;
   PixelRun* r = runs;
@@ -124,7 +138,8 @@ static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTas
 }
 
 // A block of a linear layer with packed weights, for all images of a task.
-static void packed_block(const ByteConv* c, AmxTile t, int64_t block, const Lines* l, const uint8_t* first, uint32_t* expanded) {
+static void packed_block(const ByteConv* c, AmxTile t, int64_t block, const Lines* l, const uint8_t* first,
+                         uint32_t* expanded) {
   const int64_t words = t.chunks * 16, lanes = t.width / 4;
   int32_t* sums = t.sums;
   t.weights = (const uint8_t*)expanded;
@@ -136,10 +151,18 @@ static void packed_block(const ByteConv* c, AmxTile t, int64_t block, const Line
     for (int64_t i = 0; i < l->pieces; i += 2) {
       for (int j = 0; j < 2; ++j) t.x[j] = first + piece_begin(l, i + j) * t.pixel_step + word * 4;
       t.sums = sums + i * 16 * SUM_LANES;
-      amx_tiles(i + 1 < l->pieces ? 2 : 1, &t);
+      add_products(i + 1 < l->pieces ? 2 : 1, &t);
+      store_sums(i + 1 < l->pieces ? 2 : 1, &t);
     }
   }
 }
+
+// A pair of tiles of pixels.
+typedef struct {
+  int32_t* sums;
+  PixelRun runs[32];
+  int64_t runs_found;
+} Tiles;
 
 void bytes_amx(BYTES_ARGUMENTS) {
   const ByteConv* c = conv;
@@ -161,13 +184,17 @@ void bytes_amx(BYTES_ARGUMENTS) {
   ByteScratch* own = (ByteScratch*)scratch;
   t.sums = own->sums;
   t.resume = 0;
+  // While the products of a pair of tiles are summed, the pair before it is finished.
+  Tiles both[2];
+  both[0].sums = own->sums;
+  both[1].sums = own->sums + 32 * SUM_LANES;
   const int64_t taps = t.kernel_h * t.segments * t.chunks * 64, count = lines.lines * lines.pieces;
   for (int64_t b = task->block0; b < task->block1; ++b) {
     const int64_t group = b / byte_group_blocks(c), block = b % byte_group_blocks(c);
     const int64_t lane = group * byte_group_lanes(c) + block * SUM_LANES;
     t.width = 4 * byte_block_lanes(c, block);
-    PixelRun runs[BYTE_IMAGES];
     if (c->bits) {
+      PixelRun runs[BYTE_IMAGES];
       int64_t found = 0;
       packed_block(c, t, b, &lines, first, own->weights);
       for (int64_t i = 0; i < lines.pieces; ++i)
@@ -178,15 +205,21 @@ void bytes_amx(BYTES_ARGUMENTS) {
     t.weights = (const uint8_t*)c->weights + lane * taps;
     for (int64_t i = 0; i < count; i += 2) {
       const int pieces = i + 1 < count ? 2 : 1;
-      int64_t found = 0;
+      Tiles *now = both + i / 2 % 2, *before = both + (i / 2 + 1) % 2;
+      t.sums = now->sums;
+      now->runs_found = 0;
       for (int j = 0; j < pieces; ++j) {
         t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row +
                  piece_begin(&lines, i + j) * t.pixel_step;
-        found += piece_runs(c, epilogue, task, &lines, i + j, lane, t.sums + j * 16 * SUM_LANES, runs + found);
+        const int32_t* sums = t.sums + j * 16 * SUM_LANES;
+        now->runs_found += piece_runs(c, epilogue, task, &lines, i + j, lane, sums, now->runs + now->runs_found);
       }
-      amx_tiles(pieces, &t);
-      finish_block(c, epilogue, storage, b, runs, found);
+      add_products(pieces, &t);
+      if (i > 0) finish_block(c, epilogue, storage, b, before->runs, before->runs_found);
+      store_sums(pieces, &t);
     }
+    const Tiles* last = both + (count - 1) / 2 % 2;
+    finish_block(c, epilogue, storage, b, last->runs, last->runs_found);
   }
   _tile_release();
 }

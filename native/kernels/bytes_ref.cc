@@ -26,8 +26,8 @@ static int32_t window_sum(const ByteConv* c, const uint8_t* image, int64_t oy, i
   return (int32_t)sum;
 }
 
-static void one_pixel(const ByteConv* c, const SumEpilogue* e, const uint8_t* x, const ByteTask* task, int64_t n, int64_t oy,
-                      int64_t ox) {
+static void one_pixel(const ByteConv* c, const SumEpilogue* e, const uint8_t* x, const ByteTask* task, int64_t n,
+                      int64_t oy, int64_t ox) {
   const int64_t pixel = (n * c->shape.out_h + oy) * c->shape.out_w + ox;
   const uint8_t* image = x + n * code_image_bytes(&c->x);
   for (int64_t b = task->block0; b < task->block1; ++b) {
@@ -40,7 +40,8 @@ static void one_pixel(const ByteConv* c, const SumEpilogue* e, const uint8_t* x,
       if (e->out) e->out[position] = y;
       if (e->encode.kind == ENCODE_NONE) continue;
       const CodeLayout* l = &e->encode.layout;
-      put_code(l, (uint8_t*)e->codes + n * code_image_bytes(l), code_pixel(l, oy, ox), o, encode_value(&e->encode, y, o));
+      uint8_t* codes = (uint8_t*)e->codes + n * code_image_bytes(l);
+      put_code(l, codes, code_pixel(l, oy, ox), o, encode_value(&e->encode, y, o));
     }
   }
 }

@@ -113,7 +113,8 @@ static void byte_tile_of_width(int64_t rx, const ByteTile* t) {
 
 template <bool DEPTHWISE>
 static void byte_tile_of(int64_t registers, int64_t ry, int64_t rx, const ByteTile* t) {
-  if (registers == 2) return ry == 2 ? byte_tile_of_width<DEPTHWISE, 2, 2>(rx, t) : byte_tile_of_width<DEPTHWISE, 2, 1>(rx, t);
+  if (registers == 2)
+    return ry == 2 ? byte_tile_of_width<DEPTHWISE, 2, 2>(rx, t) : byte_tile_of_width<DEPTHWISE, 2, 1>(rx, t);
   // AVX2 passes over 16 lanes at a time, and a block has no fewer.
   if constexpr (LANES == HALF_LANES)
     return ry == 2 ? byte_tile_of_width<DEPTHWISE, 1, 2>(rx, t) : byte_tile_of_width<DEPTHWISE, 1, 1>(rx, t);
@@ -127,7 +128,8 @@ typedef struct {
 
 static Source task_source(const ByteConv* c, const uint8_t* x, const ByteTask* task, uint8_t* scratch) {
   const Conv2dShape* s = &c->shape;
-  const int64_t pixel = code_pixel_units(&c->x), row = code_columns(&c->x) * pixel, images = task->image1 - task->image0;
+  const int64_t pixel = code_pixel_units(&c->x), row = code_columns(&c->x) * pixel;
+  const int64_t images = task->image1 - task->image0;
   Source r = {x + task->image0 * code_image_bytes(&c->x), code_image_bytes(&c->x), row, pixel};
   r.first += (c->x.top + task->row0 * s->stride_h - s->pad_h) * row + (c->x.left - s->pad_w) * pixel;
   const int copied = WORD_CODES == 2 || images > 1;
@@ -201,7 +203,8 @@ static void byte_conv(BYTES_ARGUMENTS) {
   for (int64_t b = task->block0; b < task->block1; ++b) {
     const int64_t group = b / byte_group_blocks(c), block = b % byte_group_blocks(c);
     const int64_t lane = group * byte_group_lanes(c) + block * SUM_LANES;
-    const uint8_t* first = source.first + (c->depthwise ? block * SUM_LANES * 4 : group * code_group_units(&c->x) * unit);
+    const int64_t before = c->depthwise ? block * SUM_LANES * 4 : group * code_group_units(&c->x) * unit;
+    const uint8_t* first = source.first + before;
     t.width = byte_block_lanes(c, block);
     if (c->bits) {
       PixelRun run;

@@ -4,8 +4,8 @@
 
 #include "codes.h"
 
-// Zeroes what rows [row0, row1) of an image have beside the codes: margins left and right, above the first and below the
-// last row, the end of the image; if `inner`, also the codes.
+// Zeroes what rows [row0, row1) of an image have beside the codes: margins left and right, above the first and below
+// the last row, the end of the image; if `inner`, also the codes.
 static inline void clear_rows(const CodeLayout* l, uint8_t* image, int64_t row0, int64_t row1, int inner) {
   const int64_t unit = l->planes ? 4 : 1, pixel = unit * code_pixel_units(l), row = pixel * code_columns(l);
   const int64_t planes = l->planes ? l->planes : 1, plane = row * code_rows(l);

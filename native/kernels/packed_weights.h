@@ -1,4 +1,5 @@
-// Weights of linear layers kept in 2, 4 or 8 bits in memory, expanded a part at a time that stays in the first-level cache.
+// Weights of linear layers kept in 2, 4 or 8 bits in memory, expanded a part at a time that stays in the first-level
+// cache.
 #pragma once
 #include "bytes.h"
 
@@ -22,11 +23,12 @@ static void expand_weights(const uint8_t* from, int bits, Weight* to, int64_t co
       expand_unit<8>(from, to);
 }
 
-// The expanded weights of words [word, word + words) of a block of so many lanes, `word_weights` in each.
+// The expanded weights of words [word, word + words) of a block of so many lanes.
 template <class Weight>
 static inline void expand_words(const ByteConv* c, int64_t block, int64_t lanes, int64_t words_of_all, int64_t word,
                                 int64_t words, Weight* to) {
-  const int64_t of_word = 4 / (int64_t)sizeof(Weight) * lanes;
-  const uint8_t* packed = (const uint8_t*)c->weights + block * packed_bytes(c->bits, 4 / sizeof(Weight) * SUM_LANES * words_of_all);
+  const int64_t word_weights = 4 / (int64_t)sizeof(Weight), of_word = word_weights * lanes;
+  const int64_t block_bytes = packed_bytes(c->bits, word_weights * SUM_LANES * words_of_all);
+  const uint8_t* packed = (const uint8_t*)c->weights + block * block_bytes;
   expand_weights(packed + word * of_word * c->bits / 8, c->bits, to, words * of_word);
 }

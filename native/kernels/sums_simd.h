@@ -6,8 +6,8 @@
 #include "bytes.h"
 #include "code_rows.h"
 
-// Pixels side by side in a row of the output, or the only pixels of consecutive images, in one block: where the sums are
-// and where the outputs go.
+// Pixels side by side in a row of the output, or the only pixels of consecutive images, in one block: where the sums
+// are and where the outputs go.
 typedef struct {
   int64_t count;
   const int32_t* sums;          // [count][SUM_LANES]
@@ -40,10 +40,13 @@ static inline void clear_margins(const SumEpilogue* e, int storage, const ByteTa
     clear_rows(l, (uint8_t*)e->codes + n * code_image_bytes(l), task->row0, task->row1, storage == STORE_SCATTERED);
 }
 
-static inline vec load_or(const float* p, int64_t channel, int64_t n) { return p ? load_first(p + channel, n) : zero(); }
+static inline vec load_or(const float* p, int64_t channel, int64_t n) {
+  return p ? load_first(p + channel, n) : zero();
+}
 
 // The n codes from `channel` on.
-static inline void store_codes(const CodeLayout* l, int storage, uint8_t* pixel, ints codes, int64_t channel, int64_t n) {
+static inline void store_codes(const CodeLayout* l, int storage, uint8_t* pixel, ints codes, int64_t channel,
+                               int64_t n) {
   if (n < LANES) codes = ints_keep_first(codes, n);
   if (storage == STORE_BYTES) {
     store_bytes(pixel + channel, codes, (n + 3) / 4 * 4);
@@ -66,14 +69,14 @@ static inline void store_codes(const CodeLayout* l, int storage, uint8_t* pixel,
 
 // What most layers want, known when the loop is compiled: bytes by a multiplier, whole vectors of them, nothing else.
 static inline int only_bytes(const SumEpilogue* e, int storage, int32_t step, int64_t n) {
-  return storage == STORE_BYTES && n == LANES && e->multiplier && !e->negative && !e->rest.scale && !e->rest.residual && !e->out &&
-         !e->encode.scale && e->encode.kind == ENCODE_QUANTIZE && step == 1;
+  return storage == STORE_BYTES && n == LANES && e->multiplier && !e->negative && !e->rest.scale &&
+         !e->rest.residual && !e->out && !e->encode.scale && e->encode.kind == ENCODE_QUANTIZE && step == 1;
 }
 
 // Vector v of a block, of which n lanes count; `channel` is the first.
 template <bool ONLY_BYTES>
-static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int storage, int64_t v, int64_t channel, int64_t n,
-                                 const PixelRun* run) {
+static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int storage, int64_t v, int64_t channel,
+                                 int64_t n, const PixelRun* run) {
   const Epilogue rest = e->rest;
   const Encode* encode = &e->encode;
   const CodeLayout* layout = &encode->layout;
@@ -107,7 +110,8 @@ static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int st
     }
     if (rest.relu) y = maximum(zero(), y);
     if (ONLY_BYTES) {
-      store_codes(layout, STORE_BYTES, pixel, ints_sub(round_between(mul(y, reciprocal), low, high), lowest), channel, LANES);
+      const ints codes = ints_sub(round_between(mul(y, reciprocal), low, high), lowest);
+      store_codes(layout, STORE_BYTES, pixel, codes, channel, LANES);
       continue;
     }
     if (out) store_first(out + position, y, n);
@@ -119,8 +123,8 @@ static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int st
 }
 
 // All channels of a block, counted through all groups.
-static inline void finish_block(const ByteConv* c, const SumEpilogue* e, int storage, int64_t block, const PixelRun* runs,
-                                int64_t count) {
+static inline void finish_block(const ByteConv* c, const SumEpilogue* e, int storage, int64_t block,
+                                const PixelRun* runs, int64_t count) {
   const int64_t group = block / byte_group_blocks(c), begin = block % byte_group_blocks(c) * byte_block_channels(c);
   const int64_t channels = byte_group_channels(c);
   for (int64_t v = 0; v * LANES < byte_block_channels(c) && begin + v * LANES < channels; ++v) {

@@ -1,14 +1,14 @@
 // Matrix product. Include vec_<isa>.h first.
 //
-// Several samples are a 1x1 convolution over a row of pixels. One sample is bound by reading the weights: they are one stream
-// of whole blocks, asked for early.
+// Several samples are a 1x1 convolution over a row of pixels. One sample is bound by reading the weights: whole blocks, asked
+// for early, and with AVX-512 four at once, because one stream does not keep the memory busy.
 #pragma once
 #include <string.h>
 
 #include "tile.h"
 
-// Registers per block; how many taps ahead one sample asks for its weights.
-static const int BLOCK_REGISTERS = BLOCK / LANES, SAMPLE_AHEAD = 48;
+// Registers per block; blocks that one sample passes at once; how many taps ahead it asks for its weights.
+static const int BLOCK_REGISTERS = BLOCK / LANES, STREAMS = LANES == HALF_BLOCK ? 4 : 1, SAMPLE_AHEAD = 32;
 
 // Outputs of sample n from `channel` on.
 static inline void set_output(const Epilogue* e, int64_t out_c, int64_t n, int64_t channel, float* out, Tile* t) {
@@ -22,29 +22,32 @@ static inline void set_output(const Epilogue* e, int64_t out_c, int64_t n, int64
   t->epilogue.relu = e->relu;
 }
 
-// R registers of outputs, a block, from the sample at x. Even and odd taps are added up apart, to hide the latency of
-// additions.
+// R registers of outputs from the sample at x: blocks, or half of one. Even and odd taps are added up apart, to hide the latency
+// of additions.
 template <int R>
 static inline void one_sample(const Tile* t, int64_t in_c, const float* x) {
+  const int width = R < BLOCK_REGISTERS ? HALF_BLOCK : BLOCK;
+  const int64_t block_step = BLOCK * in_c;
   const float* w = t->weights;
   vec sums[1][R], odd[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int v = 0; v < R; ++v) sums[0][v] = odd[v] = zero();
   int64_t c = 0;
-  for (; c + 2 <= in_c; c += 2, w += 2 * R * LANES) {
+  for (; c + 2 <= in_c; c += 2, w += 2 * width) {
     const vec even_value = broadcast(x[c]), odd_value = broadcast(x[c + 1]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int v = 0; v < R; ++v) {
-      const float *even_taps = w + v * LANES, *odd_taps = even_taps + R * LANES;
-      prefetch(even_taps + SAMPLE_AHEAD * R * LANES);
-      prefetch(odd_taps + SAMPLE_AHEAD * R * LANES);
-      sums[0][v] = fma(even_value, load(even_taps), sums[0][v]);
-      odd[v] = fma(odd_value, load(odd_taps), odd[v]);
+      const float* taps = w + v / BLOCK_REGISTERS * block_step + v % BLOCK_REGISTERS * LANES;
+      prefetch(taps + SAMPLE_AHEAD * width);
+      prefetch(taps + (SAMPLE_AHEAD + 1) * width);
+      sums[0][v] = fma(even_value, load(taps), sums[0][v]);
+      odd[v] = fma(odd_value, load(taps + width), odd[v]);
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int v = 0; v < R; ++v) {
-    if (c < in_c) sums[0][v] = fma(broadcast(x[c]), load(w + v * LANES), sums[0][v]);
+    const float* taps = w + v / BLOCK_REGISTERS * block_step + v % BLOCK_REGISTERS * LANES;
+    if (c < in_c) sums[0][v] = fma(broadcast(x[c]), load(taps), sums[0][v]);
     sums[0][v] = add(sums[0][v], odd[v]);
   }
   finish_tile<R, 1>(t, sums, [](int) { return (int64_t)0; });
@@ -53,13 +56,21 @@ static inline void one_sample(const Tile* t, int64_t in_c, const float* x) {
 static void linear_one(LINEAR_ARGUMENTS) {
   Tile t;
   memset(&t, 0, sizeof t);
-  for (int64_t block = task->block0; block < task->block1; ++block) {
+  const float* sample = x + task->n0 * in_c;
+  for (int64_t block = task->block0; block < task->block1;) {
     t.weights = weights + block * BLOCK * in_c;
     set_output(epilogue, out_c, task->n0, block * BLOCK, out, &t);
+    const int64_t last = block + STREAMS - 1;
+    if (last < task->block1 && block_width(out_c, last) == BLOCK) {
+      one_sample<STREAMS * BLOCK_REGISTERS>(&t, in_c, sample);
+      block += STREAMS;
+      continue;
+    }
     if (block_width(out_c, block) == BLOCK)
-      one_sample<BLOCK_REGISTERS>(&t, in_c, x + task->n0 * in_c);
+      one_sample<BLOCK_REGISTERS>(&t, in_c, sample);
     else
-      one_sample<BLOCK_REGISTERS / 2>(&t, in_c, x + task->n0 * in_c);
+      one_sample<BLOCK_REGISTERS / 2>(&t, in_c, sample);
+    ++block;
   }
 }
 

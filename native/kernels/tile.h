@@ -30,7 +30,7 @@ static inline const float* advance(const float* p, int64_t n) { return p ? p + n
 template <int NV, int M, bool FULL, class At>
 static inline void finish_sums(const Tile* t, vec (*sums)[NV], const At at) {
   const Epilogue* e = &t->epilogue;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
     const int64_t c = v * LANES, lanes = FULL ? LANES : t->lanes - c;
     if (e->bias) {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bitwright import _native
+from bitwright.packing.encodings import Sparse
 from bitwright.runtime import Model
 from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.reference import run_reference
@@ -253,3 +254,56 @@ def test_pixels_of_one_byte_share_the_operations():
     for ours, theirs in zip(model(pixels), model(pixels / np.float32(255)), strict=True):
         assert np.array_equal(ours, theirs)
     assert len(model._plans) == 2
+
+
+class Stored:
+    """A tensor as a file with sparse storage has it."""
+
+    def __init__(self, array: np.ndarray, codebook: bool) -> None:
+        self.array, self.codebook = array, codebook
+        self.shape = array.shape
+
+    def dense(self) -> np.ndarray:
+        return self.array
+
+    def sparse(self) -> Sparse:
+        positions = np.flatnonzero(self.array)
+        values = self.array.reshape(-1)[positions]
+        table, codes = np.unique(values, return_inverse=True)
+        if self.codebook:
+            return Sparse(positions, codes.astype(np.uint8), table, None)
+        return Sparse(positions, None, None, values)
+
+
+@pytest.mark.parametrize("codebook", [False, True])
+@pytest.mark.parametrize("op", ["conv2d", "linear"])
+def test_sparse_layers_with_everything_that_follows(op, codebook):
+    network = Network()
+    value = network.conv(0, "bytes") if op == "conv2d" else network.add("flatten", 0)
+    if op == "linear":
+        numbers = network.random.choice([-1, 0.5, 2], (CHANNELS, CHANNELS * 36)) / 64
+        value = network.add("linear", value, weight=network.weight(numbers))
+    mask = network.random.random(network.weights["w0"].shape) < 0.05
+    network.weights["w0"] *= mask.astype(np.float32)
+    value = network.norm(value)
+    network.add("relu", value)
+    graph = Graph(network.inputs, tuple(network.nodes), (len(network.nodes),))
+    tensors = {name: Stored(array, codebook) for name, array in network.weights.items()}
+    model = Model(graph, tensors)
+    assert next(step.kernel for step in model.plan if op in step.does).startswith("sparse")
+    network.check(model)
+
+
+@pytest.mark.parametrize("numbers", [[-1, 1], [-1, 0, 1], [-1, 0, 2], list(range(-7, 8)), [0.3, -1.7, 2.2, 5.1]])
+@pytest.mark.parametrize("batch", [1, 20])
+def test_large_linear_layers_of_few_numbers_run_on_codes(numbers, batch):
+    random = np.random.default_rng(0)
+    weight = random.choice(np.array(numbers, np.float32), (512, 520)) / 32
+    if 0.3 not in numbers:
+        weight *= random.random((512, 1), np.float32) + np.float32(0.5)
+    graph = Graph(((520,),), (Node("linear", (0,), {}, {"weight": "w"}), Node("relu", (1,))), (2,))
+    model = Model(graph, {"w": weight})
+    assert [step.kernel.split()[0] for step in model.plan] == ["coded"]
+    x = random.standard_normal((batch, 520)).astype(np.float32)
+    (expected,) = run_reference(graph, {"w": weight}, (x,))
+    np.testing.assert_allclose(model(x), expected, rtol=0, atol=1e-5 * np.abs(expected).max())

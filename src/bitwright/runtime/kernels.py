@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from bitwright.errors import unknown
-from bitwright.packing.lattice import Lattice
+from bitwright.packing.lattice import Lattice, find_lattice
 from bitwright.runtime.domains import Domain
 from bitwright.runtime.graph import Node
 
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Pair = tuple[int, int]
+
+_SAMPLE = 4096  # numbers that turn away most weights of many different ones
+_MOST_CODES = 32
 
 
 class Tensor(Protocol):
@@ -46,6 +49,32 @@ class Form:
 
     def __str__(self) -> str:
         return f"{self.planes} bit" if self.planes else "bytes"
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A matrix as `codes` (uint8) into a `table` of at most 32 numbers, times a scale per row if there are `scales`:
+    "scale", and "negative" if table entries below zero have one of their own."""
+
+    codes: Array
+    table: Array
+    scales: dict[str, Array] = field(default_factory=dict)
+
+
+def find_codes(weight: Array) -> Codes | None:
+    """The codes of a matrix of few different numbers, or of whole ones up to 15 times a scale per row."""
+    if (lattice := find_lattice(weight, 15)) is not None:
+        table, codes = np.unique(lattice.integers, return_inverse=True)
+        scales = {"scale": lattice.positive} | ({"negative": lattice.negative} if lattice.two_magnitudes else {})
+        return Codes(codes.reshape(weight.shape).astype(np.uint8), table.astype(np.float32), scales)
+    table = np.unique(weight.reshape(-1)[:_SAMPLE])
+    while len(table) <= _MOST_CODES:
+        codes = np.minimum(np.searchsorted(table, weight), len(table) - 1).astype(np.uint8)
+        others = weight[table[codes] != weight]
+        if not others.size:
+            return Codes(codes, table)
+        table = np.union1d(table, others[:_SAMPLE])
+    return None
 
 
 @dataclass(frozen=True)
@@ -97,6 +126,11 @@ class Layer:
         return self.pixels * outputs * -(-inputs // unit) * unit * math.prod(kernel)
 
     @cached_property
+    def codes(self) -> Codes | None:
+        """The weight as codes, if it has few different numbers."""
+        return find_codes(self.tensor.dense())
+
+    @cached_property
     def integers(self) -> Array:
         """The whole numbers of the lattice, (O, C / groups, height, width)."""
         assert self.lattice is not None
@@ -137,9 +171,14 @@ SPEED = {
     "amx": (100.0, 2400.0, 800.0),
 }
 """Measured on one core of the machine that the documentation names; only the ratios in a row matter."""
-SPARSE_SPEED = {"linear": 0.2, "conv2d": 0.38}
+SPARSE_SPEED = {"conv2d": 0.38, "linear": 0.2, "large linear": 0.4}
 """Products with weights that are not zero per nanosecond, as a share of the speed of dense floats; of linear layers for
 batches of 1 to 256."""
+LARGE = 1 << 18
+"""A linear layer of so many weights waits for memory where samples are few: what is packed tighter is quicker."""
+CODED_SPEED = {2: 8.0, 4: 6.0, 32: 3.5}
+"""How many times quicker than dense floats a large linear layer with so many different weights is, at batch 1. From
+a batch of about 16 on it may be up to twice as slow; the engine is made for small ones."""
 SPARSE_OUTPUT = 70
 """An output of a sparse convolution takes as long as so many dense products, besides its own."""
 
@@ -164,7 +203,8 @@ def _build_float(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
 def _sparse(layer: Layer) -> float | None:
     if layer.domain or (sparse := layer.tensor.sparse()) is None:
         return None
-    products = layer.pixels * len(sparse.positions) / SPARSE_SPEED[layer.node.op]
+    size = "large " if layer.node.op == "linear" and layer.products() >= LARGE else ""
+    products = layer.pixels * len(sparse.positions) / SPARSE_SPEED[size + layer.node.op]
     outputs = layer.pixels * layer.channels[1] if layer.node.op == "conv2d" else 0
     return (products + SPARSE_OUTPUT * outputs) / _speed(0)
 
@@ -177,6 +217,22 @@ def _build_sparse(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
     if layer.node.op == "linear":
         return native.SparseLinearOp(*layer.tensor.shape, *entries, finish)
     return native.SparseConvOp(layer.window, *entries, finish)
+
+
+def _coded(layer: Layer) -> float | None:
+    if layer.domain or layer.node.op != "linear" or layer.products() < LARGE:
+        return None
+    if (sparse := layer.tensor.sparse()) is not None and len(sparse.positions) < 0.1 * layer.products():
+        return None  # quicker as it is
+    if layer.codes is None:
+        return None
+    speed = next(speed for most, speed in CODED_SPEED.items() if len(layer.codes.table) <= most)
+    return layer.products() / (speed * _speed(0))
+
+
+def _build_codes(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    assert layer.codes is not None
+    return native.CodedLinearOp(layer.codes.codes, layer.codes.table, finish, **layer.codes.scales)
 
 
 def _code_bits(domain: Domain) -> int:
@@ -218,6 +274,7 @@ def _build_exact(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
 TABLE = (
     Row("float", _float, _build_float),
     Row("sparse", _sparse, _build_sparse),
+    Row("coded", _coded, _build_codes),
     Row(
         "bits",
         _bits,

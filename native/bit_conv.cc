@@ -175,6 +175,10 @@ BitConvOp::Part BitConvOp::make_part(std::vector<Plane> planes, int form, const 
   part.sums.row_step = s.dilation_h * code_columns(&x_) * code_pixel_units(&x_);
   order_passes(&part);
   variant_.products ? pack_products(&part, weights) : pack(&part, weights);
+  if (part.sums.column_step == part.sums.words) {  // taps side by side are one long one
+    part.sums.words *= s.kernel_w;
+    part.sums.kernel_w = 1;
+  }
 
   std::vector<int32_t> tap_sums(lanes_ * taps);
   std::vector<int32_t> constant(lanes_);  // what the XOR form leaves out
@@ -370,7 +374,7 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
       int32_t* into = scratch->sums;
       for (const Part& p : parts_) {
         BitSums of_group = p.sums;
-        for (int64_t n = 0; n < of_group.passes; ++n) of_group.pass[n].x += group * of_group.words;
+        for (int64_t n = 0; n < of_group.passes; ++n) of_group.pass[n].x += group * code_group_units(&x_);
         const uint8_t* weights = p.weights.data() + p.lane_bytes * lane;
         variant_.sums(&of_group, scratch->windows + i, pixels, weights, width, into);
         into = scratch->negative;

@@ -1,8 +1,8 @@
 // What the popcount kernels share: sums of products over bit planes, and what becomes of them. C headers only, as kernels.h.
 //
-// Activations are planes of bits (codes.h), sum 2^i q_i; weights are planes too, of one of two forms:
-//   BITS_XOR  k = sum 2^j s_j, s_j = +-1 stored as a bit (odd symmetric grids, signs first of all)
-//   BITS_AND  k = sum c_j t_j, t_j 0 or 1, c_j = +-2^j (two's complement; P and N of ternary weights)
+// Activations are planes of bits (codes.h), sum 2^i q_i; weights are of one of these forms:
+//   BITS_XOR       k = sum 2^j s_j, s_j = +-1 stored as a bit (odd symmetric grids, signs first of all)
+//   BITS_AND       k = sum c_j t_j, t_j 0 or 1, c_j = +-2^j (two's complement; P and N of ternary weights)
 //   BITS_PRODUCTS  not in planes: k itself, for kernels that make bytes of the planes of activations and multiply
 // A pass adds popcount(q_i ^ s_j) or popcount(q_i & t_j) over all taps and words. Passes come in descending significance, so
 // that shifting between them (Horner) weighs them in the registers they are summed in.
@@ -29,9 +29,9 @@ typedef struct {
 } BitSums;
 
 // sums[pixel][channel] = the passes of s for `pixels` (at most BITS_PIXELS) windows, whose first words are x[pixel], and
-// `width` channels (a multiple of BITS_UNIT, at most BITS_BLOCK). `sums` has room for BITS_PIXELS pixels. Weights: [plane][kernel_h][kernel_w][words][parts][width], where a variant says into how
-// many parts it wants each word cut; a part of 32 bits is an uint32_t, one of 8 bits or less a byte. They may be read
-// BUFFER_SLACK bytes beyond their end.
+// `width` channels (a multiple of BITS_UNIT, at most BITS_BLOCK). `sums` has room for BITS_PIXELS pixels. Weights:
+// [plane][kernel_h][kernel_w][words][parts][width], where a variant says into how many parts it wants each word cut; a part of
+// 32 bits is an uint32_t, one of 8 bits or less a byte. They may be read BUFFER_SLACK bytes beyond their end.
 #define BITS_ARGUMENTS                                                                                               \
   const BitSums *s, const uint32_t *const *x, int64_t pixels, const void *weights, int64_t width, int32_t *sums
 void bits_ref(BITS_ARGUMENTS);

@@ -77,7 +77,8 @@ static inline void finish_limits(const BitFinish* f, const BitFinishTask* t) {
     case 64: return finish_signs<64>(f, t);
   }
   for (int64_t unit = 0; unit < t->width; unit += BITS_UNIT) {
-    const int64_t lane = t->lane + unit, left = t->count - unit, channels = left < BITS_UNIT ? left : BITS_UNIT;
+    const int64_t lane = t->lane + unit, left = t->count - unit, most = BITS_UNIT;
+    const int64_t channels = left < most ? left : most;
     const uint32_t valid = (1u << channels) - 1, flip = f->flip[lane / BITS_UNIT];
     for (int64_t i = 0; i < t->pixels; ++i) {
       const int32_t *sums = t->sums + i * BITS_BLOCK + unit, *limit = f->limit + t->classes[i] + lane;
@@ -162,7 +163,7 @@ static inline void finish_values(const BitFinish* all, const BitFinishTask* of, 
 static inline void finish_block(BITS_FINISH_ARGUMENTS) {
   if (f->limit) return finish_limits(f, t);
   for (int64_t unit = 0; unit < t->width; unit += BITS_UNIT) {
-    const int64_t left = t->count - unit;
-    finish_values(f, t, unit, left < BITS_UNIT ? left : BITS_UNIT);
+    const int64_t left = t->count - unit, most = BITS_UNIT;
+    finish_values(f, t, unit, left < most ? left : most);
   }
 }

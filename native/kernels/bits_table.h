@@ -10,10 +10,10 @@
 #pragma once
 #include "bits.h"
 
-// A step is four bits; activations are looked at a chunk at a time, which can't overflow a byte (4 * CHUNK_STEPS < 256).
-enum { STEPS = 8, GROUP = 6, CHUNK_WORDS = 6, CHUNK_STEPS = CHUNK_WORDS * STEPS };
-// Pixels that go through a chunk of weights together, and words whose bits can be counted in 16 bits.
-enum { MOST_PAIRS = 16, MOST_WORDS = 2046 };
+// A step is four bits. Bytes hold the counts of a chunk (4 * CHUNK_STEPS < 256), 16 bits those of a segment, whose weights stay
+// in the first cache while up to MOST_PAIRS pairs of pixels go through it.
+enum { STEPS = 8, GROUP = 6, CHUNK_WORDS = 6, CHUNK_STEPS = CHUNK_WORDS * STEPS, SEGMENT = 4, MOST_PAIRS = 16 };
+enum { PAIR_STEPS = SEGMENT * CHUNK_STEPS };
 
 struct CountTables {
   alignas(64) uint8_t of[2][256 * 16];
@@ -55,7 +55,7 @@ static inline void add_group(const uint8_t* tables, const uint16_t* steps, const
     for (int part = 0; part < 2; ++part)
 #pragma GCC unroll 3
       for (int i = part * N; i < part * N + N; ++i) {
-        const bytes table = bytes_table(tables + steps[p * CHUNK_STEPS + i]);
+        const bytes table = bytes_table(tables + steps[p * PAIR_STEPS + i]);
 #pragma GCC unroll 2
         for (int v = 0; v < NV; ++v) {
           const bytes count = bytes_look_up(table, bytes_load(weights + i * WIDTH + v * BYTES));
@@ -76,115 +76,141 @@ static inline void add_group(const uint8_t* tables, const uint16_t* steps, const
   }
 }
 
-// The bits of a pixel, as 16 bits per channel: first those of the first halves of every 16 channels, then of the second.
-static inline void keep_counts(uint16_t* counts, bytes sums, bool fresh) {
-  bytes first = words_of_first(sums), last = words_of_last(sums);
-  if (!fresh) {
-    first = words_add(first, bytes_load(counts));
-    last = words_add(last, bytes_load(counts + BYTES / 2));
-  }
-  bytes_store(counts, first);
-  bytes_store(counts + BYTES / 2, last);
+// Counts in 16 bits: those of the first and of the last halves of every 16 channels.
+typedef struct {
+  bytes first, last;
+} Counts;
+static inline void add_bytes(Counts* counts, bytes a) {
+  counts->first = words_add(counts->first, words_of_first(a));
+  counts->last = words_add(counts->last, words_of_last(a));
 }
 
-// A chunk of `count` steps. counts: [2 * PAIRS][BITS_BLOCK].
+// Adds eight counts to sums.
+static inline void add_eight(const uint16_t* counts, bool fresh, int32_t* sums) {
+  __m256i sum = _mm256_cvtepu16_epi32(_mm_load_si128((const __m128i*)counts));
+  if (!fresh) sum = _mm256_add_epi32(sum, _mm256_loadu_si256((const __m256i*)sums));
+  _mm256_storeu_si256((__m256i*)sums, sum);
+}
+
+// Adds counts to the sums of BYTES channels.
+static inline void add_counts(const Counts* counts, bool fresh, int32_t* sums) {
+  alignas(64) uint16_t first[BYTES / 2], last[BYTES / 2];
+  bytes_store(first, counts->first);
+  bytes_store(last, counts->last);
+#pragma GCC unroll 4
+  for (int i = 0; i < BYTES / 2; i += 8) {
+    add_eight(first + i, fresh, sums + 2 * i);
+    add_eight(last + i, fresh, sums + 2 * i + 8);
+  }
+}
+
+// Words of all windows: so many, `offset` words from where a window begins.
+typedef struct {
+  int64_t offset, words;
+} Chunk;
+
+typedef struct {
+  Chunk chunk[SEGMENT];
+  int64_t chunks;
+  const uint8_t* weights;
+  bool fresh;  // the sums begin here
+} Segment;
+
 template <int PAIRS, int WIDTH, bool BOTH>
-static void add_chunk(const uint8_t* tables, const uint16_t* steps, int64_t count, const uint8_t* weights,
-                      uint16_t* counts, bool fresh) {
+static void add_segment(const uint8_t* tables, const uint16_t* steps, const Segment* segment, int32_t* sums) {
   enum { NV = (WIDTH + BYTES - 1) / BYTES };
-  bytes low[PAIRS][NV], high[PAIRS][NV];
+  const uint8_t* weights = segment->weights;
+  Counts counts[PAIRS][2][NV];
 #pragma GCC unroll 8
   for (int p = 0; p < PAIRS; ++p)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) low[p][v] = high[p][v] = bytes_all(0);
-  for (; count >= GROUP; count -= GROUP, steps += GROUP, weights += GROUP * WIDTH)
-    add_group<3, PAIRS, WIDTH, NV, BOTH>(tables, steps, weights, low, high);
-  if (count == 4) add_group<2, PAIRS, WIDTH, NV, BOTH>(tables, steps, weights, low, high);
-  if (count == 2) add_group<1, PAIRS, WIDTH, NV, BOTH>(tables, steps, weights, low, high);
+    for (int v = 0; v < NV; ++v)
+      counts[p][0][v].first = counts[p][0][v].last = counts[p][1][v].first = counts[p][1][v].last = bytes_all(0);
+  for (int64_t c = 0; c < segment->chunks; ++c) {
+    bytes low[PAIRS][NV], high[PAIRS][NV];
 #pragma GCC unroll 8
-  for (int p = 0; p < PAIRS; ++p)
+    for (int p = 0; p < PAIRS; ++p)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) {
-      uint16_t* at = counts + 2 * p * BITS_BLOCK + v * BYTES;
-      if (!BOTH) {
-        keep_counts(at, low[p][v], fresh);
-        continue;
+      for (int v = 0; v < NV; ++v) low[p][v] = high[p][v] = bytes_all(0);
+    const uint16_t* step = steps + c * CHUNK_STEPS;
+    int64_t left = segment->chunk[c].words * STEPS;
+    for (; left >= GROUP; left -= GROUP, step += GROUP, weights += GROUP * WIDTH)
+      add_group<3, PAIRS, WIDTH, NV, BOTH>(tables, step, weights, low, high);
+    if (left == 4) add_group<2, PAIRS, WIDTH, NV, BOTH>(tables, step, weights, low, high);
+    if (left == 2) add_group<1, PAIRS, WIDTH, NV, BOTH>(tables, step, weights, low, high);
+    weights += left * WIDTH;
+#pragma GCC unroll 8
+    for (int p = 0; p < PAIRS; ++p)
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v) {
+        if (BOTH) {
+          add_bytes(&counts[p][1][v], high[p][v]);
+          low[p][v] = bytes_sub(low[p][v], bytes_and(words_shift_left(high[p][v], 4), bytes_all(0xf0)));
+        }
+        add_bytes(&counts[p][0][v], low[p][v]);
       }
-      const bytes sixteen_times = bytes_and(words_shift_left(high[p][v], 4), bytes_all(0xf0));
-      keep_counts(at, bytes_sub(low[p][v], sixteen_times), fresh);
-      keep_counts(at + BITS_BLOCK, high[p][v], fresh);
-    }
-}
-
-template <int WIDTH>
-static void add_pairs(const uint8_t* tables, const uint16_t* steps, int64_t count, int64_t pixels, const uint8_t* weights,
-                      uint16_t* counts, bool fresh) {
-  if (pixels == 1) return add_chunk<1, WIDTH, false>(tables, steps, count, weights, counts, fresh);
-  int64_t pairs = (pixels + 1) / 2;
-  for (; pairs >= TILE_PAIRS; pairs -= TILE_PAIRS) {
-    add_chunk<TILE_PAIRS, WIDTH, true>(tables, steps, count, weights, counts, fresh);
-    steps += TILE_PAIRS * CHUNK_STEPS;
-    counts += TILE_PAIRS * 2 * BITS_BLOCK;
   }
-  if constexpr (TILE_PAIRS > 1) switch (pairs) {
-      case 3: return add_chunk<3, WIDTH, true>(tables, steps, count, weights, counts, fresh);
-      case 2: return add_chunk<2, WIDTH, true>(tables, steps, count, weights, counts, fresh);
-      case 1: return add_chunk<1, WIDTH, true>(tables, steps, count, weights, counts, fresh);
-    }
-}
-
-// sums = counts + (the sums before, as the pass wants them; nothing if there is no pass).
-static void add_counts(const uint16_t* counts, int64_t pixels, int64_t width, const BitPass* pass, int32_t* sums) {
-  const int shift = pass ? pass->shift : 0, negate = pass ? pass->negate : 0;
-  for (int64_t i = 0; i < pixels; ++i, counts += BITS_BLOCK, sums += BITS_BLOCK)
-    for (int64_t c = 0; c < width; c += 8) {
-      const uint16_t* count = counts + c / BYTES * BYTES + c % 16 * (BYTES / 16) + c % BYTES / 16 * 8;
-      if (pass) {
-        for (int k = 0; k < 8; ++k) sums[c + k] = (((sums[c + k] << shift) ^ -negate) + negate) + count[k];
-      } else {
-        for (int k = 0; k < 8; ++k) sums[c + k] = count[k];
-      }
-    }
+#pragma GCC unroll 8
+  for (int p = 0; p < PAIRS; ++p)
+#pragma GCC unroll 2
+    for (int second = 0; second <= BOTH; ++second)
+#pragma GCC unroll 2
+      for (int v = 0; v < NV; ++v)
+        add_counts(&counts[p][second][v], segment->fresh, sums + (2 * p + second) * BITS_BLOCK + v * BYTES);
 }
 
 template <int WIDTH>
-static void sum_pixels(const BitSums* s, const uint32_t* const* x, int64_t pixels, const uint8_t* weights, int32_t* sums) {
-  static const BitPass more = {0, 0, 0, 0};
-  alignas(64) uint16_t steps[MOST_PAIRS * CHUNK_STEPS], counts[2 * MOST_PAIRS * BITS_BLOCK];
-  const uint8_t* tables = TABLES.of[s->form];
+static void add_pixels(const uint8_t* tables, const Segment* segment, const uint32_t* const* x, int64_t pixels, int32_t* sums) {
+  alignas(64) uint16_t steps[MOST_PAIRS * PAIR_STEPS];
+  const uint16_t* step = steps;
+  for (int64_t i = 0; i < pixels; i += 2)
+    for (int64_t c = 0; c < segment->chunks; ++c) {
+      const int64_t offset = segment->chunk[c].offset;
+      find_tables(x[i] + offset, x[i + 1 < pixels ? i + 1 : i] + offset, steps + i / 2 * PAIR_STEPS + c * CHUNK_STEPS);
+    }
+  int64_t pairs = pixels / 2;
+  for (; pairs >= TILE_PAIRS; pairs -= TILE_PAIRS, step += TILE_PAIRS * PAIR_STEPS, sums += TILE_PAIRS * 2 * BITS_BLOCK)
+    add_segment<TILE_PAIRS, WIDTH, true>(tables, step, segment, sums);
+  for (; pairs > 0; --pairs, step += PAIR_STEPS, sums += 2 * BITS_BLOCK)
+    add_segment<1, WIDTH, true>(tables, step, segment, sums);
+  if (pixels % 2) add_segment<1, WIDTH, false>(tables, step, segment, sums);
+}
+
+// Sums become what a pass wants them to be before it.
+static void weigh(const BitPass* pass, int64_t count, int32_t* sums) {
+  for (int64_t i = 0; i < count; ++i) sums[i] = ((sums[i] << pass->shift) ^ -pass->negate) + pass->negate;
+}
+
+template <int WIDTH>
+static void sum_pixels(BITS_ARGUMENTS) {
+  (void)width;
   // Taps beside each other are one where nothing lies between them.
   const int64_t taps = s->column_step == s->words ? 1 : s->kernel_w, run = s->kernel_w / taps * s->words;
-  const BitPass* before = 0;
   for (const BitPass* p = s->pass; p < s->pass + s->passes; ++p) {
-    const uint8_t* w = weights + p->weights * bits_steps(s) * STEPS * WIDTH;
-    int64_t counted = 0;
-    if (before) before = p;
+    Segment segment = {};
+    segment.weights = (const uint8_t*)weights + p->weights * bits_steps(s) * STEPS * WIDTH;
+    segment.fresh = p == s->pass;
+    if (!segment.fresh) weigh(p, pixels * BITS_BLOCK, sums);
     for (int64_t tap = 0; tap < s->kernel_h * taps; ++tap)
-      for (int64_t word = 0, words; word < run; word += words) {
-        words = run - word < CHUNK_WORDS ? run - word : (int64_t)CHUNK_WORDS;
-        if (counted + words > MOST_WORDS) {
-          add_counts(counts, pixels, WIDTH, before, sums);
-          before = &more;
-          counted = 0;
-        }
-        const int64_t offset = p->x + tap / taps * s->row_step + tap % taps * s->column_step + word;
-        for (int64_t i = 0; i < pixels; i += 2)
-          find_tables(x[i] + offset, x[i + 1 < pixels ? i + 1 : i] + offset, steps + i / 2 * CHUNK_STEPS);
-        add_pairs<WIDTH>(tables, steps, words * STEPS, pixels, w, counts, counted == 0);
-        w += words * STEPS * WIDTH;
-        counted += words;
+      for (int64_t word = 0; word < run; word += CHUNK_WORDS) {
+        Chunk* chunk = segment.chunk + segment.chunks++;
+        chunk->offset = p->x + tap / taps * s->row_step + tap % taps * s->column_step + word;
+        chunk->words = run - word < CHUNK_WORDS ? run - word : (int64_t)CHUNK_WORDS;
+        const bool last = tap == s->kernel_h * taps - 1 && word + CHUNK_WORDS >= run;
+        if (segment.chunks < SEGMENT && !last) continue;
+        add_pixels<WIDTH>(TABLES.of[s->form], &segment, x, pixels, sums);
+        for (int64_t c = 0; c < segment.chunks; ++c) segment.weights += segment.chunk[c].words * STEPS * WIDTH;
+        segment.chunks = 0;
+        segment.fresh = false;
       }
-    add_counts(counts, pixels, WIDTH, before, sums);
-    before = &more;
   }
 }
 
 template <int WIDTH>
 static void sum_all(BITS_ARGUMENTS) {
-  (void)width;
   for (int64_t i = 0, n; i < pixels; i += n) {
     n = pixels - i < 2 * MOST_PAIRS ? pixels - i : (int64_t)(2 * MOST_PAIRS);
-    sum_pixels<WIDTH>(s, x + i, n, (const uint8_t*)weights, sums + i * BITS_BLOCK);
+    sum_pixels<WIDTH>(s, x + i, n, weights, width, sums + i * BITS_BLOCK);
   }
 }
 

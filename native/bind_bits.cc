@@ -11,7 +11,7 @@
 namespace {
 
 void make_conv(BitConvOp* self, const Conv2dShape& s, const CodeLayout& x, int low, int step, const Array& weights,
-               int padding, const Finish& finish) {
+               int padding, const Finish& finish, const std::string& kernel) {
   check_input_layout(x, s);
   check_finish(finish, s);
   if (!x.planes) refuse("the layout of x has bytes, expected planes of bits");
@@ -29,7 +29,7 @@ void make_conv(BitConvOp* self, const Conv2dShape& s, const CodeLayout& x, int l
   product({s.groups * padded_channels(s.out_c / s.groups), 5 * 4 * code_group_units(&x), s.kernel_h, s.kernel_w},
           "the packed weights");
   try {
-    new (self) BitConvOp(s, x, low, step, w, padding, finish);
+    new (self) BitConvOp(s, x, low, step, w, padding, finish, kernel);
   } catch (const std::invalid_argument& e) {
     refuse(e.what());
   }
@@ -50,7 +50,8 @@ auto peak_variant() {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
   if (isa >= Isa::avx512vpopcntdq) return popcount_peak_avx512vpopcntdq;
-  if (isa >= Isa::avx2) return popcount_peak_avx2;
+  if (isa >= Isa::avx512) return popcount_peak_avx512;
+  if (isa == Isa::avx2) return popcount_peak_avx2;
 #endif
   return popcount_peak_ref;
 }
@@ -78,6 +79,6 @@ void bind_bits(nb::module_& m) {
       .def("__init__", &make_pool, nb::arg("window"), nb::arg("x"), nb::arg("out"));
   nb::class_<BitConvOp, Operation>(m, "BitConvOp")
       .def("__init__", &make_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("step"), nb::arg("weights"),
-           nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"));
+           nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"), nb::arg("kernel") = "");
   m.def("popcount_peak", &popcount_peak, nb::call_guard<nb::gil_scoped_release>());
 }

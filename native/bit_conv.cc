@@ -35,17 +35,26 @@ struct Scratch {
 // would need many passes.
 constexpr int64_t kTileWork = 192;
 
-BitVariant bit_variant(int64_t windows, int64_t passes) {
+BitVariant bit_variant(const std::string& name, [[maybe_unused]] int64_t windows, [[maybe_unused]] int64_t passes) {
+  struct Known {
+    Isa least;
+    bool worth_it;  // even where nobody asks for it
+    BitVariant variant;
+  };
+  // From the best on.
+  const Known known[] = {
 #if defined(__x86_64__)
-  const Isa isa = current_isa();
-  if (isa >= Isa::amx && windows * passes >= kTileWork) return {"amx", bits_amx, 8, true, BITS_PIXELS};
-  if (isa >= Isa::avx512vpopcntdq) return {"avx512vpopcntdq", bits_avx512vpopcntdq, 32, false, 32};
-  if (isa >= Isa::avx512) return {"avx512", bits_avx512, 4, false, 32};
-  if (isa == Isa::avx2) return {"avx2", bits_avx2, 4, false, 32};
-#else
-  (void)windows, (void)passes;
+      {Isa::amx, windows * passes >= kTileWork, {"amx", bits_amx, 8, true, BITS_PIXELS}},
+      {Isa::avx512vpopcntdq, true, {"avx512vpopcntdq", bits_avx512vpopcntdq, 32, false, 32}},
+      {Isa::avx512, true, {"avx512", bits_avx512, 4, false, 32}},
+      {Isa::avx2, true, {"avx2", bits_avx2, 4, false, 32}},
+      {Isa::avx2, false, {"plain avx2", bits_plain_avx2, 32, false, 32}},
 #endif
-  return {"ref", bits_ref, 32, false, 32};
+      {Isa::ref, true, {"ref", bits_ref, 32, false, 32}},
+  };
+  for (const Known& k : known)
+    if (current_isa() >= k.least && (name.empty() ? k.worth_it : name == k.variant.level)) return k.variant;
+  throw std::invalid_argument("kernel is '" + name + "', expected the name of one for this level");
 }
 
 auto finish_variant() {
@@ -81,7 +90,7 @@ std::vector<float> BitConvOp::lane_vector(const std::vector<float>& channels) co
 }
 
 BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int step, const int8_t* weights, int padding,
-                     const Finish& finish)
+                     const Finish& finish, const std::string& kernel)
     : Operation(sizes(finish, s.out_h * s.out_w, code_image_bytes(&x), false),
                 sizes(finish, s.out_h * s.out_w, code_image_bytes(&x), true)),
       shape_(s),
@@ -94,7 +103,7 @@ BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int ste
   const int least = *std::min_element(weights, weights + count), most = *std::max_element(weights, weights + count);
   int magnitude_bits = 1;
   while (std::max(-least, most) >= 1 << magnitude_bits) ++magnitude_bits;
-  variant_ = bit_variant(s.out_h * s.out_w, x.planes * magnitude_bits);
+  variant_ = bit_variant(kernel, s.out_h * s.out_w, x.planes * magnitude_bits);
   // Generous: also every intermediate stays below this.
   const int64_t most_m = std::max({std::abs(low), std::abs(low + step * ((1 << x.planes) - 1)), std::abs(padding)});
   if (group_c * taps * 16 * (most_m + step * (int64_t{1} << x.planes)) * 4 > std::numeric_limits<int32_t>::max())

@@ -36,6 +36,7 @@ typedef struct {
   const BitSums *s, const uint32_t *const *x, int64_t pixels, const void *weights, int64_t width, int32_t *sums
 void bits_ref(BITS_ARGUMENTS);
 void bits_avx2(BITS_ARGUMENTS);
+void bits_plain_avx2(BITS_ARGUMENTS);
 void bits_avx512(BITS_ARGUMENTS);
 void bits_avx512vpopcntdq(BITS_ARGUMENTS);
 // BITS_PRODUCTS: sums of codes times weights. Passes are the planes of the activations, the lowest first; weights are int8
@@ -88,4 +89,5 @@ void pool_codes_portable(const Conv2dShape* s, const CodeLayout* x, const CodeLa
 #define POPCOUNT_PEAK_ARGUMENTS int64_t repeats, int32_t *keep
 int64_t popcount_peak_ref(POPCOUNT_PEAK_ARGUMENTS);
 int64_t popcount_peak_avx2(POPCOUNT_PEAK_ARGUMENTS);
+int64_t popcount_peak_avx512(POPCOUNT_PEAK_ARGUMENTS);
 int64_t popcount_peak_avx512vpopcntdq(POPCOUNT_PEAK_ARGUMENTS);

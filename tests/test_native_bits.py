@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bitwright import _native
 
 LEVELS = _native.isa_names()
+KERNELS = [(level, "") for level in LEVELS] + [("avx2", "plain avx2")] * ("avx2" in LEVELS)
 EXAMPLES = settings(max_examples=60, deadline=None)
 f32 = np.float32
 
@@ -165,9 +166,10 @@ class Built:
     k: np.ndarray
     sums: np.ndarray  # [2, N, H', W', O]: of all weights or the positive ones, of the negative ones
 
-    def operation(self, case: Conv, finish: _native.Finish) -> _native.BitConvOp:
+    def operation(self, case: Conv, finish: _native.Finish, kernel: str = "") -> _native.BitConvOp:
+        outside = case.outside * self.step
         return _native.BitConvOp(
-            self.window, self.layout.native, self.low, self.step, self.k, case.outside * self.step, finish=finish
+            self.window, self.layout.native, self.low, self.step, self.k, outside, finish=finish, kernel=kernel
         )
 
 
@@ -241,14 +243,14 @@ def test_convolution(case: Conv) -> None:
         expected_codes = layout.store(encoded(kind, z, reciprocal, low, high))
     finish = _native.Finish(case.out_c, **parts, residual=residual is not None, relu=relu, out=out, encode=encode)
     inputs = [built.layout.store(built.codes)] + ([residual] if residual is not None else [])
-    for level in LEVELS:
+    for level, kernel in KERNELS:
         _native.set_isa(level)
-        operation = built.operation(case, finish)
+        operation = built.operation(case, finish, kernel)
         results = _native.run_operation(operation, inputs, case.batch, case.threads)
         if out:
-            assert np.array_equal(results[0].view(f32).reshape(shape), y), level
+            assert np.array_equal(results[0].view(f32).reshape(shape), y), (level, kernel)
         if expected_codes is not None:
-            assert np.array_equal(results[-1], expected_codes.ravel()), level
+            assert np.array_equal(results[-1], expected_codes.ravel()), (level, kernel)
 
 
 @given(case=convs(), negative=st.booleans())
@@ -373,6 +375,8 @@ def test_refusals_say_what_was_expected() -> None:
     refuse("step is 3, expected 1 or 2", step=3)
     refuse("weights has 9, expected at most 8", k=np.full_like(k, 9))
     refuse("shape", k=k[:4])
+    with pytest.raises(ValueError, match="kernel is 'best', expected"):
+        _native.BitConvOp(window, layout.native, -1, 2, k, finish=finish, kernel="best")
     big = _native.Window((1, 1), 1 << 18, 1)
     with pytest.raises(ValueError, match="may not fit in 32 bits"):
         _native.BitConvOp(

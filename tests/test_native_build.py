@@ -108,6 +108,7 @@ def test_every_dispatched_kernel_has_all_variants() -> None:
         if f"_{isa}" in ("_ref", *SUFFIXES):
             variants.setdefault(operation, set()).add(isa)
     assert set(variants) >= {"conv2d", "depthwise", "linear", "sparse_linear"}
+    assert variants.pop("bits_plain") == {"avx2"}  # no level chooses it, benchmarks compare with it
     assert all(isas >= {"ref", "avx2"} for isas in variants.values()), variants
 
 

@@ -125,7 +125,8 @@ class PoolCodesOp(Operation):
     def __init__(self, window: Window, x: CodeLayout, out: CodeLayout) -> None: ...
 
 # x: planes of codes u, activations m = low + step * u (step 1 or 2), outside the image m = padding. weights: int8
-# [O, C / groups, kernel_h, kernel_w], at most 8 in magnitude, 1 where finish has `negative`.
+# [O, C / groups, kernel_h, kernel_w], at most 8 in magnitude, 1 where finish has `negative`. `kernel` names one
+# other than the best of the level ("plain avx2": what bench_binary_avx2.py compares avx2 with).
 class BitConvOp(Operation):
     def __init__(
         self,
@@ -137,6 +138,7 @@ class BitConvOp(Operation):
         padding: int = 0,
         *,
         finish: Finish,
+        kernel: str = "",
     ) -> None: ...
 
 # Operations per second (two per pair of bits) of the inner step of the popcount kernels on registers and L1 alone.

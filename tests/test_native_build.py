@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,11 +21,22 @@ SUFFIXES = ("_avx2", "_avx512", "_avx512vnni", "_avx512vpopcntdq", "_amx")
 WIDE = {"ymm": re.compile(r"%ymm"), "zmm": re.compile(r"%zmm"), "vex": re.compile(r"^\s+[0-9a-f]+:\s+v[a-z]")}
 
 
+# Mnemonics of x86-64 after SSE2, VEX aside. tzcnt is none of them: as "rep bsf" it runs everywhere.
+LATER = re.compile(
+    r"\t(addsub|hadd|hsub|lddqu|movddup|movs[hl]dup|pshufb|phadd|phsub|pmaddubsw|pmulhrsw|psign|pabs|palignr|pblend|blend"
+    r"|ptest|round[sp]|pm(in|ax)(s[bd]|u[wd])|pmul(ld|dq)|pcmpeqq|pcmpgtq|packusdw|pmov[sz]x|p(ext|ins)r[bdq]|insertps"
+    r"|extractps|mpsadbw|dpp[sd]|phminposuw|movntdqa|pcmp[ei]str|crc32|popcnt|lzcnt|andn |bextr|bls|pdep|pext "
+    r"|[rs][oah][rl]x|mulx|adcx|adox|movbe|aes|pclmul|sha[12])"
+)
+
+
 def kernel_objects() -> list[Path]:
     """Objects of the newest build of every kernel source that exists."""
     found: dict[str, Path] = {}
     for path in sorted(ROOT.glob("build/*/CMakeFiles/_native.dir/native/**/*.cc.o"), key=lambda p: p.stat().st_mtime):
         source = path.name.removesuffix(".o")
+        if "sanitize" in path.parts:
+            continue
         if (KERNELS / source).exists() or (ROOT / "native" / source).exists():
             found[source] = path
     return list(found.values())
@@ -79,6 +91,52 @@ def test_wide_instructions_only_in_dispatched_files() -> None:
                 break
         else:
             assert not found, f"{path.name} is built for every CPU but uses {found}"
+
+
+def is_dispatched(path: Path) -> bool:
+    return path.name.removesuffix(".cc.o").endswith(SUFFIXES)
+
+
+def disassembly(path: Path) -> list[str]:
+    return output_of("objdump", "-d", "--no-show-raw-insn", str(path)).splitlines()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the baseline of x86-64")
+def test_the_baseline_is_sse2() -> None:
+    for path in objects_or_skip():
+        if not is_dispatched(path):
+            later = [line for line in disassembly(path) if LATER.search(line)]
+            assert not later, f"{path.name}: {later[:3]}"
+
+
+def test_the_extension_has_no_wide_instructions_but_those_of_dispatched_files() -> None:
+    """What the linker added (nanobind, the C++ library) is for every CPU, too. Symbols are stripped, so lines count."""
+    build = objects_or_skip()[0].parents[4 if is_kernel(OBJECTS[0]) else 3]
+
+    def wide(path: Path) -> int:
+        return sum(1 for line in disassembly(path) if any(pattern.search(line) for pattern in WIDE.values()))
+
+    (extension,) = build.glob("_native*.so")
+    assert wide(extension) <= sum(wide(path) for path in filter(is_dispatched, OBJECTS))
+    for archive in build.glob("libnanobind*.a"):
+        assert wide(archive) == 0
+
+
+@pytest.mark.parametrize("level", _native.isa_names())
+def test_packed_networks_run_at_every_level(level: str) -> None:
+    """In a fresh process that may use no more: a network with integer layers, one with float layers."""
+    code = """
+import sys, numpy as np, bitwright
+from bitwright import _native
+assert _native.isa() == sys.argv[1], _native.isa()
+for path in sys.argv[2:]:
+    engine, reference = bitwright.load(path, threads=2), bitwright.load(path, engine="reference")
+    x = np.random.default_rng(0).random((3, *engine.input_shapes[0])).astype(np.float32)
+    np.testing.assert_allclose(engine(x), reference(x), rtol=0, atol=1e-4 * np.ptp(reference(x)))
+"""
+    files = [ROOT / "tests/golden/good-quantised.safetensors", ROOT / "results/lenet-5-deep-compression.safetensors"]
+    environment = {**os.environ, "BITWRIGHT_CPU": level}
+    subprocess.run([sys.executable, "-c", code, level, *map(str, files)], env=environment, check=True)
 
 
 def test_dispatched_files_use_what_they_are_for() -> None:

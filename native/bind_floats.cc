@@ -26,7 +26,8 @@ void make_conv(FloatConvOp* self, const Conv2dShape& s, const Array& weight, con
   check_finish(finish, s);
   check_float_finish(finish);
   const float* w = weight_data(weight, {s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w});
-  product({padded_channels(s.out_c / s.groups) * s.groups, s.in_c / s.groups, s.kernel_h, s.kernel_w}, "the packed weight");
+  const int64_t padded_c = padded_channels(s.out_c / s.groups) * s.groups;
+  product({padded_c, s.in_c / s.groups, s.kernel_h, s.kernel_w}, "the packed weight");
   new (self) FloatConvOp(s, w, finish);
 }
 
@@ -53,8 +54,8 @@ void check_image(Pair image, int64_t channels) {
   product({image.first, image.second, channels}, "the image");
 }
 
-PoolShape make_pool(int kind, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding, Pair dilation, bool ceil,
-                    bool count_include_pad) {
+PoolShape make_pool(int kind, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding, Pair dilation,
+                    bool ceil, bool count_include_pad) {
   check_image(image, channels);
   check_pair(kernel, 1, "kernel");
   check_pair(stride, 1, "stride");
@@ -66,10 +67,12 @@ PoolShape make_pool(int kind, Pair image, int64_t channels, Pair kernel, Pair st
   const int64_t out_h = pool_size(image.first, kernel.first, stride.first, padding.first, dilation.first, ceil);
   const int64_t out_w = pool_size(image.second, kernel.second, stride.second, padding.second, dilation.second, ceil);
   if (out_h < 1 || out_w < 1)
-    refuse("the image is " + text(image) + ", expected at least the window of " + text(reach) + " less twice the padding");
+    refuse("the image is " + text(image) + ", expected at least the window of " + text(reach) +
+           " less twice the padding");
   product({out_h, out_w, channels}, "the result");
-  return {kind,         image.first,   image.second,  channels,       out_h,          out_w,           kernel.first,     kernel.second,
-          stride.first, stride.second, padding.first, padding.second, dilation.first, dilation.second, count_include_pad};
+  return {kind,          image.first,   image.second,   channels,       out_h,           out_w,
+          kernel.first,  kernel.second, stride.first,   stride.second,  padding.first,   padding.second,
+          dilation.first, dilation.second, count_include_pad};
 }
 
 struct MaxPoolOp : PoolOp { using PoolOp::PoolOp; };
@@ -165,8 +168,8 @@ void bind_floats(nb::module_& m) {
            nb::arg("image"), nb::arg("channels"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding") = none,
            nb::arg("dilation") = one, nb::arg("ceil") = false);
   nb::class_<AvgPoolOp, Operation>(m, "AvgPoolOp")
-      .def("__init__", [](AvgPoolOp* self, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding, bool ceil,
-                          bool count_include_pad) {
+      .def("__init__", [](AvgPoolOp* self, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding,
+                          bool ceil, bool count_include_pad) {
              new (self) AvgPoolOp(
                  make_pool(POOL_MEAN, image, channels, kernel, stride, padding, {1, 1}, ceil, count_include_pad));
            },
@@ -201,7 +204,8 @@ void bind_floats(nb::module_& m) {
   nb::class_<PadOp, Operation>(m, "PadOp")
       .def("__init__", &make_pad, nb::arg("shape"), nb::arg("before"), nb::arg("after"), nb::arg("value"));
   nb::class_<SliceOp, Operation>(m, "SliceOp")
-      .def("__init__", &make_slice, nb::arg("shape"), nb::arg("axis"), nb::arg("start"), nb::arg("stop"), nb::arg("step") = 1);
+      .def("__init__", &make_slice, nb::arg("shape"), nb::arg("axis"), nb::arg("start"), nb::arg("stop"),
+           nb::arg("step") = 1);
   nb::class_<MeanOp, Operation>(m, "MeanOp").def("__init__", &make_mean, nb::arg("shape"), nb::arg("axes"));
   nb::class_<SoftmaxOp, Operation>(m, "SoftmaxOp")
       .def("__init__", [](SoftmaxOp* self, const Sizes& shape, int64_t axis) {

@@ -75,8 +75,8 @@ void run_conv2d(Conv2dKernel kernel, const Conv2dShape& s, const Conv2dWeights& 
   });
 }
 
-void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& w, const Epilogue& epilogue, const float* x, float* out,
-                int threads) {
+void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& w, const Epilogue& epilogue, const float* x,
+                float* out, int threads) {
   // Samples per task: their inputs stay in the second-level cache while all weights pass over them.
   constexpr int64_t kSamples = 70;
   if (batch == 0 || w.out_c == 0) return;
@@ -120,7 +120,8 @@ ElementwiseKernel elementwise_kernel() {
 }
 
 void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int threads) {
-  const int64_t channels = std::max<int64_t>(work.channels, 1), step = std::max<int64_t>(kElementsPerTask / channels, 1);
+  const int64_t channels = std::max<int64_t>(work.channels, 1);
+  const int64_t step = std::max<int64_t>(kElementsPerTask / channels, 1);
   const int64_t size = work.kind == ELEMENTWISE_NORMALIZE ? 1 : sizeof(float);
   parallel_for(ceil_div(work.rows, step), useful_threads(threads, work.rows * channels), [&](int64_t task) {
     const int64_t row = task * step, first = row * work.channels;

@@ -13,8 +13,8 @@ LinearKernel linear_kernel();
 
 void run_conv2d(Conv2dKernel kernel, const Conv2dShape& shape, const Conv2dWeights& weights, const Epilogue& epilogue,
                 const float* x, float* out, int threads);
-void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& weights, const Epilogue& epilogue, const float* x,
-                float* out, int threads);
+void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& weights, const Epilogue& epilogue,
+                const float* x, float* out, int threads);
 
 using Pool2dKernel = void (*)(POOL2D_ARGUMENTS);
 Pool2dKernel pool2d_kernel();

@@ -32,7 +32,9 @@ Sizes outputs_of(const Finish& f, int64_t pixels) {
   f.append_bytes(pixels, &in, &out);
   return out;
 }
-const float* residual_of(const Finish& f, const void* const* inputs) { return f.residual ? floats(inputs[1]) : nullptr; }
+const float* residual_of(const Finish& f, const void* const* inputs) {
+  return f.residual ? floats(inputs[1]) : nullptr;
+}
 
 // The level of the float kernels that run now.
 std::string float_level() { return isa_name(std::min(current_isa(), Isa::avx512)); }
@@ -59,16 +61,16 @@ void for_rows(const Sizes& shape, const Sizes& strides, const Body& body) {
 
 FloatConvOp::FloatConvOp(const Conv2dShape& s, const float* weight, Finish finish)
     : Operation(inputs_of(finish, s.in_h * s.in_w * s.in_c, s.out_h * s.out_w), outputs_of(finish, s.out_h * s.out_w)),
-      shape_(s), weights_(weight, s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w, s.groups), finish_(std::move(finish)),
-      kernel_(conv2d_kernel(weights_.depthwise)), level_(float_level()) {}
+      shape_(s), weights_(weight, s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w, s.groups),
+      finish_(std::move(finish)), kernel_(conv2d_kernel(weights_.depthwise)), level_(float_level()) {}
 
 std::string FloatConvOp::kernel() const { return (weights_.depthwise ? "depthwise " : "conv2d ") + level_; }
 
 void FloatConvOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   Conv2dShape shape = shape_;
   shape.batch = batch;
-  run_conv2d(kernel_, shape, weights_, finish_.rest(residual_of(finish_, inputs)), floats(inputs[0]), floats(outputs[0]),
-             threads);
+  const Epilogue epilogue = finish_.rest(residual_of(finish_, inputs));
+  run_conv2d(kernel_, shape, weights_, epilogue, floats(inputs[0]), floats(outputs[0]), threads);
 }
 
 FloatLinearOp::FloatLinearOp(int64_t in_c, const float* weight, Finish finish)
@@ -76,8 +78,8 @@ FloatLinearOp::FloatLinearOp(int64_t in_c, const float* weight, Finish finish)
       finish_(std::move(finish)), kernel_(linear_kernel()), level_(float_level()) {}
 
 void FloatLinearOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  run_linear(kernel_, batch, weights_, finish_.rest(residual_of(finish_, inputs)), floats(inputs[0]), floats(outputs[0]),
-             threads);
+  const Epilogue epilogue = finish_.rest(residual_of(finish_, inputs));
+  run_linear(kernel_, batch, weights_, epilogue, floats(inputs[0]), floats(outputs[0]), threads);
 }
 
 PoolOp::PoolOp(const PoolShape& s)
@@ -123,16 +125,19 @@ ReluOp::ReluOp(int64_t count)
 
 void ReluOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   const int64_t count = batch * output_bytes()[0] / kFloat;
-  run_elementwise(kernel_, {ELEMENTWISE_RELU, count, 1, inputs[0], nullptr, nullptr, nullptr, floats(outputs[0])}, threads);
+  float* out = floats(outputs[0]);
+  run_elementwise(kernel_, {ELEMENTWISE_RELU, count, 1, inputs[0], nullptr, nullptr, nullptr, out}, threads);
 }
 
 AddOp::AddOp(int64_t count)
-    : Operation({count * kFloat, count * kFloat}, {count * kFloat}), kernel_(elementwise_kernel()), level_(float_level()) {}
+    : Operation({count * kFloat, count * kFloat}, {count * kFloat}), kernel_(elementwise_kernel()),
+      level_(float_level()) {}
 
 void AddOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   const int64_t count = batch * output_bytes()[0] / kFloat;
   const float* other = floats(inputs[1]);
-  run_elementwise(kernel_, {ELEMENTWISE_ADD, count, 1, inputs[0], other, nullptr, nullptr, floats(outputs[0])}, threads);
+  float* out = floats(outputs[0]);
+  run_elementwise(kernel_, {ELEMENTWISE_ADD, count, 1, inputs[0], other, nullptr, nullptr, out}, threads);
 }
 
 TransposeOp::TransposeOp(int64_t rows, int64_t columns, int64_t element_bytes)
@@ -159,8 +164,8 @@ Sizes padded(const Sizes& shape, const Sizes& before, const Sizes& after) {
 
 PadOp::PadOp(const Sizes& shape, const Sizes& before, const Sizes& after, float value)
     : Operation({count_of(shape) * kFloat}, {count_of(padded(shape, before, after)) * kFloat}), shape_(shape),
-      strides_(strides_of(padded(shape, before, after))), count_(count_of(shape)), out_count_(output_bytes()[0] / kFloat),
-      value_(value) {
+      strides_(strides_of(padded(shape, before, after))), count_(count_of(shape)),
+      out_count_(output_bytes()[0] / kFloat), value_(value) {
   for (size_t i = 0; i < shape.size(); ++i) offset_ += before[i] * strides_[i];
 }
 
@@ -176,7 +181,8 @@ void PadOp::run(const void* const* inputs, void* const* outputs, int64_t batch, 
 }
 
 SliceOp::SliceOp(const Sizes& shape, int64_t axis, int64_t start, int64_t stop, int64_t step)
-    : Operation({count_of(shape) * kFloat}, {count_of(shape) / shape[axis] * ((stop - start + step - 1) / step) * kFloat}),
+    : Operation({count_of(shape) * kFloat},
+                {count_of(shape) / shape[axis] * ((stop - start + step - 1) / step) * kFloat}),
       outer_(count_of(shape.begin(), shape.begin() + axis)), length_(shape[axis]),
       inner_(count_of(shape.begin() + axis + 1, shape.end())), start_(start), step_(step),
       count_((stop - start + step - 1) / step) {}

@@ -38,10 +38,10 @@ static KernelRows kernel_rows(const Conv2dShape* s, int64_t oy) {
   return r;
 }
 
-// All output rows of the task, some registers of channels. `channel` is their first, `lanes` are valid, the input's channels
-// start at `first`.
-static void conv_channels(const Conv2dShape* s, const Epilogue* e, const Conv2dTask* task, const float* const* rows, Tile* t,
-                          int64_t registers, int64_t channel, int64_t lanes, int64_t first, float* out) {
+// All output rows of the task, some registers of channels. `channel` is their first, `lanes` are valid, the input's
+// channels start at `first`.
+static void conv_channels(const Conv2dShape* s, const Epilogue* e, const Conv2dTask* task, const float* const* rows,
+                          Tile* t, int64_t registers, int64_t channel, int64_t lanes, int64_t first, float* out) {
   const int64_t most = TILE_SUMS / registers, widest = most < MAX_RX_ONE ? most : MAX_RX_ONE;
   const int64_t tiles = (s->out_w + widest - 1) / widest, wider = (s->out_w + tiles - 1) / tiles;
   t->lanes = lanes;

@@ -1,5 +1,5 @@
-// Element by element: the compiler makes vectors of these loops, at every level its own. The result may take the place of
-// an operand (hence ivdep: nothing else overlaps).
+// Element by element: the compiler makes vectors of these loops, at every level its own. The result may take the place
+// of an operand (hence ivdep: nothing else overlaps).
 #pragma once
 #include "kernels.h"
 

@@ -1,7 +1,7 @@
 // Matrix product. Include vec_<isa>.h first.
 //
-// Several samples are a 1x1 convolution over a row of pixels. One sample is bound by reading the weights: whole blocks, asked
-// for early, and with AVX-512 four at once, because one stream does not keep the memory busy.
+// Several samples are a 1x1 convolution over a row of pixels. One sample is bound by reading the weights: whole blocks,
+// asked for early, and with AVX-512 four at once, because one stream does not keep the memory busy.
 #pragma once
 #include <string.h>
 
@@ -22,8 +22,8 @@ static inline void set_output(const Epilogue* e, int64_t out_c, int64_t n, int64
   t->epilogue.relu = e->relu;
 }
 
-// R registers of outputs from the sample at x: blocks, or half of one. Even and odd taps are added up apart, to hide the latency
-// of additions.
+// R registers of outputs from the sample at x: blocks, or half of one. Even and odd taps are added up apart, to hide the
+// latency of additions.
 template <int R>
 static inline void one_sample(const Tile* t, int64_t in_c, const float* x) {
   const int width = R < BLOCK_REGISTERS ? HALF_BLOCK : BLOCK;

@@ -6,7 +6,8 @@
 
 // NV registers of channels of one output pixel, of which `lanes` count. x: the image from these channels on.
 template <int NV, int MAX>
-static inline void pool_channels(const PoolShape* s, const float* x, Span rows, Span columns, int64_t lanes, float* out) {
+static inline void pool_channels(const PoolShape* s, const float* x, Span rows, Span columns, int64_t lanes,
+                                 float* out) {
   vec result[NV];
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) result[v] = MAX ? broadcast(-INFINITY) : zero();

@@ -2,13 +2,13 @@
 #pragma once
 #include "kernels.h"
 
-// Along one axis: pixels begin, begin + step, ... before end, which lie inside the image. `count`: what a mean divides by.
+// Along one axis: pixels begin, begin + step, ... before end, all inside the image. `count`: what a mean divides by.
 typedef struct {
   int64_t begin, end, step, count;
 } Span;
 
-static inline Span window_span(const PoolShape* s, int64_t o, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
-                               int64_t size) {
+static inline Span window_span(const PoolShape* s, int64_t o, int64_t kernel, int64_t stride, int64_t pad,
+                               int64_t dilation, int64_t size) {
   Span span = {o * stride - pad, o * stride - pad + (kernel - 1) * dilation + 1, dilation, 0};
   // Where a window hangs over the padded image (ceil mode), only what lies inside that counts.
   span.count = (span.end < size + pad ? span.end : size + pad) - span.begin;

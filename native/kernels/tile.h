@@ -60,8 +60,8 @@ static inline void finish_tile(const Tile* t, vec (*sums)[NV], const At at) {
   finish_sums<NV, M, false>(t, sums, at);
 }
 
-// Pixel m of a row lies m = j * 2^k pixel steps on, j odd. The few odd multiples stay in registers and the power of two is
-// part of the address, so that 16 pixels need 8 registers instead of 15; there are not more.
+// Pixel m of a row lies m = j * 2^k pixel steps on, j odd. The few odd multiples stay in registers and the power of two
+// is part of the address, so that 16 pixels need 8 registers instead of 15; there are not more.
 static const int ODD_MULTIPLES = 8;
 static inline const float* pixel_value(const float* x, const int64_t* odd, int m) {
   if (m == 0) return x;
@@ -69,7 +69,7 @@ static inline const float* pixel_value(const float* x, const int64_t* odd, int m
   return (const float*)((const char*)x + (odd[(m >> k) / 2] << k));
 }
 
-// Weights are asked for this many taps before they are needed: large layers stream them from beyond the first-level cache.
+// Weights are asked for this many taps early: large layers stream them from beyond the first-level cache.
 static const int AHEAD = 8;
 
 // N taps from the pixels at x[ry] and the weights at w.
@@ -131,8 +131,8 @@ static void tile(const Tile* t) {
       t, sums, [t](int m) { return (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step; });
 }
 
-// The same with one register of channels and three taps side by side, stride 1: loading a value for every product would take
-// longer than the products, so each serves all three. Here the order is ky, c, kx.
+// The same with one register of channels and three taps side by side, stride 1: loading a value for every product would
+// take longer than the products, so each serves all three. Here the order is ky, c, kx.
 enum { TRIPLE = 3 };
 template <int RY, int RX>
 static void triple_tile(const Tile* t) {

@@ -29,6 +29,7 @@ import bitwright
 import contest
 from bitwright import _native
 from bitwright.measure.int8_peer import quantized
+from bitwright.measure.layers import layer_times
 from bitwright.measure.onnx_peer import to_onnx
 from bitwright.measure.torch_peer import open_torch
 from bitwright.ops import Quantize
@@ -195,7 +196,9 @@ def cases(options: argparse.Namespace) -> Iterator[contest.Case]:
             path = packed(model, folder, name.replace(" ", "-"))
             facts[name] = check(name, model, path, options.threads)
             assert facts[name]["bytes"] <= FILE_BYTES, f"{name}: the file has {facts[name]['bytes']:,} bytes"
-            contestants[name] = calls(bitwright.load(path, threads=options.threads), inputs)
+            engine = bitwright.load(path, threads=options.threads)
+            contestants[name] = calls(engine, inputs)
+            facts[name] |= layer_times(path, engine, (inputs[0],))
             print(f"{name}: {facts[name]['bytes']:,} bytes, outputs apart {facts[name]['apart']}")
         peers, check_peers = dense_peers(folder, inputs, options.threads)
         if options.threads == 1 and not options.no_scaling:

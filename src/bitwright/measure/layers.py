@@ -32,13 +32,15 @@ LAYERS = ("conv2d", "linear")
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One step. `gops`: two operations per multiply-accumulate of the dense layer. None where it does not apply."""
+    """One step. `gops`: two operations per multiply-accumulate of the dense layer; `bytes`: of the weights in memory and
+    of the values read and written. None where it does not apply."""
 
     name: str
     does: str
     kernel: str
     ms: float
     share: float
+    bytes: int
     gops: float | None = None
     of_peak: float | None = None
     counted_speedup: float | None = None
@@ -80,7 +82,9 @@ def layer_times(path: str | os.PathLike[str], model: Model, inputs: tuple[Array,
     rows = []
     for step, used in zip(model.plan, seconds, strict=True):
         row: dict[str, Any] = {"name": step.name, "does": step.does, "kernel": step.kernel}
-        row |= {"ms": 1e3 * used, "share": used / total}
+        operation = step.operation
+        moved = operation.weight_bytes + batch * (sum(operation.input_bytes) + sum(operation.output_bytes))
+        row |= {"ms": 1e3 * used, "share": used / total, "bytes": moved}
         key = step.name, step.does.split(" ")[0]
         if layer := layers.get(key):
             row |= _judged(layer, step.kernel, used / batch, limits)

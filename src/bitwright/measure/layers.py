@@ -32,8 +32,8 @@ LAYERS = ("conv2d", "linear")
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One step. `gops`: two operations per multiply-accumulate of the dense layer; `bytes`: of the weights in memory and
-    of the values read and written. None where it does not apply."""
+    """One step. `gops`: two operations per multiply-accumulate of the dense layer; `bytes`: of the weights in memory
+    and of the values read and written. None where it does not apply."""
 
     name: str
     does: str

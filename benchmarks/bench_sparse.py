@@ -52,7 +52,7 @@ def linear_case(
     return Case(name, 2.0 * batch * weight.size, {"bitwright": ours, **peers}, check, claims, facts=facts)
 
 
-def sparse_linear_cases(threads: int) -> Iterator[Case]:
+def sparse_linear_cases(threads: int, only: str) -> Iterator[Case]:
     rng = np.random.default_rng(0)
     for (outputs, inputs), density, values, batches in (
         ((4096, 25088), 0.04, 32, {1: 15, 16: 4, 64: 0}),
@@ -60,6 +60,10 @@ def sparse_linear_cases(threads: int) -> Iterator[Case]:
         ((4096, 4096), 0.04, None, {1: 0}),
         ((300, 784), 0.08, 32, {1: 0, 16: 0}),
     ):
+        kind = "floats" if values is None else f"{values} values"
+        names = {batch: f"linear {inputs}>{outputs} {density:.0%} {kind} batch {batch}" for batch in batches}
+        if not any(only in name for name in names.values()):  # dense forms of hundreds of megabytes
+            continue
         positions = np.flatnonzero(rng.random(outputs * inputs, dtype=np.float32) < density)
         table = rng.standard_normal(len(positions) if values is None else values).astype(np.float32)
         codes = None if values is None else rng.integers(0, values, len(positions)).astype(np.uint8)
@@ -67,10 +71,9 @@ def sparse_linear_cases(threads: int) -> Iterator[Case]:
         weight.ravel()[positions] = table if codes is None else table[codes]
         finish = _native.Finish(outputs)
         operation = _native.SparseLinearOp(outputs, inputs, positions, codes, table, finish)
-        kind = "floats" if values is None else f"{values} values"
         for batch, times in batches.items():
-            name = f"linear {inputs}>{outputs} {density:.0%} {kind} batch {batch}"
-            yield linear_case(name, operation, weight, batch, threads, (Claim(times),) if times else ())
+            if only in names[batch]:
+                yield linear_case(names[batch], operation, weight, batch, threads, (Claim(times),) if times else ())
 
 
 def sparse_conv_cases(threads: int) -> Iterator[Case]:
@@ -127,7 +130,7 @@ def conv_case(
     return Case(name, operations, {"bitwright": ours, **peers}, check, claims, facts=facts)
 
 
-def coded_cases(threads: int) -> Iterator[Case]:
+def coded_cases(threads: int, only: str) -> Iterator[Case]:
     rng = np.random.default_rng(0)
     tables = {
         "signs": SIGNS,
@@ -139,20 +142,23 @@ def coded_cases(threads: int) -> Iterator[Case]:
     }
     for outputs, inputs in ((4096, 25088), (4096, 4096), (1000, 512)):
         for kind, table in tables.items():
+            names = {batch: f"coded {inputs}>{outputs} {kind} batch {batch}" for batch in (1, 8)}
+            if not any(only in name for name in names.values()):
+                continue
             codes = rng.integers(0, len(table), (outputs, inputs), dtype=np.uint8)
             scale = rng.random(outputs, dtype=np.float32) + np.float32(0.5)
             operation = _native.CodedLinearOp(codes, table, _native.Finish(outputs), scale=scale)
             weight = table[codes] * scale[:, None]
-            for batch in (1, 8):
+            for batch, name in names.items():
                 claimed = batch == 1 and inputs > 1000 and kind != "int8"
-                name = f"coded {inputs}>{outputs} {kind} batch {batch}"
-                yield linear_case(name, operation, weight, batch, threads, (Claim(3),) if claimed else ())
+                if only in name:
+                    yield linear_case(name, operation, weight, batch, threads, (Claim(3),) if claimed else ())
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
-    yield from sparse_linear_cases(options.threads)
+    yield from sparse_linear_cases(options.threads, options.only)
     yield from sparse_conv_cases(options.threads)
-    yield from coded_cases(options.threads)
+    yield from coded_cases(options.threads, options.only)
 
 
 if __name__ == "__main__":

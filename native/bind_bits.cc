@@ -35,6 +35,15 @@ void make_conv(BitConvOp* self, const Conv2dShape& s, const CodeLayout& x, int l
   }
 }
 
+void make_encode_image(EncodeImageOp* self, const OwnedEncode& encode, bool uint8) {
+  const CodeLayout& l = encode.layout;
+  if (l.planes || l.groups != 1 || l.channels > ENCODE_IMAGE_CHANNELS)
+    refuse("encode has " + std::to_string(l.planes) + " planes, " + std::to_string(l.groups) + " groups and " +
+           std::to_string(l.channels) + " channels, expected bytes of at most " +
+           std::to_string(ENCODE_IMAGE_CHANNELS) + " channels in one group");
+  new (self) EncodeImageOp(encode, uint8);
+}
+
 void make_pool(PoolCodesOp* self, const Conv2dShape& s, const CodeLayout& x, const CodeLayout& out) {
   if (x.height != s.in_h || x.width != s.in_w || x.channels != s.in_c)
     refuse("the layout of x is not that of the window's image and channels");
@@ -75,6 +84,8 @@ double popcount_peak() {
 void bind_bits(nb::module_& m) {
   nb::class_<EncodeOp, Operation>(m, "EncodeOp")
       .def("__init__", [](EncodeOp* self, const OwnedEncode& encode) { new (self) EncodeOp(encode); }, nb::arg("encode"));
+  nb::class_<EncodeImageOp, Operation>(m, "EncodeImageOp")
+      .def("__init__", &make_encode_image, nb::arg("encode"), nb::arg("uint8") = false);
   nb::class_<PoolCodesOp, Operation>(m, "PoolCodesOp")
       .def("__init__", &make_pool, nb::arg("window"), nb::arg("x"), nb::arg("out"));
   nb::class_<BitConvOp, Operation>(m, "BitConvOp")

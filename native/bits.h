@@ -81,6 +81,16 @@ void encode_ref(ENCODE_ARGUMENTS);
 void encode_avx2(ENCODE_ARGUMENTS);
 void encode_avx512(ENCODE_ARGUMENTS);
 
+// One row of an image as callers hand it, channels first: channel c begins `channel_step` elements after c - 1. Elements are
+// floats or, if `uint8`, bytes that are divided by 255. The codes are bytes, of at most ENCODE_IMAGE_CHANNELS channels in one
+// group. Nothing is read beyond the row.
+enum { ENCODE_IMAGE_CHANNELS = 4 };
+#define ENCODE_IMAGE_ARGUMENTS \
+  const Encode *e, const void *x, int uint8, int64_t channel_step, int64_t pixels, uint8_t *codes
+void encode_image_ref(ENCODE_IMAGE_ARGUMENTS);
+void encode_image_avx2(ENCODE_IMAGE_ARGUMENTS);
+void encode_image_avx512(ENCODE_IMAGE_ARGUMENTS);
+
 // x, out: one image each, of the same channels, groups and planes; codes outside the image of x don't count.
 void pool_codes_portable(const Conv2dShape* s, const CodeLayout* x, const CodeLayout* out, const void* image, void* result);
 

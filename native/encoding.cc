@@ -19,6 +19,32 @@ auto encode_variant() {
   return encode_ref;
 }
 
+auto encode_image_variant() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512) return encode_image_avx512;
+  if (isa == Isa::avx2) return encode_image_avx2;
+#endif
+  return encode_image_ref;
+}
+
+const char* encode_level() { return isa_name(std::min(current_isa(), Isa::avx512)); }
+
+// Calls body(image, y, codes of the row's first pixel) for every row of a batch, all beside the codes zeroed.
+template <class Body>
+void for_code_rows(const CodeLayout& l, void* out, int64_t batch, int threads, const Body& body) {
+  const int64_t rows = std::max<int64_t>(kElementsPerTask / (l.width * l.channels), 1);
+  const int64_t tasks = (batch * l.height + rows - 1) / rows;
+  parallel_for(tasks, static_cast<int>(std::min<int64_t>(tasks, threads)), [&](int64_t task) {
+    for (int64_t r = task * rows; r < std::min((task + 1) * rows, batch * l.height); ++r) {
+      const int64_t image = r / l.height, y = r % l.height;
+      uint8_t* codes = static_cast<uint8_t*>(out) + image * code_image_bytes(&l);
+      clear_rows(&l, codes, y, y + 1, 0);
+      body(image, y, codes + (l.planes ? 4 : 1) * code_pixel(&l, y, 0));
+    }
+  });
+}
+
 int64_t float_bytes(const CodeLayout& l) { return l.height * l.width * l.channels * static_cast<int64_t>(sizeof(float)); }
 
 }  // namespace
@@ -27,7 +53,7 @@ EncodeOp::EncodeOp(const OwnedEncode& encode)
     : Operation({float_bytes(encode.layout)}, {code_image_bytes(&encode.layout)}),
       encode_(encode),
       row_(encode_variant()),
-      level_(isa_name(std::min(current_isa(), Isa::avx512))) {}
+      level_(encode_level()) {}
 
 std::string EncodeOp::kernel() const { return std::string("encode ") + level_; }
 
@@ -35,16 +61,28 @@ void EncodeOp::run(const void* const* inputs, void* const* outputs, int64_t batc
   const Encode e = encode_.view();
   const CodeLayout& l = e.layout;
   const auto* x = static_cast<const float*>(inputs[0]);
-  auto* out = static_cast<uint8_t*>(outputs[0]);
-  const int64_t row = l.width * l.channels, rows = std::max<int64_t>(kElementsPerTask / row, 1);
-  const int64_t tasks = (batch * l.height + rows - 1) / rows;
-  parallel_for(tasks, static_cast<int>(std::min<int64_t>(tasks, threads)), [&](int64_t task) {
-    for (int64_t r = task * rows; r < std::min((task + 1) * rows, batch * l.height); ++r) {
-      const int64_t y = r % l.height;
-      uint8_t* image = out + r / l.height * code_image_bytes(&l);
-      clear_rows(&l, image, y, y + 1, 0);
-      row_(&e, x + r * row, l.width, image + (l.planes ? 4 : 1) * code_pixel(&l, y, 0));
-    }
+  for_code_rows(l, outputs[0], batch, threads, [&](int64_t image, int64_t y, uint8_t* codes) {
+    row_(&e, x + (image * l.height + y) * l.width * l.channels, l.width, codes);
+  });
+}
+
+EncodeImageOp::EncodeImageOp(const OwnedEncode& encode, bool uint8)
+    : Operation({float_bytes(encode.layout) / (uint8 ? static_cast<int64_t>(sizeof(float)) : 1)},
+                {code_image_bytes(&encode.layout)}),
+      encode_(encode),
+      uint8_(uint8),
+      row_(encode_image_variant()),
+      level_(encode_level()) {}
+
+std::string EncodeImageOp::kernel() const { return std::string("encode image ") + level_; }
+
+void EncodeImageOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  const Encode e = encode_.view();
+  const CodeLayout& l = e.layout;
+  const int64_t element = input_bytes()[0] / (l.height * l.width * l.channels);
+  for_code_rows(l, outputs[0], batch, threads, [&](int64_t image, int64_t y, uint8_t* codes) {
+    const auto* x = static_cast<const uint8_t*>(inputs[0]) + image * input_bytes()[0] + y * l.width * element;
+    row_(&e, x, uint8_, l.height * l.width, l.width, codes);
   });
 }
 

@@ -19,6 +19,22 @@ class EncodeOp final : public Operation {
   const char* level_;
 };
 
+// Images as callers hand them, channels first, to bytes; of floats, or of bytes that are divided by 255. At most
+// ENCODE_IMAGE_CHANNELS channels in one group.
+class EncodeImageOp final : public Operation {
+ public:
+  EncodeImageOp(const OwnedEncode& encode, bool uint8);
+  std::string kernel() const override;
+  bool exact_reads() const override { return true; }
+  void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+
+ private:
+  OwnedEncode encode_;
+  bool uint8_;
+  void (*row_)(ENCODE_IMAGE_ARGUMENTS);
+  const char* level_;
+};
+
 // Max pooling of codes; what is outside the image does not count. The layouts have the same channels, groups and planes.
 class PoolCodesOp final : public Operation {
  public:

@@ -311,23 +311,60 @@ def layouts(draw: st.DrawFn) -> Layout:
     )  # fmt: skip
 
 
+def affine_extra(rng: np.random.Generator, channels: int, affine: bool) -> dict[str, np.ndarray]:
+    return {"scale": per_channel(rng, channels), "shift": per_channel(rng, channels)} if affine else {}
+
+
+def bounds(rng: np.random.Generator, planes: int) -> dict[str, int]:
+    low = int(rng.integers(-5, 3))
+    return {"low": low, "high": low + int(rng.integers(1, 1 << (planes or 8)))}
+
+
+def numbers_to_encode(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    x = (rng.standard_normal(shape) * 3).astype(f32)
+    x[rng.random(shape) < 0.1] = rng.choice(np.array([0.0, -0.0, 0.5, 2.5, np.nan, np.inf, -np.inf, 1e30], f32))
+    return x
+
+
 @given(layout=layouts(), kind=st.sampled_from(["sign", "quantize"]), affine=st.booleans(), seed=st.integers(0, 2**31))
 @EXAMPLES
 def test_encoding(layout: Layout, kind: str, affine: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     batch, threads = int(rng.integers(1, 4)), int(rng.integers(1, 4))
-    x = (rng.standard_normal((batch, layout.height, layout.width, layout.channels)) * 3).astype(f32)
-    x[rng.random(x.shape) < 0.1] = rng.choice(np.array([0.0, -0.0, 0.5, 2.5, np.nan, np.inf, -np.inf, 1e30], f32))
-    low = int(rng.integers(-5, 3))
-    high = low + int(rng.integers(1, 1 << (layout.planes or 8)))
-    extra = {"scale": per_channel(rng, layout.channels), "shift": per_channel(rng, layout.channels)} if affine else {}
+    x = numbers_to_encode(rng, batch, layout.height, layout.width, layout.channels)
+    limits, extra = bounds(rng, layout.planes), affine_extra(rng, layout.channels, affine)
     with np.errstate(invalid="ignore"):
         z = x * extra["scale"] + extra["shift"] if affine else x
-    expected = layout.store(encoded(kind, z, 1.25, low, high)).ravel()
+    expected = layout.store(encoded(kind, z, 1.25, **limits)).ravel()
     for level in LEVELS:
         _native.set_isa(level)
-        operation = _native.EncodeOp(_native.Encode(kind, layout.native, reciprocal=1.25, low=low, high=high, **extra))
+        operation = _native.EncodeOp(_native.Encode(kind, layout.native, reciprocal=1.25, **limits, **extra))
         (codes,) = _native.run_operation(operation, [x], batch, threads)
+        assert np.array_equal(codes, expected), level
+
+
+@given(
+    size=st.tuples(st.integers(1, 6), st.integers(1, 50)), channels=st.integers(1, 4),
+    margins=st.tuples(*[st.integers(0, 2)] * 4), kind=st.sampled_from(["sign", "quantize"]), affine=st.booleans(),
+    uint8=st.booleans(), seed=st.integers(0, 2**31),
+)  # fmt: skip
+@EXAMPLES
+def test_encoding_images(size, channels: int, margins, kind: str, affine: bool, uint8: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    batch, threads = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    layout = Layout(*size, channels, 1, margins, 0)
+    x = numbers_to_encode(rng, batch, channels, *size)
+    if uint8:
+        x = rng.integers(0, 256, x.shape, np.uint8)
+    limits, extra = bounds(rng, 0), affine_extra(rng, channels, affine)
+    z = (x / f32(255) if uint8 else x).transpose(0, 2, 3, 1)
+    with np.errstate(invalid="ignore"):
+        z = z * extra["scale"] + extra["shift"] if affine else z
+    expected = layout.store(encoded(kind, z, 9.5, **limits)).ravel()
+    for level in LEVELS:
+        _native.set_isa(level)
+        encode = _native.Encode(kind, layout.native, reciprocal=9.5, **limits, **extra)
+        (codes,) = _native.run_operation(_native.EncodeImageOp(encode, uint8), [x], batch, threads)
         assert np.array_equal(codes, expected), level
 
 
@@ -389,3 +426,6 @@ def test_refusals_say_what_was_expected() -> None:
         )
     with pytest.raises(ValueError, match="other channels, groups or planes"):
         _native.PoolCodesOp(_native.Window((4, 4), 8, 8), Layout(4, 4, 8).native, Layout(4, 4, 8, planes=2).native)
+    for few in (Layout(4, 4, 5, planes=0), Layout(4, 4, 3, planes=1), Layout(4, 4, 4, 2, planes=0)):
+        with pytest.raises(ValueError, match="expected bytes of at most 4 channels in one group"):
+            _native.EncodeImageOp(_native.Encode("sign", few.native))

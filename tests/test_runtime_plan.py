@@ -256,6 +256,40 @@ def test_pixels_of_one_byte_share_the_operations():
     assert len(model._plans) == 2
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 4, 5])
+@pytest.mark.parametrize("others", [False, True])
+def test_images_are_encoded_as_callers_give_them(channels, normalized, others):
+    """... with a residual that wants the numbers too, and a reader of what lies before the quantiser."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "s": rng.random(channels, np.float32) + 1,
+        "t": rng.random(channels, np.float32) - 1,
+        "scale": np.array([0.0175], np.float32),
+        "zero": np.array([114], np.float32),
+        "w": rng.choice(np.array([-0.5, 0.5], np.float32), (channels, channels, 3, 3)),
+    }
+    first = [Node("normalize", (0,), {}, {"scale": "s", "shift": "t"})] if normalized else []
+    at = len(first)
+    nodes = [*first, Node("quantize", (at,), {"qmin": 0, "qmax": 255}, {"scale": "scale", "zero_point": "zero"})]
+    window = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+    nodes.append(Node("conv2d", (at + 1,), window, {"weight": "w"}))
+    if others:
+        nodes += [Node("add", (at + 1, at + 2)), Node("relu", (at,)), Node("add", (at + 3, at + 4))]
+    used = {name for node in nodes for name in node.weights.values()}
+    graph = Graph(((channels, 9, 19),), tuple(nodes), (at + len(nodes) - len(first),))
+    model = Model(graph, {name: weights[name] for name in used}, kernels=["bytes"], threads=2)
+    steps = [step.does.split(" + ")[-1] for step in model.plan if "encode image" in step.kernel]
+    assert steps == (["quantize"] if channels <= 4 else [])
+    pixels = rng.integers(0, 256, (3, channels, 9, 19), dtype=np.uint8)
+    for x in [pixels / np.float32(255), *([pixels] if normalized else [])]:
+        (expected,) = run_reference(graph, weights, (x,))
+        if others:
+            np.testing.assert_allclose(model(x), expected, rtol=1e-6, atol=1e-6)
+        else:
+            assert np.array_equal(model(x), expected)
+
+
 class Stored:
     """A tensor as a file with sparse storage has it."""
 

@@ -6,17 +6,17 @@
 
 enum { WORD_VECTORS = 32 / LANES };
 
+static inline ints codes_of(const Encode* e, vec z) {
+  if (e->kind == ENCODE_SIGN) return not_negative(z);
+  const vec m = mul(z, broadcast(e->reciprocal));
+  return ints_sub(round_between(m, broadcast(e->low), broadcast(e->high)), ints_all((int32_t)e->low));
+}
+
 // The codes of the first n channels from `channel` on; the others are 0.
 static inline ints code_vector(const Encode* e, const float* x, int64_t channel, int64_t n) {
   vec z = load_first(x, n);
   if (e->scale) z = add(mul(z, load_first(e->scale + channel, n)), load_first(e->shift + channel, n));
-  ints codes;
-  if (e->kind == ENCODE_SIGN) {
-    codes = not_negative(z);
-  } else {
-    const vec m = mul(z, broadcast(e->reciprocal));
-    codes = ints_sub(round_between(m, broadcast(e->low), broadcast(e->high)), ints_all((int32_t)e->low));
-  }
+  const ints codes = codes_of(e, z);
   return n < LANES ? ints_keep_first(codes, n) : codes;
 }
 

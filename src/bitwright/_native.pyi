@@ -119,6 +119,10 @@ class Stopwatch:
 class EncodeOp(Operation):
     def __init__(self, encode: Encode) -> None: ...
 
+# Images as callers hand them, channels first, of at most 4 channels, to bytes: of floats, or of bytes divided by 255.
+class EncodeImageOp(Operation):
+    def __init__(self, encode: Encode, uint8: bool = False) -> None: ...
+
 # Max pooling; the layouts differ in size and margins only. Codes outside the image don't count. `out` may be one larger
 # than the window's output, as in ceil mode.
 class PoolCodesOp(Operation):

@@ -23,9 +23,14 @@ from bitwright.runtime.kernels import Form, Layer, Pair, Row, Tensor, choose
 Shape = tuple[int, ...]
 
 
+IMAGE_CHANNELS = 4
+"""Images of at most so many channels are encoded as they come from callers, channels first."""
+
+
 @dataclass
 class Wanted:
-    """The forms in which a value is wanted; codes with so many rows and columns around the image."""
+    """The forms in which a value is wanted; codes with so many rows and columns around the image. Floats are those of
+    operations: graph inputs are there as callers give them anyway."""
 
     floats: bool = False
     codes: dict[Form, Pair] = field(default_factory=dict)
@@ -54,7 +59,8 @@ class Choice:
 
 class Forms:
     """The analysis of a graph. `chains` are its calls; `choices` has the kernels of its layers by result, `wanted` the
-    forms of every value, and `encoded` which coder a layer's kernel computes besides, in which form."""
+    forms of every value, `encoded` which coder a layer's kernel computes besides, in which form; `images` has the
+    coders that read graph inputs as callers give them, by what they make."""
 
     def __init__(
         self, graph: Graph, shapes: list[Shape], tensors: Mapping[str, Tensor], preferred: Sequence[str] = ()
@@ -64,11 +70,13 @@ class Forms:
         self.chains = fuse(graph, self.domains)
         self.coders = find_coders(self.chains, self.domains)
         self._lattices: dict[str, Lattice | None] = {}
+        self._makers = {chain.result: chain.node for chain in self.chains}
         self._pads = {chain.result: chain.node for chain in self.chains if chain.node.op == "pad"}
         self.choices = {c.result: self._choose(c, preferred) for c in self.chains if c.node.op in LAYERS}
         self._chosen_coders = {chain.result: chain.coder for chain in self.chains}
         self.wanted: dict[int, Wanted] = defaultdict(Wanted)
         self.encoded: dict[int, tuple[Coder, Form]] = {}
+        self.images: dict[tuple[int, Form], Coder] = {}
         for value in graph.outputs:
             self.wanted[value].floats = True
         for chain in reversed(self.chains):
@@ -108,11 +116,21 @@ class Forms:
     def _ask_coder(self, coder: Coder, wanted: Wanted) -> None:
         if wanted.floats:
             self.wanted[coder.node.inputs[0]].floats = True
-        forms = list(wanted.codes)
+        self.images |= {(coder.result, form): image for form in wanted.codes if (image := self._of_image(coder, form))}
+        forms = [form for form in wanted.codes if (coder.result, form) not in self.images]
         if forms and coder.source in self.choices and self._takes(coder):
             self.encoded[coder.source] = (coder, forms.pop(0))
         if forms:
             self.wanted[coder.source].floats = True
+
+    def _of_image(self, coder: Coder, form: Form) -> Coder | None:
+        """The coder as it reads a graph input, perhaps through its normalize, if it can do so directly."""
+        maker = self._makers.get(coder.source)
+        if maker is not None and maker.op == "normalize" and coder.affine is None:
+            coder = replace(coder, source=maker.inputs[0], affine=maker)
+        shape = self.shapes[coder.source]
+        image = coder.source < len(self.graph.inputs) and len(shape) == 3 and shape[0] <= IMAGE_CHANNELS
+        return coder if image and form == Form(0) else None
 
     def _takes(self, coder: Coder) -> bool:
         """Whether the kernel that computes what is coded gives the codes, too."""

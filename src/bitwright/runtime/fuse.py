@@ -19,12 +19,18 @@ CODERS = ("sign", "quantize")
 
 @dataclass(frozen=True)
 class Coder:
-    """A sign or quantize of `source`, perhaps with an affine between, which makes the coded value `result`."""
+    """A sign or quantize of `source`, which makes the coded value `result`; perhaps with an affine, or the normalize of
+    pixels, between."""
 
     node: Node
     result: int
     source: int
     affine: Node | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        """The operations in order."""
+        return [*([self.affine.op] if self.affine else []), self.node.op]
 
 
 @dataclass

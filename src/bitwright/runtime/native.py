@@ -22,8 +22,9 @@ from bitwright.runtime.kernels import Form, Tensor
 
 Array = np.ndarray
 Shape = tuple[int, ...]
-Slot = tuple[int, Form | None]
-"""A value of the graph in one of its forms, floats where that is None."""
+AS_GIVEN = "given"
+Slot = tuple[int, Form | str | None]
+"""A value of the graph in one of its forms, floats where that is None; graph inputs also as callers give them."""
 
 LANES = 16
 """Kernels pack the output channels of each group in blocks of a multiple of this."""
@@ -136,7 +137,7 @@ class _Binder:
 
     def _input(self, index: int) -> None:
         shape, values = self.shapes[index], index
-        self.values[index, None] = values
+        self.values[index, None] = self.values[index, AS_GIVEN] = values
         if not self.forms.wanted[index]:
             return
         if transpose := floats.to_last(self.native, shape):
@@ -176,23 +177,32 @@ class _Binder:
     def _codes(self, chain: Chain, form: Form) -> None:
         node, slot = chain.node, (chain.result, form)
         below = (node.inputs[0], form)
-        if chain.result in self.forms.coders:
+        if image := self.forms.images.get((chain.result, form)):
+            self._image_codes(image, form)
+        elif chain.result in self.forms.coders:
             coder = self.forms.coders[chain.result]
-            does = f"affine + {node.op}" if coder.affine else node.op
             operation = self.native.EncodeOp(self._encode(coder, form))
-            self._step(node.name, does, operation, [(coder.source, None)], [slot])
+            self._step(node.name, " + ".join(coder.parts), operation, [(coder.source, None)], [slot])
         elif node.op == "flatten" and self.forms.same_codes(node):
             self.values[slot], self.layouts[slot] = self.values[below], self.layouts[below]
         elif node.op == "max_pool2d":
-            image, channels = self._image(node.inputs[0]), self.shapes[chain.result][0]
+            size, channels = self._image(node.inputs[0]), self.shapes[chain.result][0]
             pairs = {key: tuple(node.attributes[key]) for key in ("kernel", "stride", "padding")}
-            window = self.native.Window(image, channels, channels, **pairs)
+            window = self.native.Window(size, channels, channels, **pairs)
             operation = self.native.PoolCodesOp(window, self.layouts[below], self._layout(slot))
             self._step(node.name, node.op, operation, [below], [slot])
         else:  # numbers of the domain become the codes they are
             again = Coder(Node("sign" if self.forms.domains[chain.result] == SIGNS else "quantize", ()), *slot[:1], -1)
             operation = self.native.EncodeOp(self._encode(again, form))
             self._step(node.name, "encode", operation, [(chain.result, None)], [slot])
+
+    def _image_codes(self, coder: Coder, form: Form) -> None:
+        encode, of_input, of_pixels = self._encode(coder, form), None, None
+        if coder.source in self.graph.pixel_inputs():
+            of_input, of_pixels = coder.source, self.native.EncodeImageOp(encode, uint8=True)
+        source, result = (coder.source, AS_GIVEN), (coder.result, form)
+        operation = self.native.EncodeImageOp(encode)
+        self._step(coder.node.name, " + ".join(coder.parts), operation, [source], [result], of_input, of_pixels)
 
     def _encode(self, coder: Coder, form: Form) -> Any:
         domain = self.forms.domains[coder.result]
@@ -208,7 +218,7 @@ class _Binder:
 
     def _layout(self, slot: Slot) -> Any:
         value, form = slot
-        assert form is not None
+        assert isinstance(form, Form)
         if slot not in self.layouts:
             rows, columns = self.forms.wanted[value].codes[form]
             margins = {"top": rows, "bottom": rows, "left": columns, "right": columns}
@@ -228,7 +238,7 @@ class _Binder:
             coder, form = self.forms.encoded[result]
             finish["encode"] = self._encode(coder, form)
             results.append((coder.result, form))
-            does = [*does, *(["affine"] if coder.affine else []), coder.node.op]
+            does = [*does, *coder.parts]
         finish["out"] = self.forms.wanted[result].floats
         made = self.native.Finish(choice.layer.channels[1], **finish)
         operation = choice.row.build(self.native, choice.layer, made, self.layouts.get(source))

@@ -7,7 +7,8 @@
 
 // Calls body(context, task) for every task in [0, tasks), on at most `threads` threads, the caller's included.
 // Safe from several threads at once (whoever finds the pool in use works alone) and after a fork. What a body throws
-// reaches the caller.
+// reaches the caller. Of calls in a row, cut into tasks alike, each thread gets the same tasks unless it is held up.
+// Workers look out for the next call for some microseconds before they sleep.
 void parallel_for(int64_t tasks, int threads, void (*body)(void*, int64_t), void* context);
 
 template <class Body>

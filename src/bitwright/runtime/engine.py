@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bitwright.packing.encodings import Sparse
 
 Array = np.ndarray
+UINT8, FLOAT32 = np.dtype(np.uint8), np.dtype(np.float32)
 ENGINES = ("native", "reference")
 SMALL_WEIGHTS = 1 << 20
 """Weights up to this size may be padded beyond `max_bytes`: a tight cap should not refuse a tiny layer."""
@@ -123,7 +124,9 @@ class Model:
             self._bound = bind(graph, shapes, stored, kernels)
             self.plan = self._bound.steps
             self._prepare(frozenset())
+            self._run = self._run_native
         else:
+            self._run = self._run_reference
             self._reference = prepare(graph, {name: tensor.dense() for name, tensor in stored.items()})
             self._chunk = max(1, CHUNK_BYTES // (4 * sum(math.prod(shape) for shape in shapes)))
 
@@ -135,21 +138,20 @@ class Model:
         """The outputs for a batch; see the class."""
         arrays = self._check(inputs)
         count = len(arrays[0])
-        outputs = tuple(np.empty((count, *shape), np.float32) for shape in self.output_shapes)
-        run = self._run_native if self.engine == "native" else self._run_reference
-        run(arrays, outputs, count)
-        return outputs[0] if len(outputs) == 1 else outputs
+        outputs = [np.empty((count, *shape), FLOAT32) for shape in self.output_shapes]
+        self._run(arrays, outputs, count)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def time_steps(self, *inputs: Any, repeats: int = 10) -> list[float]:
         """Seconds that each step of `plan` takes for a batch, medians of `repeats` calls. Native engine only."""
         arrays = [np.ascontiguousarray(x) for x in self._check(inputs)]
-        outputs = [np.empty((len(arrays[0]), *shape), np.float32) for shape in self.output_shapes]
+        outputs = [np.empty((len(arrays[0]), *shape), FLOAT32) for shape in self.output_shapes]
         plan = self._prepare(_bytes_among(arrays))
         return list(plan.time(arrays, outputs, len(arrays[0]), self.threads, repeats))
 
-    def _run_native(self, arrays: list[Array], outputs: tuple[Array, ...], count: int) -> None:
+    def _run_native(self, arrays: list[Array], outputs: list[Array], count: int) -> None:
         plan = self._prepare(_bytes_among(arrays))
-        plan.run([np.ascontiguousarray(x) for x in arrays], list(outputs), count, self.threads)
+        plan.run([np.ascontiguousarray(x) for x in arrays], outputs, count, self.threads)
 
     def _prepare(self, uint8: frozenset[int]) -> Any:
         """The plan for these inputs as pixels of one byte."""
@@ -157,7 +159,7 @@ class Model:
             self._plans[uint8] = self._bound.plan(uint8, self._pass_bytes)
         return self._plans[uint8]
 
-    def _run_reference(self, arrays: list[Array], outputs: tuple[Array, ...], count: int) -> None:
+    def _run_reference(self, arrays: list[Array], outputs: list[Array], count: int) -> None:
         for start in range(0, count, self._chunk):
             part = slice(start, start + self._chunk)
             for output, value in zip(outputs, self._reference(*[x[part] for x in arrays]), strict=True):
@@ -167,7 +169,7 @@ class Model:
         if len(inputs) != len(self.input_shapes):
             _refuse(f"the model got {len(inputs)} inputs; expected {len(self.input_shapes)}")
         arrays = [self._check_input(i, _as_array(i, x)) for i, x in enumerate(inputs)]
-        if len({len(x) for x in arrays}) > 1:
+        if len(arrays) > 1 and len({len(x) for x in arrays}) > 1:
             _refuse(f"the inputs have batches of {', '.join(str(len(x)) for x in arrays)}; expected equal ones")
         return arrays
 
@@ -177,12 +179,14 @@ class Model:
             wanted = ", ".join(map(str, shape))
             hint = ": add the batch axis, x[None]" if x.shape == shape else ""
             _refuse(f"input {index} has shape {x.shape}; expected (N, {wanted}){hint}")
-        if x.dtype == np.uint8 and index not in self._pixels:
+        if x.dtype == FLOAT32:
+            return x
+        if x.dtype == UINT8 and index not in self._pixels:
             _refuse(
                 f"input {index} is uint8, but this model has no preprocessing in it: prepare the pixels as in training "
                 "and pass float32, or pack the model with preprocess="
             )
-        if x.dtype not in (np.uint8, np.float32):
+        if x.dtype != UINT8:
             pixels = " or uint8 pixels" if index in self._pixels else ""
             _refuse(f"input {index} is {x.dtype}; expected float32{pixels}: convert it with x.astype(numpy.float32)")
         return x
@@ -200,7 +204,7 @@ def _as_array(index: int, x: Any) -> Array:
 
 
 def _bytes_among(arrays: list[Array]) -> frozenset[int]:
-    return frozenset(i for i, x in enumerate(arrays) if x.dtype == np.uint8)
+    return frozenset([i for i, x in enumerate(arrays) if x.dtype == UINT8])
 
 
 def _engine_name(engine: str) -> str:

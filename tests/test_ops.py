@@ -70,12 +70,43 @@ def test_scales_per_channel():
         ((1.0, 1e6), "zero_point is 1000000.0"),
         ((1.0, 0, 3, 3), "range is 3 to 3"),
         ((1.0, 0, 0, 1 << 17), "range is 0 to 131072"),
+        ((1.0, 0, 0, 3.5), "range is 0 to 3.5; expected whole numbers"),
+        ((torch.ones(3), torch.zeros(2)), "3 scales and 2 zero points; expected as many"),
     ],
 )
 def test_quantisers_that_no_file_may_hold_are_refused(arguments, message):
     with pytest.raises(BitwrightError, match=message) as caught:
         Quantize(*arguments)
     assert caught.value.kind == "value"
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: sign(x.int()), "bitwright::sign got torch.int32; expected floating numbers"),
+        (lambda x: quantized(x.bool()), "bitwright::quantize got torch.bool"),
+        (lambda x: quantized(x, scale=torch.ones(5)), r"scale of shape \(5,\) .* axis 1; expected 1 number or 3"),
+        (lambda x: quantized(x, zero_point=torch.ones(2)), r"zero_point of shape \(2,\)"),
+        (lambda x: quantized(x, qmax=torch.ones(3)), "qmax of shape .* expected 1 number"),
+        (lambda x: quantized(x, scale=torch.ones(3), axis=7), "axis 7; expected 1 number"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(call, message, device):
+    with pytest.raises(BitwrightError, match=message) as caught:
+        call(torch.zeros(2, 3, 4, device=device))
+    assert caught.value.kind == "value"
+
+
+def quantized(x, axis=1, **changed):
+    numbers = {"scale": torch.ones(1), "zero_point": torch.zeros(1), "qmin": torch.zeros(1), "qmax": torch.ones(1)}
+    return quantize(x, *(numbers | changed).values(), axis=axis)
+
+
+def test_single_numbers_suit_values_of_any_shape():
+    for shape in ((), (4,), (2, 3)):
+        x = torch.randn(shape)
+        assert torch.equal(quantized(x), (x > 0.5).float())
 
 
 def test_gradients_pass_straight_through_inside_the_range():

@@ -35,6 +35,11 @@ class Call(nn.Module):
         return self.function(self, *inputs)
 
 
+def quantized(x: torch.Tensor, scale: float, qmax: float = 3.0) -> torch.Tensor:
+    numbers = (torch.tensor(n) for n in (scale, 0.0, 0.0, qmax))
+    return torch.ops.bitwright.quantize(x, *numbers)
+
+
 def images(*shape: int, batch: int = 3) -> torch.Tensor:
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(7))
 
@@ -139,6 +144,23 @@ def test_functions():
     functions = [function for function, _ in FUNCTIONS.values()]
     model = Call(lambda m, *inputs: tuple(f(m, x) for f, x in zip(functions, inputs, strict=True)))
     check(model, *(images(*shape) for _, shape in FUNCTIONS.values()), names=tuple(FUNCTIONS))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda m, x: torch.ops.bitwright.sign(F.hardtanh(x)),
+        lambda m, x: torch.ops.bitwright.sign(x.clamp(min=-0.5)),
+        lambda m, x: quantized(x.clamp(0, 1), 1 / 3),
+        lambda m, x: quantized(F.relu6(x), 2.0),
+        lambda m, x: quantized(x.clamp(max=1), 0.25),
+    ],
+)
+def test_limits_in_front_of_quantisers_are_nothing(function):
+    model, x = Call(function), 3 * images(3, 4, 4)
+    graph, weights = lower(model, (x,))
+    assert [node.op for node in graph.nodes] in (["sign"], ["quantize"])
+    assert torch.equal(torch.from_numpy(run_reference(graph, weights, (x.numpy(),))[0]), model(x))
 
 
 def test_several_outputs():
@@ -352,6 +374,13 @@ def test_inputs_that_are_refused(inputs, preprocess, message):
         (lambda m, x: torch.ones(3), "an output of the model does not depend on its input"),
         (lambda m, x: torch.addmm(m.linear.bias, x.flatten(1), m.linear.weight.new_ones(48, 2), beta=2), "must be 1"),
         (lambda m, x: x.flatten(1) @ torch.ones(48), "its weight has 1 axes; expected 2"),
+        (lambda m, x: torch.sign(x), "for signs use torch.ops.bitwright.sign"),
+        (lambda m, x: torch.where(x >= 0, 1.0, -1.0), "for signs use torch.ops.bitwright.sign"),
+        (lambda m, x: F.relu6(x), "known only in front of signs and quantisers, and output reads it"),
+        (lambda m, x: m.conv(F.hardtanh(x)), "and aten.conv2d.default reads it"),
+        (lambda m, x: torch.ops.bitwright.sign(x.clamp(0, 1)), "its limits 0.* and 1.* change what"),
+        (lambda m, x: quantized(x.clamp(0, 1), 0.5), "its limits 0.* and 1.* change what"),
+        (lambda m, x: quantized(x, 0.5, qmax=2.5), r"its qmax is \[2.5\]; expected one whole number"),
     ],
 )
 def test_what_the_engine_lacks(function, message):

@@ -28,13 +28,23 @@ _FLOAT32_SUMS = 1 << 22
 
 @torch.library.custom_op("bitwright::sign", mutates_args=(), schema="(Tensor x) -> Tensor")
 def sign(x: Tensor) -> Tensor:
-    """+1 where x >= 0, else -1 (also for NaN). Gradient: passed on where |x| <= 1."""
+    """+1 where x >= 0, else -1 (also for NaN), of any shape and floating type. Gradient: passed on where |x| <= 1.
+
+    Raises BitwrightError for numbers that are not floating.
+    """
+    _check_floats("sign", x)
     one = torch.ones((), dtype=x.dtype, device=x.device)
     return torch.where(x >= 0, one, -one)
 
 
+def _check_floats(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise BitwrightError(f"bitwright::{name} got {x.dtype}; expected floating numbers: x.float()", kind="value")
+
+
 @sign.register_fake
 def _(x: Tensor) -> Tensor:
+    _check_floats("sign", x)
     return torch.empty_like(x)
 
 
@@ -58,9 +68,12 @@ sign.register_autograd(_sign_backward, setup_context=_sign_context)
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, axis: int = 1) -> Tensor:
     """scale * m for the nearest whole number m from qmin - zero_point to qmax - zero_point, the lowest for NaN.
 
-    `scale` and `zero_point` have one number, or one for each entry of `axis`; all but x are float32. It is
-    computed in float32 whatever x is. Gradient: passed on to x where x / scale is in the range, none to the others.
+    `scale` and `zero_point` have one number, or one for each entry of `axis`, `qmin` and `qmax` have one; all but x are
+    float32. It is computed in float32 whatever floating type x has. Gradient: passed on to x where x / scale is in the
+    range, none to the others. Raises BitwrightError for other types and sizes; what the numbers are (a scale above
+    zero, a range that is none) `Quantize` and the packer check.
     """
+    _check_grid(x, scale, zero_point, qmin, qmax, axis)
     scale, low, high = _grid(x, scale, zero_point, qmin, qmax, axis)
     m = torch.round(x.float() * (1 / scale))
     m = torch.where(m > low, torch.minimum(m, high), low) + 0.0  # -0.0 becomes 0.0
@@ -70,15 +83,31 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: T
 def _grid(
     x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, axis: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scale, lowest and highest m, shaped to broadcast along `axis` of x."""
+    """Scale, lowest and highest m, shaped to broadcast along `axis` of x; to anything where there is one of each."""
     shape = [1] * x.ndim
-    shape[axis] = -1
+    if scale.numel() > 1 or zero_point.numel() > 1:
+        shape[axis] = -1
     zero = zero_point.reshape(shape)
-    return scale.reshape(shape), qmin - zero, qmax - zero
+    return scale.reshape(shape), qmin.reshape(()) - zero, qmax.reshape(()) - zero
+
+
+def _check_grid(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, axis: int) -> None:
+    _check_floats("quantize", x)
+    channels = x.shape[axis] if -x.ndim <= axis < x.ndim else 1
+    numbers = {"scale": scale, "zero_point": zero_point, "qmin": qmin, "qmax": qmax}
+    for name, tensor in numbers.items():
+        most = channels if name in ("scale", "zero_point") else 1
+        if tensor.numel() != 1 and tensor.numel() != most:
+            raise BitwrightError(
+                f"bitwright::quantize got a {name} of shape {tuple(tensor.shape)} for x of shape {tuple(x.shape)} and "
+                f"axis {axis}; expected 1 number" + (f" or {most}" if most != 1 else ""),
+                kind="value",
+            )
 
 
 @quantize.register_fake
 def _(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: Tensor, qmax: Tensor, axis: int = 1) -> Tensor:
+    _check_grid(x, scale, zero_point, qmin, qmax, axis)
     return torch.empty_like(x)
 
 
@@ -129,9 +158,15 @@ class Quantize(nn.Module):
             raise BitwrightError(f"a quantiser's scale is {scale}; expected numbers from 2^-100 to 2^100", kind="value")
         if not bool(((zeros == zeros.round()) & (zeros.abs() <= LARGEST_ZERO_POINT)).all()):
             raise BitwrightError(f"a quantiser's zero_point is {zero_point}; expected whole numbers", kind="value")
-        if not -MAX_CODE <= qmin < qmax <= MAX_CODE:
+        if not -MAX_CODE <= qmin < qmax <= MAX_CODE or qmin != int(qmin) or qmax != int(qmax):
             raise BitwrightError(
-                f"a quantiser's range is {qmin} to {qmax}; expected -65,536 <= qmin < qmax <= 65,536", kind="value"
+                f"a quantiser's range is {qmin} to {qmax}; expected whole numbers, -65,536 <= qmin < qmax <= 65,536",
+                kind="value",
+            )
+        if len(scales) != len(zeros) and 1 not in (len(scales), len(zeros)):
+            raise BitwrightError(
+                f"a quantiser has {len(scales)} scales and {len(zeros)} zero points; expected as many, or one for all",
+                kind="value",
             )
         scales, zeros = (t.clone() for t in torch.broadcast_tensors(scales, zeros))
         numbers = {"scale": scales, "zero_point": zeros, "qmin": torch.tensor(qmin), "qmax": torch.tensor(qmax)}

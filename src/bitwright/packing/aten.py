@@ -2,12 +2,13 @@
 
 A rule takes the lowering, the exported node and its arguments by the names of the operator's schema, and gives the
 number of the value that the node's result is. To add an operation to the engine: a row in FORMAT.md 7, a shape rule in
-`runtime/shapes.py`, a function in `runtime/reference.py`, its native call in `runtime/native.py`, its ONNX twin in
-`measure/onnx_peer.py`, and a rule here.
+`runtime/shapes.py`, a function in `runtime/reference.py`, its native call in `runtime/floats.py`, its twins in
+`measure/onnx_peer.py` and `measure/torch_peer.py`, and a rule here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ Arguments = dict[str, Any]
 Rule = Callable[["Lowering", Any, Arguments], "int | Constant"]
 
 RULES: dict[str, Rule] = {}
+QUANTIZERS = ("bitwright.sign.default", "bitwright.quantize.default")
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
@@ -45,7 +47,13 @@ def bind(node: Any) -> Arguments:
 def remedy(operator: str) -> str:
     """Why an operation without a rule is refused, and what to do."""
     dropout = "dropout is active outside training: pass training=self.training, or use nn.Dropout"
+    signs = "for signs use torch.ops.bitwright.sign(x): +1 where x >= 0, else -1"
     advice = {
+        "sign": signs,
+        "ge": signs,
+        "gt": signs,
+        "where": signs,
+        "round": "to quantise activations use bitwright.ops.Quantize, or torch.ops.bitwright.quantize",
         "log_softmax": "return the logits or their softmax (the largest is the same class)",
         "dropout": dropout,
         "native_dropout": dropout,
@@ -270,6 +278,30 @@ def relu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     return lowering.emit(node, "relu", (x,), lowering.shape(x))
 
 
+@rule("aten.clamp.default", "aten.hardtanh.default", "aten.relu6.default")
+def clamp(lowering: Lowering, node: Any, arguments: Arguments) -> int | Constant:
+    """Nothing, where only signs and quantisers read it that need no limits: their rules see to that.
+
+    Networks are trained so, for the gradient: a hard tanh before each sign, a clamp to 0..1 before each quantiser.
+    """
+    others = [reader for reader in node.users if str(reader.target) not in QUANTIZERS]
+    if others:
+        lowering.fail(node, f"it is known only in front of signs and quantisers, and {others[0].target} reads it")
+    return lowering.known(arguments["self"])
+
+
+def _check_limits(
+    lowering: Lowering, node: Any, argument: Any, enough: Callable[[float, float], bool], expected: str
+) -> None:
+    """Refuse a `clamp` that changes what a sign or quantiser makes of its result."""
+    if RULES.get(str(argument.target)) is not clamp:
+        return
+    given = bind(argument)
+    low, high = given.get("min", given.get("min_val", 0.0)), given.get("max", given.get("max_val", 6.0))
+    if not enough(-math.inf if low is None else low, math.inf if high is None else high):
+        lowering.fail(argument, f"its limits {low} and {high} change what {node.target} gives; expected {expected}")
+
+
 @rule("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")
 def max_pool2d(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """Max pooling."""
@@ -360,6 +392,7 @@ def softmax(lowering: Lowering, node: Any, arguments: Arguments) -> int:
 @rule("bitwright.sign.default")
 def sign(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """+1 or -1."""
+    _check_limits(lowering, node, arguments["x"], lambda low, high: low < 0 <= high, "one below 0, one of 0 or above")
     x = lowering.value(node, arguments["x"])
     return lowering.emit(node, "sign", (x,), lowering.shape(x))
 
@@ -368,13 +401,29 @@ def sign(lowering: Lowering, node: Any, arguments: Arguments) -> int:
 def quantize(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """Whole numbers times a scale, one for all or one per channel."""
     x = lowering.value(node, arguments["x"])
-    constants = {name: lowering.constant(node, arguments[name]) for name in ("scale", "zero_point", "qmin", "qmax")}
-    size = max(constants[role].tensor.numel() for role in ("scale", "zero_point"))
+    constants = {role: lowering.constant(node, arguments[role]) for role in ("scale", "zero_point")}
+    size = max(constant.tensor.numel() for constant in constants.values())
     if size > 1 and _axis(node, arguments["x"], arguments["axis"]) != 1:
         lowering.fail(node, f"its axis is {arguments['axis']}; only channels, axis 1, may have scales of their own")
-    weights = {role: _vector(constants[role], size) for role in ("scale", "zero_point")}
-    attributes = {name: int(constants[name].tensor) for name in ("qmin", "qmax")}
+    weights = {role: _vector(constant, size) for role, constant in constants.items()}
+    attributes = {name: _whole(lowering, node, arguments, name) for name in ("qmin", "qmax")}
+
+    def enough(low: float, high: float) -> bool:
+        """Rounding is monotone: it is enough that the limits reach the ends of the range."""
+        scale, zero = (constants[role].tensor.float() for role in ("scale", "zero_point"))
+        first, last = (torch.round(torch.tensor(limit) * (1 / scale)) + zero for limit in (low, high))
+        return bool((first <= attributes["qmin"]).all() and (last >= attributes["qmax"]).all())
+
+    _check_limits(lowering, node, arguments["x"], enough, "them to reach its lowest and highest number")
     return lowering.emit(node, "quantize", (x,), lowering.shape(x), attributes, weights)
+
+
+def _whole(lowering: Lowering, node: Any, arguments: Arguments, name: str) -> int:
+    """An argument that is one whole number."""
+    numbers = lowering.constant(node, arguments[name]).tensor.unique().tolist()
+    if len(numbers) != 1 or numbers[0] != int(numbers[0]):
+        lowering.fail(node, f"its {name} is {numbers}; expected one whole number for all channels")
+    return int(numbers[0])
 
 
 def _vector(constant: Constant, size: int) -> Constant:

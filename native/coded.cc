@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "cpu.h"
 #include "parallel.h"
@@ -11,6 +12,8 @@ namespace {
 
 // Below this many multiplications a call takes less time than waking a thread.
 constexpr int64_t kWorthThread = 400'000;
+// Samples that share an expanded weight: their inputs and their sums stay in the second-level cache.
+constexpr int64_t kExpandSamples = 256;
 constexpr int64_t kRegisters = 8;  // of rows that a kernel works on at once
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -30,13 +33,17 @@ auto variant(Isa isa) {
   return coded_linear_ref;
 }
 
-// The digits that a variant knows, those that hold the most columns first.
+// The digits that a variant knows, those that hold the most columns first, and from which batch on it is faster to
+// expand them: measured on 1024 x 2048. Four signs a digit are always fastest as they are.
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 struct Digit {
-  int64_t bits, group, most_values;
+  int64_t bits, group, most_values, expand_from;
 };
-constexpr Digit kDigits512[] = {{4, 4, 2}, {5, 3, 3}, {4, 2, 4}, {5, 2, 5}, {4, 1, 16}, {5, 1, 32}};
-constexpr Digit kDigits2[] = {{3, 3, 2}, {3, 1, 8}, {4, 1, 16}};
-constexpr Digit kByte = {8, 1, 256};
+constexpr Digit kDigits512[] = {{4, 4, 2, kNever}, {5, 3, 3, 12}, {4, 2, 4, 12}, {5, 2, 5, 12}, {4, 1, 16, 3},
+                                {5, 1, 32, 3}};
+constexpr Digit kDigits2[] = {{3, 3, 2, 48}, {3, 1, 8, 3}, {4, 1, 16, 2}};
+constexpr Digit kByte = {8, 1, 256, 5};
+constexpr int64_t kExpandLine = 16, kExpandTwice = 6;  // bytes on a line; two sums per output
 
 Digit digit_for(int64_t values, Isa isa) {
   const auto first_in = [&](const auto& digits) {
@@ -44,7 +51,7 @@ Digit digit_for(int64_t values, Isa isa) {
       if (values <= d.most_values) return d;
     return kByte;
   };
-  if (isa == Isa::ref) return kByte;
+  if (isa == Isa::ref) return {8, 1, 256, kNever};
   return isa == Isa::avx2 ? first_in(kDigits2) : first_in(kDigits512);
 }
 
@@ -92,6 +99,8 @@ CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
   basis_ = make_basis(positive, m.bits, m.group);
   if (!w.negative.empty()) negative_basis_ = make_basis(negative, m.bits, m.group);
   m.line = m.bits == 8 && isa != Isa::ref && w.negative.empty() && is_line(w.table, &m.base, &m.step);
+  expand_from_ = m.line ? kExpandLine : digit.expand_from;
+  if (!w.negative.empty() && isa != Isa::ref) expand_from_ = std::min(expand_from_, kExpandTwice);
   m.bits == 8 ? pack_bytes(w) : pack_digits(w);
   m.packed = packed_.data();
   m.bytes = bytes_.data();
@@ -138,13 +147,17 @@ void CodedLinear::run(const void* const* inputs, void* const* outputs, int64_t b
   const auto* x = static_cast<const float*>(inputs[0]);
   auto* out = static_cast<float*>(outputs[0]);
   const Epilogue epilogue = finish_.rest(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr);
-  const int64_t multiplications = batch * matrix_.rows * matrix_.cols;
+  const CodedMatrix& m = matrix_;
+  const int64_t multiplications = batch * m.rows * m.cols;
   threads = static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
   const int64_t parts = threads > 1 ? std::min<int64_t>(4 * threads, ceil_div(registers_, kRegisters)) : 1;
-  parallel_for(parts, threads, [&](int64_t part) {
-    const int64_t units = ceil_div(registers_, kRegisters);
-    const CodedTask task = {0, batch, units * part / parts * kRegisters,
-                            std::min(units * (part + 1) / parts * kRegisters, registers_)};
-    kernel_(&matrix_, &epilogue, x, out, &task, thread_scratch(coded_scratch(&matrix_)));
+  const bool expand = batch >= expand_from_;
+  const int64_t most = expand ? kExpandSamples : batch, chunks = ceil_div(batch, most);
+  const size_t scratch = expand ? coded_expand_scratch(ceil_div(batch, chunks)) : coded_scratch(&m);
+  parallel_for(chunks * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, chunk = index / parts, units = ceil_div(registers_, kRegisters);
+    const CodedTask task = {batch * chunk / chunks, batch * (chunk + 1) / chunks, units * part / parts * kRegisters,
+                            std::min(units * (part + 1) / parts * kRegisters, registers_), expand};
+    kernel_(&m, &epilogue, x, out, &task, thread_scratch(scratch));
   });
 }

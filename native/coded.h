@@ -17,7 +17,8 @@ struct CodedWeight {
   std::vector<float> scale, negative;  // [rows] or empty
 };
 
-// y = W x, codes packed to about as many bits as they need; then the finish.
+// y = W x, codes packed to about as many bits as they need; then the finish. The size of the batch decides how sums are
+// added up, the number of threads does not.
 class CodedLinear : public Operation {
  public:
   CodedLinear(const CodedWeight& weight, const Finish& finish);
@@ -35,7 +36,8 @@ class CodedLinear : public Operation {
   Aligned<uint8_t> bytes_;
   Aligned<float> basis_, negative_basis_;
   CodedMatrix matrix_ = {};
-  int64_t registers_ = 0;  // of rows
+  int64_t registers_ = 0;    // of rows
+  int64_t expand_from_ = 0;  // the batch from which on weights become floats, part by part
   void (*kernel_)(CODED_LINEAR_ARGUMENTS) = nullptr;
   std::string kernel_name_;
 };

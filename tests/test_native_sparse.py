@@ -284,7 +284,7 @@ STRAIGHT = "straight"  # a table that is a line
     values=st.sampled_from([1, 2, 3, 4, 5, 6, 16, 17, 32, 33, 100, 256]),
     table=st.sampled_from(["random", STRAIGHT]),
     scaled=st.sampled_from([(), ("scale",), ("scale", "negative")]),
-    batch=st.integers(0, 9),
+    batch=st.one_of(st.integers(0, 20), st.sampled_from([48, 61, 300])),
     seed=st.integers(0, 2**16),
     isa_name=st.sampled_from(_native.isa_names()),
     threads=st.sampled_from([1, 2, 5]),
@@ -328,8 +328,20 @@ def test_coded_linear_weights_stay_small(values: int, bits: int) -> None:
         assert operation.weight_bytes < 1.1 * bits * codes.size / 8 + 4096
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("values", [2, 40])
+@pytest.mark.parametrize("values", [2, 3, 16, 40])
+def test_coded_linear_keeps_infinities_of_a_sample_in_it(isa: str, values: int) -> None:
+    """However samples share the work."""
+    codes = np.random.default_rng(0).integers(0, values, (40, 500)).astype(np.uint8)
+    operation = _native.CodedLinearOp(codes, np.arange(1, values + 1, dtype=np.float32), _native.Finish(40))
+    for batch in (5, 50):
+        x = numbers(batch, 500)
+        x[3, 499], x[1, 250] = np.inf, np.nan
+        expected = np.broadcast_to(np.isfinite(x).all(axis=1)[:, None], (batch, 40))
+        np.testing.assert_array_equal(np.isfinite(run(operation, x)), expected)
+
+
+@pytest.mark.parametrize("batch", [1, 5, 50])
+@pytest.mark.parametrize("values", [2, 3, 40])
 def test_coded_linear_finishes_like_separate_operations(isa: str, values: int, batch: int) -> None:
     codes = np.random.default_rng(0).integers(0, values, (37, 90)).astype(np.uint8)
     vectors = {name: numbers(37, seed=i) for i, name in enumerate(("bias", "scale", "shift"))}

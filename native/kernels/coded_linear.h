@@ -29,9 +29,12 @@ typedef struct {
 enum { CODED_SAMPLES = 4 };
 static inline int64_t coded_digits(const CodedMatrix* m) { return 32 / m->bits; }  // per word
 
-// out[n][o] for n in [n0, n1) and the rows of registers [register0, register1).
+// out[n][o] for n in [n0, n1) and the rows of registers [register0, register1), register0 even. `expand`, which decides
+// the order of the additions: whether weights become floats, a part at a time that stays in the first-level cache, for
+// the tile of the dense kernel. That wants many samples; the variant for-loops ignores it.
 typedef struct {
   int64_t n0, n1, register0, register1;
+  int expand;
 } CodedTask;
 // scratch: the inputs of CODED_SAMPLES samples, zeros up to the last digit of a row.
 static inline int64_t coded_padded_cols(const CodedMatrix* m) {
@@ -39,6 +42,11 @@ static inline int64_t coded_padded_cols(const CodedMatrix* m) {
 }
 static inline int64_t coded_scratch(const CodedMatrix* m) {
   return (coded_padded_cols(m) + 16) * CODED_SAMPLES * (int64_t)sizeof(float);
+}
+// scratch to expand: so many columns of two registers of rows; of the inputs of all samples, each in lines of its own.
+enum { CODED_COLUMNS = 192, CODED_LINE = CODED_COLUMNS + 16 };
+static inline int64_t coded_expand_scratch(int64_t samples) {
+  return (CODED_COLUMNS * BLOCK + CODED_LINE * samples) * (int64_t)sizeof(float);
 }
 #define CODED_LINEAR_ARGUMENTS \
   const CodedMatrix *matrix, const Epilogue *epilogue, const float *x, float *out, const CodedTask *task, void *scratch

@@ -10,18 +10,6 @@
 // Registers per block; blocks that one sample passes at once; how many taps ahead it asks for its weights.
 static const int BLOCK_REGISTERS = BLOCK / LANES, STREAMS = LANES == HALF_BLOCK ? 4 : 1, SAMPLE_AHEAD = 32;
 
-// Outputs of sample n from `channel` on.
-static inline void set_output(const Epilogue* e, int64_t out_c, int64_t n, int64_t channel, float* out, Tile* t) {
-  const int64_t position = n * out_c + channel;
-  t->lanes = out_c - channel;
-  t->out = out + position;
-  t->epilogue.bias = advance(e->bias, channel);
-  t->epilogue.scale = advance(e->scale, channel);
-  t->epilogue.shift = advance(e->shift, channel);
-  t->epilogue.residual = advance(e->residual, position);
-  t->epilogue.relu = e->relu;
-}
-
 // R registers of outputs from the sample at x: blocks, or half of one. Even and odd taps are added up apart, to hide the
 // latency of additions.
 template <int R>

@@ -5,6 +5,9 @@
 // triple_tile, ky, c, kx: how work is divided into tiles and threads never changes a bit.
 #pragma once
 
+// Of what works on sums: a call would need them in memory, and large files make the compiler shy of inlining.
+#define INLINE inline __attribute__((always_inline))
+
 typedef struct {
   // Input. rows[ry * row_stride + ky * row_dilation] is the padded input row that row ry of the tile needs for ky, of
   // which [ky0, ky1) count: what others would add is zero. Of it, segment g of output pixel p takes the floats from
@@ -20,15 +23,28 @@ typedef struct {
   // Output of the tile's first pixel and channel. `lanes` channels are valid.
   float* out;
   int64_t out_row_step, out_pixel_step, lanes;
+  int continued;  // whether tile adds to what `out` holds
   // As in Epilogue, advanced to this channel and, the residual, to this output.
   Epilogue epilogue;
 } Tile;
 
 static inline const float* advance(const float* p, int64_t n) { return p ? p + n : p; }
 
+// Outputs of sample n of a matrix product from `channel` on.
+static inline void set_output(const Epilogue* e, int64_t out_c, int64_t n, int64_t channel, float* out, Tile* t) {
+  const int64_t position = n * out_c + channel;
+  t->lanes = out_c - channel;
+  t->out = out + position;
+  t->epilogue.bias = advance(e->bias, channel);
+  t->epilogue.scale = advance(e->scale, channel);
+  t->epilogue.shift = advance(e->shift, channel);
+  t->epilogue.residual = advance(e->residual, position);
+  t->epilogue.relu = e->relu;
+}
+
 // `sums`: NV registers of channels for each of M pixels; `at(m)`: where pixel m lies, counted from the tile's first.
 template <int NV, int M, bool FULL, class At>
-static inline void finish_sums(const Tile* t, vec (*sums)[NV], const At at) {
+static INLINE void finish_sums(const Tile* t, vec (*sums)[NV], const At at) {
   const Epilogue* e = &t->epilogue;
 #pragma GCC unroll 8
   for (int v = 0; v < NV; ++v) {
@@ -55,7 +71,7 @@ static inline void finish_sums(const Tile* t, vec (*sums)[NV], const At at) {
 }
 
 template <int NV, int M, class At>
-static inline void finish_tile(const Tile* t, vec (*sums)[NV], const At at) {
+static INLINE void finish_tile(const Tile* t, vec (*sums)[NV], const At at) {
   if (t->lanes >= NV * LANES) return finish_sums<NV, M, true>(t, sums, at);
   finish_sums<NV, M, false>(t, sums, at);
 }
@@ -74,7 +90,7 @@ static const int AHEAD = 8;
 
 // N taps from the pixels at x[ry] and the weights at w.
 template <int NV, int RY, int RX, int N>
-static inline void add_taps(const Tile* t, const float* const* x, const float* w, const int64_t* odd, vec (*sums)[NV]) {
+static INLINE void add_taps(const Tile* t, const float* const* x, const float* w, const int64_t* odd, vec (*sums)[NV]) {
 #pragma GCC unroll 2
   for (int k = 0; k < N; ++k) {
     vec weight[NV];
@@ -95,11 +111,13 @@ static inline void add_taps(const Tile* t, const float* const* x, const float* w
 
 template <int NV, int RY, int RX>
 static void tile(const Tile* t) {
+  const auto at = [t](int m) { return (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step; };
   vec sums[RY * RX][NV];
 #pragma GCC unroll 32
   for (int m = 0; m < RY * RX; ++m)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sums[m][v] = zero();
+    for (int v = 0; v < NV; ++v)
+      sums[m][v] = t->continued ? load_first(t->out + at(m) + v * LANES, t->lanes - v * LANES) : zero();
 
   const float* w = t->weights + t->ky0 * t->segments * t->run * t->width;
   int64_t odd[ODD_MULTIPLES];
@@ -127,8 +145,7 @@ static void tile(const Tile* t) {
       }
     }
   }
-  finish_tile<NV, RY * RX>(
-      t, sums, [t](int m) { return (m / RX) * t->out_row_step + (m % RX) * t->out_pixel_step; });
+  finish_tile<NV, RY * RX>(t, sums, at);
 }
 
 // The same with one register of channels and three taps side by side, stride 1: loading a value for every product would

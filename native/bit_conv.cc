@@ -406,15 +406,16 @@ void BitConvOp::run(const void* const* inputs, void* const* outputs, int64_t bat
   int64_t steps = 0;  // of 16 channels by one word
   for (const Part& p : parts_) steps += pixels * lanes_ / BITS_UNIT * p.sums.passes * bits_steps(&p.sums);
   threads = static_cast<int>(std::clamp<int64_t>(steps / kWorthThread, 1, threads));
-  const int64_t chunk = variant_.chunk_pixels, wanted = threads > 1 ? 4 * int64_t{threads} : 1;
-  const int64_t per_task = std::clamp<int64_t>(round_up(ceil_div(pixels, wanted), chunk), chunk, kTaskPixels);
-  const int64_t chunks = ceil_div(pixels, per_task);
+  // Tasks have whole chunks of pixels, which are of about one size, and as many for every thread.
+  const int64_t chunks = round_up(ceil_div(pixels, variant_.chunk_pixels), threads), least = ceil_div(pixels, kTaskPixels);
+  const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1, cuts = std::clamp(wanted, least, std::max(least, chunks));
   // Units that straddle words are put together by one task.
   const bool divisible = !finish.e.codes || finish.fill;
-  const int64_t parts = divisible ? std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(chunks, 1)), 1, blocks) : 1;
-  parallel_for(chunks * parts, threads, [&](int64_t index) {
-    const int64_t part = index % parts, pixel0 = index / parts * per_task;
-    const Task task = {pixel0, std::min(per_task, pixels - pixel0), blocks * part / parts, blocks * (part + 1) / parts};
+  const int64_t parts = divisible ? std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(cuts, 1)), 1, blocks) : 1;
+  const auto first_pixel = [&](int64_t cut) { return pixels * (chunks * cut / cuts) / chunks; };
+  parallel_for(cuts * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, cut = index / parts, pixel0 = first_pixel(cut);
+    const Task task = {pixel0, first_pixel(cut + 1) - pixel0, blocks * part / parts, blocks * (part + 1) / parts};
     run_task(task, inputs[0], finish, out_image);
   });
 }

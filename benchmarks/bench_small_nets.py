@@ -8,15 +8,19 @@ The engine runs the packed files as they are; onnxruntime and torch run the dens
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 import bitwright
 import contest
 from bitwright.measure.latency import compare_outputs, random_inputs
 from bitwright.measure.onnx_peer import to_onnx
 from bitwright.measure.torch_peer import open_torch
+from bitwright.runtime.graph import Graph, validate
 
 RESULTS = Path(__file__).parent.parent / "results"
 NAMES = ("resnet-20-pretrained", "lenet-5-deep-compression")
@@ -39,8 +43,24 @@ def network_case(name: str, threads: int) -> contest.Case:
             for call, x in zip(contestants[peer], inputs, strict=True):
                 compare_outputs(peer, [call()], model(x))
 
-    operations = 2 * sum(tensor.dense().size for tensor in model.stored.values())  # at least; says nothing of speed
-    return contest.Case(f"{name} batch 1", operations, contestants, check, [contest.Claim(1.0, (contest.ORT,))])
+    return contest.Case(
+        f"{name} batch 1",
+        dense_operations(model.graph, dense),
+        contestants,
+        check,
+        [contest.Claim(1.0, (contest.ORT,))],
+    )
+
+
+def dense_operations(graph: Graph, dense: dict[str, np.ndarray]) -> int:
+    """Of the convolutions and linear layers, for one image: two per multiply-accumulate, zeros included."""
+    shapes = validate(graph, {name: array.shape for name, array in dense.items()})[len(graph.inputs) :]
+    layers = (
+        (node.weights["weight"], shape)
+        for node, shape in zip(graph.nodes, shapes, strict=True)
+        if "weight" in node.weights
+    )
+    return sum(2 * math.prod(shape) * dense[weight][0].size for weight, shape in layers)
 
 
 def cases(options: argparse.Namespace) -> Iterator[contest.Case]:

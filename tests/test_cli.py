@@ -211,6 +211,7 @@ def test_bench(packed: str, capsys: Captured) -> None:
     printed = capsys.readouterr().out
     assert "bitwright" in printed
     assert "kernels, 1 of" in printed
+    assert "half the distance of the quartiles" in printed
     assert main(["bench", packed, "--layers", "--vs", "none"]) == 0
     assert "measured" in capsys.readouterr().out
     assert main(["bench", packed, "--json"]) == 0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitwright import BitwrightError, _native
-from bitwright.measure import latency, onnx_peer, peers
+from bitwright.measure import latency, layers, onnx_peer, peers
 from bitwright.measure.latency import compare_outputs, measure_file, take_turns
 from bitwright.measure.onnx_peer import open_peer
 from bitwright.measure.peers import without_quantizers
@@ -202,4 +202,15 @@ def test_layers_show_the_literature_beside_what_was_measured(tmp_path):
     assert 1 < conv["measured_saving"] <= 40
     assert conv["gops"] == pytest.approx(2 * 72 * 144 / conv["ms"] / 1e6)
     assert head["counted_speedup"] is head["measured_speedup"] is head["counted_saving"] is None
+    assert head["measured_saving"] > 0.9, "dense float32, in byte planes"
     assert set(found["peaks"]) == {"float32", "int8", "popcount"}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "speed"),
+    [("bits avx2", 2.0), ("bits amx", 4.0), ("bytes amx", 4.0), ("conv2d avx512", 1.0), ("sparse_conv avx2", None)],
+)
+def test_kernels_are_judged_by_the_peak_of_the_unit_that_they_use(kernel, speed):
+    layer = layers._Layer(Node("conv2d", (0,)), 6.0, 3, 1, 1)
+    share = layers._judged(layer, kernel, 1.0, {"float32": 1.0, "popcount": 2.0, "int8": 4.0}).get("of_peak")
+    assert share == (None if speed is None else 6 / speed)

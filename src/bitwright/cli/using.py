@@ -133,9 +133,20 @@ def bench(
             "counted: operations as XNOR-Net counts them (bit products in words of 64; 32 bits over bits of a weight)",
             "measured: against this engine's float32 kernel of the shape; dense float32 bytes over bytes in the file",
         ]
-    machine = f"{found['machine']['cpu']}, {found['isa']} kernels, {threads} of {found['machine']['cores']} cores"
-    for note in (*found["notes"], machine):
+    for note in (*found["notes"], *_circumstances(found)):
         console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _circumstances(found: dict[str, Any]) -> list[str]:
+    """What the times mean and what they were measured on."""
+    names = [row["name"] for row in found["contestants"]]
+    threads, machine, notes = found["threads"], found["machine"], []
+    if any("int8" in name or "no quantisers" in name for name in names):
+        notes.append("int8 and networks without quantisers compute something else: compared in speed only")
+    notes.append(f"spread: half the distance of the quartiles, of {found['contestants'][0]['rounds']:,} calls in turns")
+    used = [name for name in ("onnxruntime", "torch") if any(row.startswith(name) for row in names)]
+    peers = "".join(f", {name} {found['versions'][name]}" for name in used)
+    return [*notes, f"{machine['cpu']}, {found['isa']} kernels, {threads} of {machine['cores']} cores{peers}"]
 
 
 LAYER_COLUMNS = {

@@ -3,8 +3,8 @@
 The literature's columns count operations, they do not measure. XNOR-Net's speed-up of a layer, whose outputs each sum n
 products, is 64 n / (a w n + 64) for activations of a bits and weights of w bits: 64 one-bit products in an instruction
 against one float product, and one float operation per output (58x and the like for a = w = 1). Its saving of memory is
-32 / w. The measured columns beside them are the time of the same layer on this engine's float32 kernels, and the bytes
-of the dense float32 weight over those in the file.
+32 / w. The measured columns beside them are the time of the same layer on this engine's float32 kernels over its time
+here (where another kernel runs), and the bytes of the dense float32 weight over those in the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from bitwright.runtime.graph import Graph, Node, validate
 
 Array = np.ndarray
 FAMILIES = {"bits": "popcount", "bytes": "int8", "conv2d": "float32", "linear": "float32", "depthwise": "float32"}
-"""The first word of a kernel's name, and the peak that it could at best reach; others, sparse ones, have no such."""
+"""The first word of a kernel's name, and the peak that it could at best reach; others, sparse ones, have no such. On
+tiles (amx) bits are multiplied as bytes."""
 LAYERS = ("conv2d", "linear")
 
 
@@ -88,8 +89,10 @@ def layer_times(path: str | os.PathLike[str], model: Model, inputs: tuple[Array,
         key = step.name, step.does.split(" ")[0]
         if layer := layers.get(key):
             row |= _judged(layer, step.kernel, used / batch, limits)
-            row["measured_speedup"] = floats[key] / used if layer.weight_bits and key in floats else None
-            if layer.weight_bits and (nbytes := stored.get(step.name)):
+            twin = floats.get(key)
+            if twin is not None and twin[0] != step.kernel:
+                row["measured_speedup"] = twin[1] / used
+            if nbytes := stored.get(step.name):
                 row["measured_saving"] = 4 * math.prod(model.stored[layer.node.weights["weight"]].shape) / nbytes
         rows.append(asdict(LayerTime(**row)))
     return {"layers": rows, "peaks": limits}
@@ -99,7 +102,8 @@ def _judged(layer: _Layer, kernel: str, seconds: float, limits: Mapping[str, flo
     """Speed, share of the peak and the literature's count."""
     found: dict[str, float | None] = {"gops": layer.operations / seconds / 1e9}
     a, w = layer.activation_bits, layer.weight_bits
-    if family := FAMILIES.get(kernel.split(" ")[0]):
+    first, *_, last = kernel.split(" ")
+    if family := "int8" if (first, last) == ("bits", "amx") else FAMILIES.get(first):
         planes = a * w if family == "popcount" and a and w else 1
         found["of_peak"] = planes * layer.operations / seconds / limits[family]
     if a and w:
@@ -139,11 +143,11 @@ def _weight_bits(weight: Array) -> int | None:
     return most.bit_length() + (0 if bool((lattice.integers & 1).all()) else 1)
 
 
-def _float_seconds(model: Model, inputs: tuple[Array, ...]) -> dict[tuple[str, str], float]:
-    """Seconds of every layer of the same network without quantisers and with random float weights."""
+def _float_seconds(model: Model, inputs: tuple[Array, ...]) -> dict[tuple[str, str], tuple[str, float]]:
+    """Kernel and seconds of every layer of the same network without quantisers and with random float weights."""
     random = np.random.default_rng(0)
     graph, kept = without_quantizers(model.graph, model.stored)
     weights = {name: random.standard_normal(tensor.shape).astype(np.float32) for name, tensor in kept.items()}
     twin = Model(graph, weights, threads=model.threads)
     seconds = twin.time_steps(*inputs, repeats=10)
-    return {(s.name, s.does.split(" ")[0]): used for s, used in zip(twin.plan, seconds, strict=True)}
+    return {(s.name, s.does.split(" ")[0]): (s.kernel, used) for s, used in zip(twin.plan, seconds, strict=True)}

@@ -76,8 +76,8 @@ static inline int64_t byte_input_rows(const ByteConv* c, int64_t rows) {
 // layer); one by one, by tasks that have all channels of their pixels.
 enum { STORE_NONE, STORE_BYTES, STORE_BITS, STORE_WORDS, STORE_SCATTERED };
 static inline int byte_code_storage(const ByteConv* c, const Encode* e) {
-  const int64_t channels = byte_group_channels(c), group = e->layout.channels / e->layout.groups;
   if (e->kind == ENCODE_NONE) return STORE_NONE;
+  const int64_t channels = byte_group_channels(c), group = e->layout.channels / e->layout.groups;
   const int64_t unit = e->layout.planes ? 32 : 4, aligned = e->layout.planes ? HALF_LANES : 4;
   if ((byte_groups(c) == 1 || channels % aligned == 0) && (e->layout.groups == 1 || group % unit == 0))
     return e->layout.planes ? STORE_BITS : STORE_BYTES;

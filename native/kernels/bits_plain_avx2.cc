@@ -73,7 +73,8 @@ static void sum_pixels(BITS_ARGUMENTS) {
   const int64_t chunks = (run + CHUNK_WORDS - 1) / CHUNK_WORDS;
   for (int64_t i = 0; i < pixels * BITS_BLOCK; ++i) sums[i] = 0;
   for (const BitPass* p = s->pass; p < s->pass + s->passes; ++p) {
-    for (int64_t i = 0; i < pixels * BITS_BLOCK; ++i) sums[i] = ((sums[i] << p->shift) ^ -p->negate) + p->negate;
+    const int32_t factor = (p->negate ? -1 : 1) * (1 << p->shift);
+    for (int64_t i = 0; i < pixels * BITS_BLOCK; ++i) sums[i] *= factor;
     const uint32_t* w = (const uint32_t*)weights + p->weights * bits_steps(s) * width;
     for (int64_t tap = 0; tap < s->kernel_h * taps; ++tap)
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {

@@ -20,7 +20,7 @@ void bits_ref(BITS_ARGUMENTS) {
     for (int64_t lane = 0; lane < width; ++lane) {
       int32_t sum = 0;
       for (const BitPass* p = s->pass; p < s->pass + s->passes; ++p) {
-        sum <<= p->shift;
+        sum *= 1 << p->shift;
         if (p->negate) sum = -sum;
         sum += one_pass(s, x[pixel] + p->x, w + p->weights * bits_steps(s) * width + lane, width);
       }

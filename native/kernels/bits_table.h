@@ -176,9 +176,10 @@ static void add_pixels(const uint8_t* tables, const Segment* segment, const uint
   if (pixels % 2) add_segment<1, WIDTH, false>(tables, step, segment, sums);
 }
 
-// Sums become what a pass wants them to be before it.
+// Sums become what a pass wants them to be before it. Those of unused lanes hold anything, hence no signed arithmetic.
 static void weigh(const BitPass* pass, int64_t count, int32_t* sums) {
-  for (int64_t i = 0; i < count; ++i) sums[i] = ((sums[i] << pass->shift) ^ -pass->negate) + pass->negate;
+  const uint32_t shift = pass->shift, negate = pass->negate;
+  for (int64_t i = 0; i < count; ++i) sums[i] = (int32_t)((((uint32_t)sums[i] << shift) ^ (0 - negate)) + negate);
 }
 
 template <int WIDTH>

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from bitwright import _native
 
 TOLERANCE = 1e-5
 """|found - exact| <= this * sum |x| |w|: the error of n additions in any order grows like sqrt(n) * 2^-24."""
+
+LARGE = 2e7
+"""About the multiplications of an image of the largest shapes."""
 
 Array = np.ndarray
 Random = np.random.Generator
@@ -163,9 +166,21 @@ class Window:
         return result
 
 
+def large_window(random: Random) -> Window:
+    """What does not fit the caches, or is divided into many tasks."""
+    kernel, stride = pick(random, (3, 3), (1, 1), (5, 5), (7, 7)), count(random, 1, 2)
+    in_c, out_c = count(random, 3, 600), count(random, 8, 600)
+    side = int((LARGE / (in_c * out_c * kernel[0] * kernel[1])) ** 0.5) * stride
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    return Window((min(side, 60) + 2, min(side, 60) + count(random, 1, 4)), in_c, out_c, kernel, (stride,) * 2, padding)
+
+
 def random_window(random: Random, depthwise: bool = True) -> Window:
     if chance(random, 0.15):  # a linear layer
-        return Window((1, 1), count(random, 1, 700), count(random, 1, 100))
+        large = chance(random, 0.1)
+        return Window((1, 1), count(random, 1, 5000 if large else 700), count(random, 1, 600 if large else 100))
+    if chance(random, 0.02):
+        return large_window(random)
     groups = pick(random, 1, 1, 1, 1, 2, 3)
     in_c, out_c = (groups * count(random, 1, pick(random, 8, 40, 140)) for _ in range(2))
     if depthwise and chance(random, 0.05):
@@ -243,7 +258,7 @@ def compare(found: list[Array], expected: list[tuple[Array, int]], floats: bool)
         want = wanted[:, :used]
         if floats and i == 0:
             got, want = (np.ascontiguousarray(a).view(np.float32) for a in (got, want))
-        wrong = np.count_nonzero(got != want)
+        wrong = np.count_nonzero((got != want) & ((got == got) | (want == want)))  # NaN is NaN
         assert not wrong, f"output {i}: {wrong} of {got.size} are wrong"
 
 
@@ -284,7 +299,7 @@ def random_coder(random: Random, size: tuple[int, int], channels: int, spread: f
     planes = 1 if kind == "sign" else pick(random, 1, 2, 3, 4)
     if chance(random, 0.3):
         planes = 0
-    divisors = [g for g in (1, 1, 2, 3) if channels % g == 0]
+    divisors = [g for g in (1, 1, 2, 3, 4, channels) if channels % g == 0]
     layout = Layout(*size, channels, pick(random, *divisors), margins(random), planes)
     affine = chance(random, 0.4)
     scale, shift = (vector(random, channels) if affine else None for _ in range(2))
@@ -374,12 +389,7 @@ def byte_conv(random: Random) -> Trial:
 def encode(random: Random) -> Trial:
     """Floats to codes, odd floats too."""
     batch, size, channels = count(random, 1, 3), (count(random, 1, 9), count(random, 1, 9)), count(random, 1, 150)
-    x = random.standard_normal((batch, *size, channels)).astype(np.float32)
-    if chance(random):
-        x = np.rint(x * 2) / np.float32(2)  # ties and zeros
-    odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3e38], np.float32)
-    places = random.random(x.shape) < 0.02
-    x[places] = random.choice(odd, int(places.sum()))
+    x = odd_floats(random, batch, *size, channels)
     coder = random_coder(random, size, channels, 1.0)
     with np.errstate(all="ignore"):
         expected = [(coder.layout.pack(coder.codes(x)), coder.layout.used())]
@@ -392,26 +402,57 @@ def encode(random: Random) -> Trial:
     )
 
 
+def pool_window(
+    random: Random, channels: int, groups: int, ceil: bool, dilated: bool
+) -> tuple[Window, tuple[int, int]]:
+    """A window of pooling and the size of its result: in ceil mode the last one may hang over, but begins before it."""
+    kernel = (count(random, 1, 4), count(random, 1, 4))
+    stride = (count(random, 1, 3), count(random, 1, 3))
+    dilation = pick(random, (1, 1), (count(random, 1, 3), count(random, 1, 3))) if dilated else (1, 1)
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    padding = [int(random.integers(0, r // 2 + 1)) for r in reach]
+    image = [r + count(random, 0, 9) for r in reach]
+    window = Window(
+        (image[0], image[1]), channels, channels, kernel, stride, (padding[0], padding[1]), dilation, groups
+    )
+    if not ceil:
+        return window, window.output
+    sizes = [
+        floor + bool((floor - 1) * s + r < n + 2 * p and floor * s < n + p)
+        for n, s, p, r, floor in zip(image, stride, padding, reach, window.output, strict=True)
+    ]
+    return window, (sizes[0], sizes[1])
+
+
+def pool_taps(window: Window, size: tuple[int, int], x: Array, outside: float) -> Array:
+    """What lies under each element of the window, (taps, N, H', W', C)."""
+    behind = [
+        max(0, (o - 1) * s + (k - 1) * d + 1 - p - n)
+        for n, k, s, p, d, o in zip(
+            window.image, window.kernel, window.stride, window.padding, window.dilation, size, strict=True
+        )
+    ]
+    pads = list(zip(window.padding, behind, strict=True))
+    padded = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=outside)
+    taps = []
+    for i in range(window.kernel[0]):
+        for j in range(window.kernel[1]):
+            rows = slice(i * window.dilation[0], None, window.stride[0])
+            columns = slice(j * window.dilation[1], None, window.stride[1])
+            taps.append(padded[:, rows, columns][:, : size[0], : size[1]])
+    return np.stack(taps)
+
+
 def pool_codes(random: Random) -> Trial:
     """The largest code under each window."""
     batch, channels = count(random, 1, 3), count(random, 1, 150)
-    kernel = (count(random, 1, 3), count(random, 1, 3))
-    stride = (count(random, 1, 3), count(random, 1, 3))
-    padding = tuple(int(random.integers(0, k // 2 + 1)) for k in kernel)
-    image = tuple(k + count(random, 0, 9) for k in kernel)
-    window = Window(image, channels, channels, kernel, stride, padding, groups=1)  # type: ignore[arg-type]
+    window, size = pool_window(random, channels, 1, chance(random), dilated=True)
     planes = pick(random, 0, 1, 2, 4)
-    groups = pick(random, *[g for g in (1, 1, 2) if channels % g == 0])
+    groups = pick(random, *[g for g in (1, 1, 2, 3, channels) if channels % g == 0])
     into = Layout(*window.image, channels, groups, margins(random, window.reach()), planes)
-    made = Layout(*window.output, channels, groups, margins(random), planes)
+    made = Layout(*size, channels, groups, margins(random), planes)
     codes = random.integers(0, 1 << (planes or 8), (batch, *window.image, channels)).astype(np.uint8)
-    padded = np.pad(codes, [(0, 0), *[(p, p) for p in window.padding], (0, 0)])
-    height, width = window.output
-    best = np.zeros((batch, height, width, channels), np.uint8)
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            best = np.maximum(best, padded[:, i :: stride[0], j :: stride[1]][:, :height, :width])
-    expected = [(made.pack(best), made.used())]
+    expected = [(made.pack(pool_taps(window, size, codes, 0).max(axis=0)), made.used())]
     return Trial(
         lambda: _native.PoolCodesOp(window.native(), into.native(), made.native()),
         [into.pack(codes)],
@@ -521,31 +562,207 @@ def sparse_conv(random: Random) -> Trial:
     )
 
 
-def pools(random: Random) -> Trial:
-    """Pools of floats: maxima exactly, means within the tolerance."""
-    batch, channels = count(random, 1, 3), count(random, 1, 70)
-    kernel = (count(random, 1, 4), count(random, 1, 4))
-    stride = (count(random, 1, 3), count(random, 1, 3))
-    padding = tuple(int(random.integers(0, k // 2 + 1)) for k in kernel)
-    image = tuple(k + count(random, 0, 9) for k in kernel)
-    window = Window(image, channels, channels, kernel, stride, padding, groups=channels)  # type: ignore[arg-type]
-    x = random.standard_normal((batch, *window.image, channels)).astype(np.float32)
-    common = (window.image, channels, kernel, stride, padding)
-    shape = str(window)
+def coded_linear(random: Random) -> Trial:
+    """A matrix of codes for few different numbers."""
+    large = chance(random, 0.1)
+    batch, cols, rows = count(random, 1, 20), count(random, 1, 3000 if large else 400), count(random, 1, 150)
+    entries = pick(random, 1, 2, 2, 3, 4, 5, 16, 17, 32, 33, 256)
+    table = random.standard_normal(entries).astype(np.float32)
+    if chance(random, 0.3):  # whole numbers times a scale
+        table = ((np.arange(entries) - entries // 2) * np.float32(random.uniform(0.01, 1))).astype(np.float32)
+    codes = random.integers(0, entries, (rows, cols)).astype(np.uint8)
+    w: Array = table[codes].astype(np.float64)
+    scales: dict[str, Array] = {}
     if chance(random):
-        ones = np.full(window.weight_shape, 1 / np.prod(kernel))
-        ending = Ending(channels, {}, False, None)
-        check = near(ending, window.sums(x, ones), window.sums(np.abs(x), ones))
-        return Trial(lambda: _native.AvgPoolOp(*common), [x], batch, check, shape)
-    padded = np.pad(x, [(0, 0), *[(p, p) for p in window.padding], (0, 0)], constant_values=-np.inf)
-    height, width = window.output
-    taps = [
-        padded[:, i :: stride[0], j :: stride[1]][:, :height, :width]
-        for i in range(kernel[0])
-        for j in range(kernel[1])
-    ]
-    exact = Ending(channels, {}, False, None).check(np.max(taps, axis=0))
-    return Trial(lambda: _native.MaxPoolOp(*common), [x], batch, exact, shape)
+        scales["scale"] = vector(random, rows)
+        if chance(random):
+            scales["negative"] = vector(random, rows)
+        w = w * np.where(w < 0, scales.get("negative", scales["scale"])[:, None], scales["scale"][:, None])
+    x = random.standard_normal((batch, cols)).astype(np.float32)
+    ending = random_ending(random, (batch, rows), False)
+    # A table of whole numbers is added up as base + step * code.
+    sizes = np.abs(x).sum(axis=1, keepdims=True) * np.abs(w).max(axis=1)
+    check = near(ending, x @ w.T, sizes)
+    return Trial(
+        lambda: _native.CodedLinearOp(codes, table, ending.native(), **scales),
+        [x, *ending.inputs()],
+        batch,
+        check,
+        f"{batch} {rows} {cols} {entries} {sorted(scales)} {ending}",
+    )
+
+
+def quantized(x: Array, scale: Array, reciprocal: Array, low: Array, high: Array) -> Array:
+    """FORMAT.md section 8 in float32."""
+    m = np.rint(x * reciprocal)
+    return np.where(m > low, np.minimum(m, high), low) * scale
+
+
+def exact_conv(random: Random) -> Trial:
+    """Whole numbers times a scale, as floats, times whole weights."""
+    window, batch = random_window(random), count(random, 1, 2)
+    _, codes, low, step = coded_activations(random, window, batch, pick(random, 0, 1, 4))
+    weight, padding = lattice(random, window, pick(random, 2, 8, 127)), pick(random, 0, low)
+    m = low + step * codes
+    scale = float(np.float32(random.uniform(0.001, 2)))
+    ending = random_ending(random, (batch, *window.output, window.out_c), True)
+    ending.out, ending.encode = True, None
+    sums = [window.sums(m, weight, padding)]
+    if set(np.unique(weight)) <= {-1, 0, 1} and chance(random, 0.3):
+        ending.vectors["negative"] = np.abs(vector(random, window.out_c))
+        sums = [window.sums(m, weight == sign, padding) for sign in (1, -1)]
+    x = m.astype(np.float32) * np.float32(scale)
+
+    def make() -> Any:
+        return _native.ExactConvOp(window.native(), 1 / scale, weight, padding, finish=ending.native())
+
+    return Trial(make, [x, *ending.inputs()], batch, ending.check(ending.scaled(*sums)), f"{window} {ending}")
+
+
+def odd_floats(random: Random, *shape: int) -> Array:
+    """Normal ones, ties and zeros, sometimes NaN, infinities and the smallest."""
+    x = random.standard_normal(shape).astype(np.float32)
+    if chance(random):
+        x = (np.rint(x * 2) / 2).astype(np.float32)
+    if chance(random):
+        odd = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3e38], np.float32)
+        places = random.random(shape) < 0.02
+        x[places] = random.choice(odd, int(places.sum()))
+    return x
+
+
+def exactly(operation: Callable[[], Any], inputs: list[Array], y: Array, shape: str) -> Trial:
+    """An operation with one output of floats, known in every bit."""
+    expected = [(np.ascontiguousarray(y, np.float32).reshape(len(y), -1).view(np.uint8), 4 * y[0].size)]
+    return Trial(operation, inputs, len(y), lambda found: compare(found, expected, floats=True), shape)
+
+
+def elementwise(random: Random) -> Trial:
+    """Sign, quantize, affine, normalize, ReLU, addition."""
+    large = chance(random, 0.05)
+    batch, pixels, channels = count(random, 1, 4), count(random, 1, 5000 if large else 90), count(random, 1, 90)
+    x = odd_floats(random, batch, pixels, channels)
+    a, b = vector(random, channels), vector(random, channels)
+    shape = f"{batch} {pixels} {channels}"
+    kind = pick(random, "sign", "quantize", "affine", "normalize", "pixels", "relu", "add")
+    with np.errstate(all="ignore"):
+        if kind == "sign":
+            y = np.where(x >= 0, np.float32(1), np.float32(-1))
+            return exactly(lambda: _native.SignOp(pixels * channels), [x], y, shape)
+        if kind == "quantize":
+            scale = random.uniform(0.01, 1, channels).astype(np.float32)
+            low = random.integers(-255, 1, channels).astype(np.float32)
+            how = scale, np.float32(1) / scale, low, low + random.integers(1, 256, channels).astype(np.float32)
+            return exactly(lambda: _native.QuantizeOp(pixels, *how), [x], quantized(x, *how), shape)
+        if kind == "affine":
+            return exactly(lambda: _native.AffineOp(pixels, a, b), [x], x * a + b, shape)
+        if kind == "normalize":
+            return exactly(lambda: _native.NormalizeOp(pixels, a, b), [x], x * a + b, shape)
+        if kind == "pixels":
+            image = random.integers(0, 256, x.shape).astype(np.uint8)
+            y = image.astype(np.float32) / np.float32(255) * a + b
+            return exactly(lambda: _native.NormalizeOp(pixels, a, b, uint8=True), [image], y, shape)
+        if kind == "relu":
+            y = np.where(x < 0, np.float32(0), x)
+            return exactly(lambda: _native.ReluOp(pixels * channels), [x], y, shape)
+        other = odd_floats(random, *x.shape)
+        return exactly(lambda: _native.AddOp(pixels * channels), [x, other], x + other, shape)
+
+
+def movers(random: Random) -> Trial:
+    """Transpose, pad, slice: every bit arrives."""
+    batch, kind = count(random, 1, 4), pick(random, "transpose", "bytes", "pad", "slice")
+    axes = 2 if kind in ("transpose", "bytes") else count(random, 1, 3)
+    sizes = [count(random, 1, pick(random, 9, 9, 70)) for _ in range(axes)]
+    x = odd_floats(random, batch, *sizes)
+    if kind == "transpose":
+        return exactly(lambda: _native.TransposeOp(sizes[0], sizes[1]), [x], x.transpose(0, 2, 1), f"{sizes}")
+    if kind == "bytes":
+        pixels = random.integers(0, 256, x.shape).astype(np.uint8)
+        expected = [(np.ascontiguousarray(pixels.transpose(0, 2, 1)).reshape(batch, -1), pixels[0].size)]
+        return Trial(
+            lambda: _native.TransposeOp(sizes[0], sizes[1], 1),
+            [pixels],
+            batch,
+            lambda found: compare(found, expected, floats=False),
+            f"{sizes}",
+        )
+    if kind == "pad":
+        before, after = ([count(random, 0, 4) for _ in sizes] for _ in range(2))
+        pads, value = [(0, 0), *zip(before, after, strict=True)], pick(random, 0.0, -1.5, -np.inf)
+        y = np.pad(x, pads, constant_values=value)
+        return exactly(lambda: _native.PadOp(sizes, before, after, value), [x], y, f"{sizes} {pads}")
+    axis = int(random.integers(len(sizes)))
+    start = int(random.integers(sizes[axis]))
+    stop, step = int(random.integers(start + 1, sizes[axis] + 1)), count(random, 1, 4)
+    y = x[(slice(None),) * (1 + axis) + (slice(start, stop, step),)]
+    return exactly(
+        lambda: _native.SliceOp(sizes, axis, start, stop, step), [x], y, f"{sizes} {axis} {start} {stop} {step}"
+    )
+
+
+def close(operation: Callable[[], Any], x: Array, y: Array, shape: str) -> Trial:
+    """What is computed in float64 and rounded once."""
+
+    def check(found: list[Array]) -> None:
+        np.testing.assert_allclose(found[0].view(np.float32).reshape(y.shape), y, rtol=1e-6, atol=1e-7)
+
+    return Trial(operation, [x], len(x), check, shape)
+
+
+def reductions(random: Random) -> Trial:
+    """Mean and softmax."""
+    batch, sizes = count(random, 1, 4), [count(random, 1, 30) for _ in range(count(random, 1, 3))]
+    x = (random.standard_normal((batch, *sizes)) * pick(random, 1, 1, 100)).astype(np.float32)
+    exact = x.astype(np.float64)
+    axis = int(random.integers(len(sizes)))
+    if chance(random):
+        powers = np.exp(exact - exact.max(axis=1 + axis, keepdims=True))
+        y = powers / powers.sum(axis=1 + axis, keepdims=True)
+        return close(lambda: _native.SoftmaxOp(sizes, axis), x, y, f"{sizes} {axis}")
+    axes = [a for a in range(len(sizes)) if chance(random)]
+    y = exact.mean(axis=tuple(1 + a for a in axes)) if axes else exact
+    return close(lambda: _native.MeanOp(sizes, axes), x, y, f"{sizes} {axes}")
+
+
+def max_pool(random: Random) -> Trial:
+    """Maxima of floats, NaN among them."""
+    batch, channels, ceil = count(random, 1, 3), count(random, 1, 70), chance(random)
+    window, size = pool_window(random, channels, channels, ceil, dilated=True)
+    x = odd_floats(random, batch, *window.image, channels)
+    y = pool_taps(window, size, x, -np.inf).max(axis=0)
+    common = (window.image, channels, window.kernel, window.stride, window.padding, window.dilation)
+    return exactly(lambda: _native.MaxPoolOp(*common, ceil=ceil), [x], y, f"{window} {ceil}")
+
+
+def average_pool(random: Random) -> Trial:
+    """Means of floats under windows, or of as many parts as are asked for."""
+    batch, channels = count(random, 1, 3), count(random, 1, 70)
+    plain = Ending(channels, {}, False, None)
+    if chance(random, 0.3):
+        image, size = ((count(random, 1, 14), count(random, 1, 14)) for _ in range(2))
+        x = random.standard_normal((batch, *image, channels)).astype(np.float32)
+        spans = [[(o * n // k, -(-(o + 1) * n // k)) for o in range(k)] for n, k in zip(image, size, strict=True)]
+        means = [
+            np.array([[z[:, a:b, c:d].mean(axis=(1, 2)) for c, d in spans[1]] for a, b in spans[0]]).transpose(
+                2, 0, 1, 3
+            )
+            for z in (x.astype(np.float64), np.abs(x).astype(np.float64))
+        ]
+        check = near(plain, *means)
+        return Trial(lambda: _native.AdaptiveAvgPoolOp(image, channels, size), [x], batch, check, f"{image} {size}")
+    ceil, padded = chance(random), chance(random)
+    window, size = pool_window(random, channels, channels, ceil, dilated=False)
+    x = random.standard_normal((batch, *window.image, channels)).astype(np.float32)
+    # Which elements count: those of the image, or of the padding too, but never those beyond it.
+    pads = [(0, 0), *((p, p) if padded else (0, 0) for p in window.padding), (0, 0)]
+    inside = np.pad(np.ones((1, *window.image, 1)), pads, constant_values=1)
+    counted = replace(window, image=inside.shape[1:3], padding=(0, 0) if padded else window.padding)
+    counts = pool_taps(counted, size, inside, 0).sum(axis=0)
+    counts = np.maximum(counts, 1)  # where none does, the mean is 0
+    sums, sizes = (pool_taps(window, size, z.astype(np.float64), 0).sum(axis=0) / counts for z in (x, np.abs(x)))
+    common = (window.image, channels, window.kernel, window.stride, window.padding, ceil, padded)
+    return Trial(lambda: _native.AvgPoolOp(*common), [x], batch, near(plain, sums, sizes), f"{window} {ceil} {padded}")
 
 
 FAMILIES: dict[str, tuple[Callable[[Random], Trial], float]] = {
@@ -557,7 +774,13 @@ FAMILIES: dict[str, tuple[Callable[[Random], Trial], float]] = {
     "float_linear": (float_linear, 1),
     "sparse_linear": (sparse_linear, 1),
     "sparse_conv": (sparse_conv, 1),
-    "pools": (pools, 1),
+    "coded_linear": (coded_linear, 1),
+    "exact_conv": (exact_conv, 1),
+    "elementwise": (elementwise, 1),
+    "movers": (movers, 1),
+    "reductions": (reductions, 0.5),
+    "max_pool": (max_pool, 1),
+    "average_pool": (average_pool, 1),
 }
 """And how often each is tried."""
 
@@ -569,6 +792,24 @@ def run(trial: Trial, isa: str, threads: int) -> list[Array]:
         return list(_native.run_operation(trial.make(), trial.inputs, trial.batch, threads))
     finally:
         _native.set_isa(None)
+
+
+def run_in_plan(trial: Trial, isa: str, threads: int, pass_bytes: int) -> list[Array]:
+    """The outputs at one level from a plan that may write over the inputs, as later steps copy the results."""
+    _native.set_isa(isa)
+    try:
+        operation = trial.make()
+        sizes, values = operation.output_bytes, len(operation.input_bytes)
+        copies = [(_native.PadOp([size // 4], [0], [0], 0.0), [values + i]) for i, size in enumerate(sizes)]
+        results = [values + len(sizes) + i for i in range(len(sizes))]
+        plan = _native.Plan(operation.input_bytes, [(operation, list(range(values))), *copies], results, pass_bytes)
+    finally:
+        _native.set_isa(None)
+    outputs = [np.full(trial.batch * size, 0xA5, np.uint8) for size in sizes]
+    inputs = [x.copy() for x in trial.inputs]
+    plan.run(inputs, outputs, trial.batch, threads)
+    assert all(x.tobytes() == y.tobytes() for x, y in zip(inputs, trial.inputs, strict=True)), "an input was changed"
+    return outputs
 
 
 def fuzz(trials: int, seed: int, only: str = "") -> Counter[str]:
@@ -584,6 +825,8 @@ def fuzz(trials: int, seed: int, only: str = "") -> Counter[str]:
             threads = int(random.integers(1, 4))
             try:
                 trial.check(run(trial, isa, threads))
+                if chance(random, 0.2) and not any(x[0].nbytes % 4 for x in trial.inputs):
+                    trial.check(run_in_plan(trial, isa, threads, pick(random, 1, 10_000, 1 << 20)))
             except (AssertionError, ValueError, RuntimeError) as error:
                 repeat = f"fuzz_kernels.py 1 --seed {number}" + (f" --only {only}" if only else "")
                 raise AssertionError(f"{name} {isa} {threads} threads: {error}\n{trial.shape}\n{repeat}") from error

@@ -1,8 +1,5 @@
 #include "arguments.h"
 
-#include <cstdlib>
-#include <new>
-
 void refuse(const std::string& message) { throw nb::value_error(message.c_str()); }
 
 namespace {
@@ -87,14 +84,4 @@ void check_pair(Pair pair, int64_t least, const char* name) {
 
 void check_threads(int threads) {
   if (threads < 1 || threads > 1024) refuse("threads is " + std::to_string(threads) + ", expected 1 to 1024");
-}
-
-nb::ndarray<nb::numpy, float> new_array(const std::vector<int64_t>& shape, float** data) {
-  const int64_t bytes = product(shape, "the output") * static_cast<int64_t>(sizeof(float));
-  void* memory = std::aligned_alloc(64, (static_cast<size_t>(bytes) + 64) / 64 * 64);
-  if (!memory) throw std::bad_alloc();
-  nb::capsule owner(memory, [](void* p) noexcept { std::free(p); });
-  std::vector<size_t> sizes(shape.begin(), shape.end());
-  *data = static_cast<float*>(memory);
-  return nb::ndarray<nb::numpy, float>(memory, sizes.size(), sizes.data(), owner);
 }

@@ -34,6 +34,3 @@ int64_t product(const std::vector<int64_t>& factors, const char* what);
 
 void check_pair(Pair pair, int64_t least, const char* name);
 void check_threads(int threads);
-
-// A new float32 array and its data.
-nb::ndarray<nb::numpy, float> new_array(const std::vector<int64_t>& shape, float** data);

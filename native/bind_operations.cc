@@ -112,9 +112,12 @@ class Buffers {
       if (bytes != batch * wanted[i])
         refuse("input " + std::to_string(i) + " has " + std::to_string(bytes) + " bytes, expected " +
                std::to_string(batch * wanted[i]));
-      inputs_.emplace_back(bytes + BUFFER_SLACK);
-      std::memcpy(inputs_.back().data(), checked_data(inputs[i], inputs[i].dtype(), -1, "an input"), bytes);
-      in_.push_back(inputs_.back().data());
+      const int64_t size = bytes + (kGuarded && operation.exact_reads() ? 0 : BUFFER_SLACK);
+      inputs_.emplace_back(size);
+      // Guarded memory ends where the operation may not read any more.
+      uint8_t* copy = inputs_.back().data() + (kGuarded ? memory_size(size) - size : 0);
+      std::memcpy(copy, checked_data(inputs[i], inputs[i].dtype(), -1, "an input"), bytes);
+      in_.push_back(copy);
     }
     for (int64_t& bytes : bytes_) {
       bytes *= batch;

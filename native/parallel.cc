@@ -9,12 +9,13 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
-#include <cstdlib>
 #include <exception>
 #include <mutex>
-#include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
+
+#include "memory.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -190,7 +191,7 @@ Pool& the_pool() {
 struct Scratch {
   void* memory = nullptr;
   size_t size = 0;
-  ~Scratch() { std::free(memory); }
+  ~Scratch() { free_memory(memory, size); }
 };
 
 }  // namespace
@@ -210,11 +211,9 @@ void parallel_for(int64_t tasks, int threads, void (*body)(void*, int64_t), void
 
 void* thread_scratch(size_t bytes) {
   static thread_local Scratch own;
-  if (bytes > own.size) {
-    std::free(own.memory);
-    own.size = 0;
-    own.memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    if (!own.memory) throw std::bad_alloc();
+  if (bytes > own.size || (kGuarded && bytes != own.size)) {
+    free_memory(std::exchange(own.memory, nullptr), own.size);
+    own.memory = allocate_memory(bytes);
     own.size = bytes;
   }
   return own.memory;

@@ -1,12 +1,11 @@
 // Weights in the order in which the kernels read them. Made once, when a model is loaded.
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 
 #include "kernels.h"
+#include "memory.h"
 
 // Zeroed memory, aligned to a cache line.
 template <class T>
@@ -14,10 +13,9 @@ class Aligned {
  public:
   Aligned() = default;
   explicit Aligned(int64_t count) : count_(count) {
-    const size_t size = (static_cast<size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    memory_.reset(static_cast<T*>(std::aligned_alloc(64, size ? size : 64)));
-    if (!memory_) throw std::bad_alloc();
-    std::memset(memory_.get(), 0, size);
+    const size_t size = static_cast<size_t>(bytes());
+    memory_ = {static_cast<T*>(allocate_memory(size)), Free{size}};
+    std::memset(memory_.get(), 0, memory_size(size));
   }
   T* data() { return memory_.get(); }
   const T* data() const { return memory_.get(); }
@@ -25,7 +23,8 @@ class Aligned {
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    size_t bytes = 0;
+    void operator()(T* p) const { free_memory(p, bytes); }
   };
   std::unique_ptr<T, Free> memory_;
   int64_t count_ = 0;

@@ -48,7 +48,11 @@ static inline int64_t next_step(const BitSums* s, Steps* p) {
 // The bits of a chunk; WIDE: its words are neighbours.
 template <int WIDE>
 static inline __mmask64 chunk_bits(const uint32_t* x, const int64_t* words) {
-  if (WIDE) return _load_mask64((__mmask64*)(x + words[0]));
+  if (WIDE) {
+    uint64_t both;
+    memcpy(&both, x + words[0], sizeof both);
+    return _cvtu64_mask64(both);
+  }
   return _cvtu64_mask64(x[words[0]] | (uint64_t)(words[1] < 0 ? 0 : x[words[1]]) << 32);
 }
 

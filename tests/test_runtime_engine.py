@@ -345,3 +345,17 @@ def test_files_that_can_not_be_read(tmp_path):
     assert caught.value.kind == "too-large"
     with pytest.raises(BitwrightError):
         load(path)
+
+
+def test_a_file_may_be_run_on_kernels_of_the_callers_choice(tmp_path):
+    weights = {"w": np.where(np.arange(64).reshape(4, 16) % 3, 0.5, -0.5).astype(np.float32)}
+    graph = Graph(((16,),), (Node("sign", (0,)), Node("linear", (1,), {}, {"weight": "w"})), (2,))
+    path = tmp_path / "signs.safetensors"
+    path.write_bytes(write_container(graph, weights, {}))
+    x = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    for kernels in ("bytes", ["bytes"], ["bits"]):
+        model = load(path, kernels=kernels)
+        assert model.plan[-1].kernel.startswith(tuple([kernels] if isinstance(kernels, str) else kernels))
+        assert np.array_equal(model(x), run_reference(graph, weights, (x,))[0])
+    with pytest.raises(BitwrightError, match="unknown kernel 'bit'; did you mean 'bits'"):
+        load(path, kernels="bit")

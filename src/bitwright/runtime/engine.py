@@ -31,13 +31,18 @@ ResNet-20 and LeNet-5 ran as fast or faster with 2 to 8 MiB than with 0.5 or 64.
 
 
 def load(
-    path: str | os.PathLike[str], threads: int | None = None, max_bytes: int | None = None, engine: str = "native"
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    max_bytes: int | None = None,
+    engine: str = "native",
+    kernels: str | Sequence[str] = (),
 ) -> Model:
     """The model in a packed file, ready to be called on NumPy arrays. Needs no torch.
 
     `threads` per call: default all the CPUs that this process may use. `max_bytes` caps, each for itself, the file,
     the tensors that it decodes to, and the activations of one image; default 4 GiB. While a tensor decodes, up to ten
     times its own size is in use. `engine`: "native", or "reference" (plain NumPy, slow, needs no native extension).
+    `kernels`: the name or names of kernels ("bits", "bytes", "float", ...) to prefer where they can compute a layer.
     Raises `BitwrightError` for a file that is missing, damaged or too large.
     """
     from bitwright.packing.container import MAX_BYTES, read_container
@@ -62,7 +67,9 @@ def load(
             f"{limit:,}",
             kind="too-large",
         )
-    return Model(container.graph, container.stored, meta=container.meta, threads=threads, engine=engine)
+    return Model(
+        container.graph, container.stored, meta=container.meta, threads=threads, engine=engine, kernels=kernels
+    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Model:
     `input_shapes`, `output_shapes` without the batch axis; `engine`, "native" or "reference"; `threads`; `plan`, the
     steps of the native engine, whose text says what each computes, how and on what.
 
-    `kernels` names rows of the kernel table (`runtime/kernels.py`) to prefer where they can compute a layer.
+    `kernels` names a row, or rows, of the kernel table (`runtime/kernels.py`) to prefer where they can compute a layer.
     """
 
     def __init__(
@@ -107,7 +114,7 @@ class Model:
         meta: Mapping[str, Any] | None = None,
         threads: int | None = None,
         engine: str = "native",
-        kernels: Sequence[str] = (),
+        kernels: str | Sequence[str] = (),
     ) -> None:
         stored = {n: Loose(np.asarray(t, np.float32)) if isinstance(t, Array) else t for n, t in tensors.items()}
         shapes = validate(graph, {name: tuple(tensor.shape) for name, tensor in stored.items()})
@@ -121,7 +128,7 @@ class Model:
         self._plans: dict[frozenset[int], Any] = {}
         self._pass_bytes = CHUNK_BYTES
         if engine == "native":
-            self._bound = bind(graph, shapes, stored, kernels)
+            self._bound = bind(graph, shapes, stored, [kernels] if isinstance(kernels, str) else kernels)
             self.plan = self._bound.steps
             self._prepare(frozenset())
             self._run = self._run_native

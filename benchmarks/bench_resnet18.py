@@ -181,8 +181,13 @@ def scaling(path: Path, inputs: list[np.ndarray]) -> dict[str, float]:
         if i >= 2:
             network.append(seconds[0] / seconds[1])
             loop.append(2 * peak[0] / peak[1])
-    found = {"network": float(np.median(network)), "peak": float(np.median(loop))}
-    return {**found, "share": found["network"] / found["peak"], "wanted": SCALING}
+    return {"network": float(np.median(network)), "peak": float(np.median(loop))}
+
+
+def judge_scaling(found: dict[str, float]) -> dict[str, Any]:
+    share = found["network"] / found["peak"]
+    ours, peer = "bitwright in two threads", "the scaling of the peak loop"
+    return {"ours": ours, "peer": peer, "wanted": SCALING, "times": share, "holds": share >= SCALING}
 
 
 def cases(options: argparse.Namespace) -> Iterator[contest.Case]:
@@ -201,9 +206,11 @@ def cases(options: argparse.Namespace) -> Iterator[contest.Case]:
             facts[name] |= layer_times(path, engine, (inputs[0],))
             print(f"{name}: {facts[name]['bytes']:,} bytes, outputs apart {facts[name]['apart']}")
         peers, check_peers = dense_peers(folder, inputs, options.threads)
+        judged = []
         if options.threads == 1 and not options.no_scaling:
             facts["scaling"] = scaling(folder / "bitwright.safetensors", inputs)
-            print("two threads: {network:.2f} x, the peak loop {peak:.2f} x: {share:.2f}".format(**facts["scaling"]))
+            judged.append(judge_scaling(facts["scaling"]))
+            print("two threads: {network:.2f} x, the peak loop {peak:.2f} x".format(**facts["scaling"]))
         yield contest.Case(
             "ResNet-18 binary 224x224 batch 1",
             2 * 1_814_073_344,
@@ -214,6 +221,7 @@ def cases(options: argparse.Namespace) -> Iterator[contest.Case]:
                 contest.Claim(2.0, contest.INT8_PEERS),
                 contest.Claim(6.5, ours="bitwright 8-bit stem"),
             ],
+            judged=judged,
             facts=facts,
         )
 

@@ -51,7 +51,8 @@ class Case:
 
     `operations` are those of the dense computation, two per multiply-accumulate. `check` raises AssertionError unless
     the contestants compute what they should. `peaks` gives, for contestants of which a share is wanted, operations per
-    second of the loop that they could at best be. `facts` goes into the JSON as it is.
+    second of the loop that they could at best be. `judged` are claims about other figures, in the form that `judge`
+    gives. `facts` goes into the JSON as it is.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Case:
     check: Callable[[], None] = lambda: None
     claims: Sequence[Claim] = ()
     peaks: dict[str, float] = field(default_factory=dict)
+    judged: Sequence[dict[str, Any]] = ()
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -320,7 +322,7 @@ def main(description: str, cases: Callable[[argparse.Namespace], Iterable[Case]]
             continue
         case.check()
         found = measure(case, chosen.rounds, chosen.threads)
-        judged = [verdict for claim in case.claims if (verdict := judge(claim, found))]
+        judged = [verdict for claim in case.claims if (verdict := judge(claim, found))] + list(case.judged)
         claims += judged
         report["cases"][case.name] = {
             "operations": case.operations, "contestants": found, "claims": judged, **case.facts

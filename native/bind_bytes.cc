@@ -63,7 +63,7 @@ double byte_peak() {
 }  // namespace
 
 void bind_bytes(nb::module_& m) {
-  nb::class_<ByteConvOp, Operation>(m, "ByteConvOp")
+  nb::class_<ByteConvOp, RowOperation>(m, "ByteConvOp")
       .def("__init__", &make_byte_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("weights"),
            nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"), nb::arg("step") = 1);
   m.def("byte_peak", &byte_peak);

@@ -1,6 +1,9 @@
 // Bindings of float operations: convolution, linear, pooling, element-wise, and what only moves numbers.
+#include <nanobind/stl/shared_ptr.h>
+
 #include "bind_operations.h"
 #include "floats.h"
+#include "pooled.h"
 
 namespace {
 
@@ -91,6 +94,21 @@ PoolShape make_adaptive(Pair image, int64_t channels, Pair size) {
   return s;
 }
 
+void make_pooled(PooledOp* self, std::shared_ptr<RowOperation> layer, Pair kernel, Pair stride, Pair padding,
+                 Pair dilation, bool ceil, bool out, const std::optional<OwnedEncode>& encode) {
+  const Conv2dShape& s = layer->window();
+  const PoolShape pool = make_pool(POOL_MAX, {s.out_h, s.out_w}, s.out_c, kernel, stride, padding, dilation, ceil, false);
+  if (!layer->makes_floats_only()) refuse("the layer's finish has an encode or no out, expected floats and nothing else");
+  if (encode) {
+    const CodeLayout& l = encode->layout;
+    if (l.height != pool.out_h || l.width != pool.out_w || l.channels != s.out_c)
+      refuse("the layout of the encoded result is not that of the pool's output");
+  } else if (!out) {
+    refuse("out is false and there is no encode, expected one of them");
+  }
+  new (self) PooledOp(std::move(layer), pool, out, encode);
+}
+
 struct NormalizeOp : AffineOp { using AffineOp::AffineOp; };
 
 template <class Op>
@@ -167,6 +185,10 @@ void bind_floats(nb::module_& m) {
            },
            nb::arg("image"), nb::arg("channels"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding") = none,
            nb::arg("dilation") = one, nb::arg("ceil") = false);
+  nb::class_<PooledOp, Operation>(m, "PooledOp")
+      .def("__init__", &make_pooled, nb::arg("layer"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding") = none,
+           nb::arg("dilation") = one, nb::arg("ceil") = false, nb::kw_only(), nb::arg("out") = true,
+           nb::arg("encode") = nb::none());
   nb::class_<AvgPoolOp, Operation>(m, "AvgPoolOp")
       .def("__init__", [](AvgPoolOp* self, Pair image, int64_t channels, Pair kernel, Pair stride, Pair padding,
                           bool ceil, bool count_include_pad) {

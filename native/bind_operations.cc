@@ -273,6 +273,7 @@ void bind_operations(nb::module_& m) {
       .def_prop_ro("weight_bytes", &Operation::weight_bytes)
       .def_prop_ro("input_bytes", &Operation::input_bytes)
       .def_prop_ro("output_bytes", &Operation::output_bytes);
+  nb::class_<RowOperation, Operation>(m, "RowOperation");
   nb::class_<Stopwatch>(m, "Stopwatch")
       .def(nb::init<const Operation&, const std::vector<std::vector<Array>>&, int64_t, int>(), nb::keep_alive<1, 2>(),
            nb::arg("operation"), nb::arg("inputs"), nb::arg("batch") = 1, nb::arg("threads") = 1)

@@ -174,7 +174,7 @@ int64_t task_rows(const ByteConv& c, int64_t wanted) {
 
 ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t low, int32_t step, int32_t padding,
                        const int8_t* weights, Finish finish)
-    : Operation(input_sizes(window, x, finish), output_sizes(window, finish)), finish_(std::move(finish)) {
+    : RowOperation(input_sizes(window, x, finish), output_sizes(window, finish)), finish_(std::move(finish)) {
   const bool two = !finish_.negative.empty();
   const bool depthwise = !two && window.groups == window.in_c && window.groups == window.out_c && window.groups > 1;
   conv_ = {window, x, low, step, padding, two, depthwise, nullptr, 0, nullptr, nullptr, nullptr, 0};
@@ -198,9 +198,7 @@ void ByteConvOp::run(const void* const* inputs, void* const* outputs, int64_t ba
   if (batch == 0) return;
   const Conv2dShape& s = conv_.shape;
   const SumEpilogue epilogue = finish_.view(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr, outputs);
-  const int64_t sums = batch * s.out_h * s.out_w * s.out_c;
-  const int64_t multiplications = sums * (s.in_c / s.groups) * s.kernel_h * s.kernel_w;
-  threads = static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
+  threads = useful_threads(batch, threads);
   // Several per thread, so that one that the system holds up leaves its share to the others.
   const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1;
   const bool across = one_output_pixel(s);
@@ -218,4 +216,27 @@ void ByteConvOp::run(const void* const* inputs, void* const* outputs, int64_t ba
                            std::min((row + 1) * rows, s.out_h), blocks * part / parts, blocks * (part + 1) / parts};
     run_(&conv_, &epilogue, x, &task, thread_scratch(scratch));
   });
+}
+
+int ByteConvOp::useful_threads(int64_t batch, int threads) const {
+  const Conv2dShape& s = conv_.shape;
+  const int64_t sums = batch * s.out_h * s.out_w * s.out_c;
+  const int64_t multiplications = sums * (s.in_c / s.groups) * s.kernel_h * s.kernel_w;
+  return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
+}
+
+int64_t ByteConvOp::rows_scratch(int64_t rows) const {
+  return byte_scratch(&conv_, 1, std::min(rows, task_rows(conv_, 1)));
+}
+
+void ByteConvOp::run_rows(const void* const* inputs, int64_t image, int64_t row0, int64_t row1, float* image_out,
+                          void* scratch) const {
+  const Conv2dShape& s = conv_.shape;
+  void* const out = image_out - image * s.out_h * s.out_w * s.out_c;  // where the batch would begin
+  const SumEpilogue epilogue = finish_.view(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr, &out);
+  const int64_t rows = task_rows(conv_, 1), blocks = byte_groups(&conv_) * byte_group_blocks(&conv_);
+  for (int64_t row = row0; row < row1; row += rows) {
+    const ByteTask task = {image, image + 1, row, std::min(row + rows, row1), 0, blocks};
+    run_(&conv_, &epilogue, static_cast<const uint8_t*>(inputs[0]), &task, scratch);
+  }
 }

@@ -66,6 +66,15 @@ void EncodeOp::run(const void* const* inputs, void* const* outputs, int64_t batc
   });
 }
 
+void EncodeOp::run_rows(const float* x, int64_t row0, int64_t row1, void* codes) const {
+  const Encode e = encode_.view();
+  const CodeLayout& l = e.layout;
+  auto* image = static_cast<uint8_t*>(codes);
+  clear_rows(&l, image, row0, row1, 0);
+  for (int64_t y = row0; y < row1; ++y, x += l.width * l.channels)
+    row_(&e, x, l.width, image + (l.planes ? 4 : 1) * code_pixel(&l, y, 0));
+}
+
 EncodeImageOp::EncodeImageOp(const OwnedEncode& encode, bool uint8)
     : Operation({float_bytes(encode.layout) / (uint8 ? static_cast<int64_t>(sizeof(float)) : 1)},
                 {code_image_bytes(&encode.layout)}),

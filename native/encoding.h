@@ -11,7 +11,10 @@ class EncodeOp final : public Operation {
  public:
   explicit EncodeOp(const OwnedEncode& encode);
   std::string kernel() const override;
+  const CodeLayout& layout() const { return encode_.layout; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+  // Rows [row0, row1) of one image; x: the first of these rows, codes: the image.
+  void run_rows(const float* x, int64_t row0, int64_t row1, void* codes) const;
 
  private:
   OwnedEncode encode_;

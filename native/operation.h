@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels.h"
+
 class Operation {
  public:
   virtual ~Operation() = default;
@@ -35,4 +37,22 @@ class Operation {
 
  private:
   std::vector<int64_t> input_bytes_, output_bytes_;
+};
+
+// An operation that can compute some rows of an image of floats, if that is its only output.
+class RowOperation : public Operation {
+ public:
+  virtual bool makes_floats_only() const = 0;
+  // Of the image that it makes.
+  virtual const Conv2dShape& window() const = 0;
+  // How many of `threads` are worth waking for a batch.
+  virtual int useful_threads(int64_t batch, int threads) const = 0;
+  virtual int64_t rows_scratch(int64_t rows) const = 0;
+  // Rows [row0, row1) of one image of the batch, whose first element `image_out` would point to; nothing else of it is touched.
+  // scratch: rows_scratch(row1 - row0) bytes, 64-byte aligned.
+  virtual void run_rows(const void* const* inputs, int64_t image, int64_t row0, int64_t row1, float* image_out,
+                        void* scratch) const = 0;
+
+ protected:
+  using Operation::Operation;
 };

@@ -108,7 +108,7 @@ class Builder:
         if draw(st.booleans()):
             roles["bias"] = self.numbers(outputs)
         value = self.append("conv2d" if attributes else "linear", value, attributes=attributes, **roles)
-        for follow in ("affine", "add", "relu"):
+        for follow in ("affine", "add", "relu", "max_pool2d"):
             if draw(st.booleans()):
                 value = getattr(self, follow)(value)
         return value

@@ -99,6 +99,9 @@ class Operation:
     @property
     def output_bytes(self) -> list[int]: ...
 
+# Can compute some rows of its floats by themselves.
+class RowOperation(Operation): ...
+
 # Inputs are contiguous arrays of batch * input_bytes[i] bytes, results uint8 arrays of batch * output_bytes[i].
 # RuntimeError if the operation wrote beyond them.
 def run_operation(
@@ -152,7 +155,7 @@ def popcount_peak() -> float: ...
 
 # A code u of x is the number low + step * u, beyond the image is the number `padding`. weights int8 [O, C / groups,
 # kernel_h, kernel_w], where finish.negative is given -1, 0 and 1. ValueError where a sum might not fit int32.
-class ByteConvOp(Operation):
+class ByteConvOp(RowOperation):
     def __init__(
         self,
         window: Window,
@@ -190,6 +193,21 @@ class MaxPoolOp(Operation):
         padding: tuple[int, int] = (0, 0),
         dilation: tuple[int, int] = (1, 1),
         ceil: bool = False,
+    ) -> None: ...
+
+# A layer of floats only, max pooling of them, and the codes of that, so that the layer's floats stay in the cache.
+class PooledOp(Operation):
+    def __init__(
+        self,
+        layer: RowOperation,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        ceil: bool = False,
+        *,
+        out: bool = True,
+        encode: Encode | None = None,
     ) -> None: ...
 
 class AvgPoolOp(Operation):

@@ -72,11 +72,15 @@ def quantize(native: Any, shape: Shape, weights: Weights, qmin: int, qmax: int) 
     return [native.QuantizeOp(math.prod(shape[1:]), *(np.ascontiguousarray(b, np.float32) for b in bounds))]
 
 
+def window(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of a pooling as native operations take them."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in attributes.items()}
+
+
 def _pool(name: str) -> Callable[..., list[Any]]:
-    def pool(native: Any, shape: Shape, weights: Weights, **window: Any) -> list[Any]:
+    def pool(native: Any, shape: Shape, weights: Weights, **attributes: Any) -> list[Any]:
         channels, *image = shape
-        arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in window.items()}
-        return [getattr(native, name)(tuple(image), channels, **arguments)]
+        return [getattr(native, name)(tuple(image), channels, **window(attributes))]
 
     return pool
 

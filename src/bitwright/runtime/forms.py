@@ -73,7 +73,7 @@ class Forms:
         self._makers = {chain.result: chain.node for chain in self.chains}
         self._pads = {chain.result: chain.node for chain in self.chains if chain.node.op == "pad"}
         self.choices = {c.result: self._choose(c, preferred) for c in self.chains if c.node.op in LAYERS}
-        self._chosen_coders = {chain.result: chain.coder for chain in self.chains}
+        self._layers = {chain.result: chain for chain in self.chains if chain.node.op in LAYERS}
         self.wanted: dict[int, Wanted] = defaultdict(Wanted)
         self.encoded: dict[int, tuple[Coder, Form]] = {}
         self.images: dict[tuple[int, Form], Coder] = {}
@@ -134,7 +134,8 @@ class Forms:
 
     def _takes(self, coder: Coder) -> bool:
         """Whether the kernel that computes what is coded gives the codes, too."""
-        return self.choices[coder.source].row.encodes and self._chosen_coders[coder.source] == coder
+        row, chain = self.choices[coder.source].row, self._layers[coder.source]
+        return (row.pools if chain.pool else row.encodes) and chain.coder == coder
 
     def _pass_on(self, node: Node, wanted: Wanted) -> None:
         below = self.wanted[node.inputs[0]]
@@ -156,7 +157,7 @@ class Forms:
             domain = self.domains[source] if domain else None
         shape = self.shapes[source]
         image: Pair = (shape[1], shape[2]) if node.op == "conv2d" else (1, 1)
-        pixels = math.prod(self.shapes[chain.result][1:])
+        pixels = math.prod(self.shapes[chain.pooled if chain.pool else chain.result][1:])
         layer = Layer(node, self.tensors[name], image, padding, domain, lattice, outside, pixels)
         return Choice(layer, choose(layer, preferred), source)
 

@@ -1,8 +1,8 @@
 """Which nodes one kernel computes together: a convolution or linear layer, and what follows it.
 
-A chain is y = (node + bias) * scale + shift + residual, then relu, and perhaps a second result besides: the codes of
-sign(y) or quantize(y), or of these after one more affine. Every part rounds by itself, in kernels as in separate nodes,
-so fusing changes no bit.
+A chain is y = (node + bias) * scale + shift + residual, then relu, then max pooling, and perhaps a second result
+besides: the codes of sign(y) or quantize(y), or of these after one more affine. Every part rounds by itself, in kernels
+as in separate nodes, so fusing changes no bit.
 """
 
 from __future__ import annotations
@@ -35,18 +35,21 @@ class Coder:
 
 @dataclass
 class Chain:
-    """A node and what its kernel takes over; `result` is the value y. Only layers take anything over."""
+    """A node and what its kernel takes over; `result` is the value y, `pooled` what the `pool` reads. Only layers take
+    anything over."""
 
     node: Node
     result: int
     affine: Node | None = None
     residual: int | None = None
     relu: bool = False
+    pool: Node | None = None
+    pooled: int = -1
     coder: Coder | None = None
 
     @property
     def parts(self) -> list[str]:
-        """The operations in order."""
+        """The operations in order, up to the pool."""
         flags = (self.affine, "affine"), (self.residual is not None, "add"), (self.relu, "relu")
         return [self.node.op, *(name for has, name in flags if has)]
 
@@ -113,9 +116,13 @@ def _readers(graph: Graph) -> dict[int, list[int]]:
 
 def _absorb(chain: Chain, node: Node) -> bool:
     """Take `node`, the only reader of the chain's result, into the chain if its place there is still free."""
-    if chain.relu:
+    if chain.pool is not None:
         return False
-    if node.op == "relu":
+    if node.op == "max_pool2d":
+        chain.pool, chain.pooled = node, chain.result
+    elif chain.relu:
+        return False
+    elif node.op == "relu":
         chain.relu = True
     elif node.op == "affine" and chain.affine is None and chain.residual is None:
         chain.affine = node

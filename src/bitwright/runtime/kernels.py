@@ -151,7 +151,8 @@ class Row:
     """A row of the table: see the module's docstring.
 
     `nanoseconds` estimates one image; `form` is how the layer's input must lie in memory (None: floats); `encodes`
-    tells whether the kernel can give the codes of its results too.
+    tells whether the kernel can give the codes of its results too, `pools` whether a max pool of its results can follow
+    in the same pass.
     """
 
     name: str
@@ -159,6 +160,7 @@ class Row:
     build: Callable[[Any, Layer, Any, Any], Any]
     form: Callable[[Layer], Form | None] = field(default=lambda layer: None)
     encodes: bool = False
+    pools: bool = False
 
 
 SPEED = {
@@ -284,7 +286,7 @@ TABLE = (
         lambda layer: Form(_code_bits(layer.domain) if layer.domain else 1, layer.groups),
         True,
     ),
-    Row("bytes", _bytes, _build_coded("ByteConvOp"), lambda layer: Form(0, layer.groups), True),
+    Row("bytes", _bytes, _build_coded("ByteConvOp"), lambda layer: Form(0, layer.groups), True, True),
     Row("exact", _exact, _build_exact),
 )
 KERNELS = tuple(row.name for row in TABLE)

@@ -233,16 +233,30 @@ class _Binder:
         source, result = (choice.source, choice.form), chain.result
         sources: list[Slot] = [source] if chain.residual is None else [source, (chain.residual, None)]
         results: list[Slot] = [(result, None)] if self.forms.wanted[result].floats else []
-        does, finish = chain.parts, self._finish(chain, choice)
+        if chain.pool and not choice.row.pools:
+            self._step(chain.node.name, " + ".join(chain.parts), self._kernel(chain), sources, [(chain.pooled, None)])
+            (operation,) = floats.operations(self.native, chain.pool, {}, [self.shapes[chain.pooled]])
+            self._step(chain.pool.name, chain.pool.op, operation, [(chain.pooled, None)], results)
+            return
+        does, ends = chain.parts, {"out": self.forms.wanted[result].floats}
+        if chain.pool:
+            does = [*does, chain.pool.op]
         if result in self.forms.encoded:
             coder, form = self.forms.encoded[result]
-            finish["encode"] = self._encode(coder, form)
+            ends["encode"] = self._encode(coder, form)
             results.append((coder.result, form))
             does = [*does, *coder.parts]
-        finish["out"] = self.forms.wanted[result].floats
-        made = self.native.Finish(choice.layer.channels[1], **finish)
-        operation = choice.row.build(self.native, choice.layer, made, self.layouts.get(source))
+        if chain.pool:
+            operation = self.native.PooledOp(self._kernel(chain), **floats.window(chain.pool.attributes), **ends)
+        else:
+            operation = self._kernel(chain, **ends)
         self._step(chain.node.name, " + ".join(does), operation, sources, results)
+
+    def _kernel(self, chain: Chain, **ends: Any) -> Any:
+        """The operation of a layer; `ends`: what becomes of its floats, if not just an output."""
+        choice = self.forms.choices[chain.result]
+        finish = self.native.Finish(choice.layer.channels[1], **self._finish(chain, choice), **ends)
+        return choice.row.build(self.native, choice.layer, finish, self.layouts.get((choice.source, choice.form)))
 
     def _finish(self, chain: Chain, choice: Choice) -> dict[str, Any]:
         layer = choice.layer

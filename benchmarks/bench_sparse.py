@@ -55,10 +55,11 @@ def linear_case(
 def sparse_linear_cases(threads: int, only: str) -> Iterator[Case]:
     rng = np.random.default_rng(0)
     for (outputs, inputs), density, values, batches in (
-        ((4096, 25088), 0.04, 32, {1: 15, 16: 4, 64: 0}),
+        ((4096, 25088), 0.04, 32, {1: 15, 16: 4, 64: 0, 256: 0}),
         ((4096, 4096), 0.04, 32, {1: 0, 16: 0}),
         ((4096, 4096), 0.04, None, {1: 0}),
-        ((300, 784), 0.08, 32, {1: 0, 16: 0}),
+        ((4096, 4096), 0.3, 32, {64: 0, 256: 0}),
+        ((300, 784), 0.08, 32, {1: 0, 16: 0, 64: 0, 256: 0}),
     ):
         kind = "floats" if values is None else f"{values} values"
         names = {batch: f"linear {inputs}>{outputs} {density:.0%} {kind} batch {batch}" for batch in batches}
@@ -142,7 +143,7 @@ def coded_cases(threads: int, only: str) -> Iterator[Case]:
     }
     for outputs, inputs in ((4096, 25088), (4096, 4096), (1000, 512)):
         for kind, table in tables.items():
-            names = {batch: f"coded {inputs}>{outputs} {kind} batch {batch}" for batch in (1, 8)}
+            names = {batch: f"coded {inputs}>{outputs} {kind} batch {batch}" for batch in (1, 8, 64, 256)}
             if not any(only in name for name in names.values()):
                 continue
             codes = rng.integers(0, len(table), (outputs, inputs), dtype=np.uint8)

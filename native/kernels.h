@@ -82,9 +82,10 @@ void linear_ref(LINEAR_ARGUMENTS);
 void linear_avx2(LINEAR_ARGUMENTS);
 void linear_avx512(LINEAR_ARGUMENTS);
 
-// Entry e is at column columns[e] and has the value table[codes[e]], or table[e] where there are no codes. Entries are in
-// the order of rows, within a row of columns; those of row o within column block b (of SPARSE_COLUMNS columns) are
-// [starts[b * rows + o], starts[(b + 1) * rows + o]). One of each pair of pointers is null (codes: perhaps both).
+// Entry e is at column columns[e] and has the value table[codes[e]], or table[e] where there are no codes. Run i, the
+// entries of a row within a block of SPARSE_COLUMNS columns, in the order of columns, is [starts[i], starts[i + 1]) with
+// i = row * row_step + block * block_step. Runs are in the order of rows, or, where few samples have strips, in that of
+// blocks, in which many samples pass them. One of each pair of pointers is null (codes: perhaps both).
 // The arrays may be read up to SPARSE_SLACK entries past their end.
 enum { SPARSE_SLACK = 16, SPARSE_COLUMNS = 128, SPARSE_LANES = 64, SPARSE_OUT_ROWS = 16 };
 
@@ -108,7 +109,8 @@ static inline int64_t strip_units(int64_t cols) { return (cols + STRIP_COLUMNS -
 
 typedef struct {
   int64_t rows, cols, column_blocks;
-  const uint32_t* starts;  // [column_blocks + 1][rows]
+  int64_t row_step, block_step;
+  const uint32_t* starts;  // [column_blocks * rows + 1]
   const uint16_t* columns16;
   const uint32_t* columns32;
   const uint8_t* codes8;
@@ -117,8 +119,9 @@ typedef struct {
   int64_t table_size;
   const SparseStrips* strips;  // or null
 } SparseMatrix;
-static inline int64_t sparse_begin(const SparseMatrix* m, int64_t row) { return m->starts[row]; }
-static inline int64_t sparse_end(const SparseMatrix* m, int64_t row) { return m->starts[m->column_blocks * m->rows + row]; }
+// Of a row, where entries are row by row.
+static inline int64_t sparse_begin(const SparseMatrix* m, int64_t row) { return m->starts[row * m->row_step]; }
+static inline int64_t sparse_end(const SparseMatrix* m, int64_t row) { return m->starts[(row + 1) * m->row_step]; }
 
 // out[n][o] for n in [n0, n1), o in [row0, row1); n1 - n0 <= SPARSE_LANES. batch is that of the whole call: it alone decides
 // the order of the additions, so that the result does not depend on how the work was divided. Strips are used up to

@@ -57,20 +57,21 @@ bool worth_strips(const Strips& strips, int64_t rows, const SparseEntries& e) {
   return strips.steps() * (in_registers ? kStep : kGatheringStep) < e.count + rows * kRow;
 }
 
+std::optional<Strips> strips_if_worth(int64_t rows, int64_t cols, const SparseEntries& e) {
+  if (current_isa() < Isa::avx512 || !Strips::possible(cols, e)) return std::nullopt;
+  Strips strips(rows, cols, e);
+  return worth_strips(strips, rows, e) ? std::optional(std::move(strips)) : std::nullopt;
+}
+
 }  // namespace
 
 SparseLinear::SparseLinear(int64_t rows, int64_t cols, const SparseEntries& e, const Finish& finish)
     : Operation(input_sizes(cols, rows, finish), output_sizes(rows, finish)),
       finish_(finish),
-      weights_(rows, cols, e.count, e.positions, e.codes8, e.codes16, e.table, e.table_size),
+      strips_(strips_if_worth(rows, cols, e)),
+      weights_(rows, cols, e.count, e.positions, e.codes8, e.codes16, e.table, e.table_size, strips_.has_value()),
       kernel_(sparse_linear_variant()),
-      kernel_name_(std::string("sparse ") + float_level()) {
-  if (current_isa() < Isa::avx512 || !Strips::possible(cols, e)) return;
-  Strips strips(rows, cols, e);
-  if (!worth_strips(strips, rows, e)) return;
-  strips_ = std::move(strips);
-  kernel_name_ += " strips";
-}
+      kernel_name_(std::string("sparse ") + float_level() + (strips_ ? " strips" : "")) {}
 
 void SparseLinear::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   if (batch == 0) return;

@@ -19,8 +19,8 @@ class SparseLinear : public Operation {
 
  private:
   Finish finish_;
-  SparseLinearWeights weights_;
-  std::optional<Strips> strips_;  // beside them where they are faster for few samples
+  std::optional<Strips> strips_;  // where they are faster for few samples
+  SparseLinearWeights weights_;   // for all others
   void (*kernel_)(SPARSE_LINEAR_ARGUMENTS);
   std::string kernel_name_;
 };

@@ -1,6 +1,9 @@
 #include "weights.h"
 
+#include <algorithm>
 #include <cstring>
+#include <type_traits>
+#include <vector>
 
 namespace {
 
@@ -45,44 +48,41 @@ LinearWeights::LinearWeights(const float* weight, int64_t out_c, int64_t in_c)
   pack_blocks(packed.data(), out_c, in_c, [&](int64_t o, int64_t k) { return weight[o * in_c + k]; });
 }
 
-namespace {
-
-template <class T, class U>
-void copy_into(Aligned<T>& to, const U* from, int64_t count, int64_t slack) {
-  to = Aligned<T>(count + slack);
-  std::memcpy(to.data(), from, count * sizeof(T));
-}
-
-template <class T>
-void columns_into(Aligned<T>& to, const int64_t* positions, int64_t count, int64_t cols) {
-  to = Aligned<T>(count + SPARSE_SLACK);
-  for (int64_t e = 0; e < count; ++e) to.data()[e] = static_cast<T>(positions[e] % cols);
-}
-
-}  // namespace
-
 SparseLinearWeights::SparseLinearWeights(int64_t rows, int64_t cols, int64_t entries, const int64_t* positions,
                                          const uint8_t* codes8_in, const uint16_t* codes16_in, const float* table_in,
-                                         int64_t table_size)
+                                         int64_t table_size, bool by_blocks)
     : rows(rows), cols(cols), entries(entries) {
   const int64_t blocks = (cols + SPARSE_COLUMNS - 1) / SPARSE_COLUMNS;
-  starts = Aligned<uint32_t>((blocks + 1) * rows);
-  for (int64_t row = 0, e = 0; row < rows; ++row) {
-    for (int64_t block = 0; block <= blocks; ++block) {
-      const int64_t column = block * SPARSE_COLUMNS < cols ? block * SPARSE_COLUMNS : cols;
-      while (e < entries && positions[e] < row * cols + column) ++e;
-      starts.data()[block * rows + row] = static_cast<uint32_t>(e);
-    }
+  const int64_t row_step = by_blocks ? 1 : blocks, block_step = by_blocks ? rows : 1;
+  const auto run = [&](int64_t e) {
+    return positions[e] / cols * row_step + positions[e] % cols / SPARSE_COLUMNS * block_step;
+  };
+  starts = Aligned<uint32_t>(rows * blocks + 1);
+  for (int64_t e = 0; e < entries; ++e) ++starts.data()[run(e) + 1];
+  for (int64_t i = 0; i < rows * blocks; ++i) starts.data()[i + 1] += starts.data()[i];
+  std::vector<uint32_t> next(starts.data(), starts.data() + rows * blocks);
+  const auto room = [&](auto& array, bool used) {
+    if (used) array = std::remove_reference_t<decltype(array)>(entries + SPARSE_SLACK);
+  };
+  const bool coded = codes8_in || codes16_in;
+  room(columns16, cols <= 65536);
+  room(columns32, cols > 65536);
+  room(codes8, codes8_in);
+  room(codes16, codes16_in);
+  table = Aligned<float>(table_size + SPARSE_SLACK);
+  if (coded) std::copy_n(table_in, table_size, table.data());
+  for (int64_t e = 0; e < entries; ++e) {
+    const int64_t to = next[run(e)]++, column = positions[e] % cols;
+    if (cols <= 65536)
+      columns16.data()[to] = static_cast<uint16_t>(column);
+    else
+      columns32.data()[to] = static_cast<uint32_t>(column);
+    if (codes8_in) codes8.data()[to] = codes8_in[e];
+    if (codes16_in) codes16.data()[to] = codes16_in[e];
+    if (!coded) table.data()[to] = table_in[e];
   }
-  if (cols <= 65536)
-    columns_into(columns16, positions, entries, cols);
-  else
-    columns_into(columns32, positions, entries, cols);
-  if (codes8_in) copy_into(codes8, codes8_in, entries, SPARSE_SLACK);
-  if (codes16_in) copy_into(codes16, codes16_in, entries, SPARSE_SLACK);
-  copy_into(table, table_in, table_size, SPARSE_SLACK);
-  matrix = {rows, cols, blocks, starts.data(), columns16.data(), columns32.data(), codes8.data(), codes16.data(),
-            table.data(), table_size, nullptr};
+  matrix = {rows, cols, blocks, row_step, block_step, starts.data(), columns16.data(), columns32.data(), codes8.data(),
+            codes16.data(), table.data(), table_size, nullptr};
 }
 
 int64_t SparseLinearWeights::bytes() const {

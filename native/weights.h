@@ -54,7 +54,8 @@ struct SparseLinearWeights {
   Aligned<float> table;
   SparseMatrix matrix;
   // positions: ascending, row * cols + column. Either kind of codes with a table, or a table of one value per entry.
+  // by_blocks: the order of the entries, see SparseMatrix.
   SparseLinearWeights(int64_t rows, int64_t cols, int64_t entries, const int64_t* positions, const uint8_t* codes8,
-                      const uint16_t* codes16, const float* table, int64_t table_size);
+                      const uint16_t* codes16, const float* table, int64_t table_size, bool by_blocks);
   int64_t bytes() const;
 };

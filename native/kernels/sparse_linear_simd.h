@@ -74,9 +74,9 @@ static inline void add_products(const Values& values, const Column* columns, int
 template <int NV, class Column, class Values>
 static void add_block(const Values& values, const Column* columns, const SparseMatrix* m, int64_t block,
                       const SparseTask* task, const float* xt, float* sums) {
-  const uint32_t *begin = m->starts + block * m->rows, *end = begin + m->rows;
-  for (int64_t row = task->row0; row < task->row1; ++row, sums += SPARSE_LANES)
-    add_products<NV>(values, columns, block * SPARSE_COLUMNS, xt, begin[row], end[row], sums);
+  const uint32_t* run = m->starts + block * m->block_step + task->row0 * m->row_step;
+  for (int64_t row = task->row0; row < task->row1; ++row, run += m->row_step, sums += SPARSE_LANES)
+    add_products<NV>(values, columns, block * SPARSE_COLUMNS, xt, run[0], run[1], sums);
 }
 
 static float finish_one(const Epilogue* e, float y, int64_t row) {

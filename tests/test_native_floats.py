@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
@@ -437,6 +438,14 @@ def test_several_python_threads_at_once() -> None:
     with ThreadPoolExecutor(4) as executor:
         for done in [executor.submit(worker, i) for i in range(4)]:
             done.result(timeout=60)
+
+
+def test_idle_threads_sleep() -> None:
+    """They look out for the next call for microseconds only."""
+    heavy_calls()[0](2)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.25
 
 
 FORK = """

@@ -27,6 +27,8 @@ static inline void locate(PixelRun* r, const ByteConv* c, const SumEpilogue* e, 
   r->column_class = across ? 0 : c->column_class + x;
   r->position = ((image * c->shape.out_h + y) * c->shape.out_w + x) * c->shape.out_c;
   r->step = c->shape.out_c;
+  r->codes = 0;
+  r->code_step = 0;
   if (e->encode.kind == ENCODE_NONE) return;
   r->codes = (uint8_t*)e->codes + image * code_image_bytes(l) + unit * code_pixel(l, y, x);
   r->code_step = across ? code_image_bytes(l) : unit * code_pixel_units(l);

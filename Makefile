@@ -15,9 +15,8 @@ test: lint
 
 # Every native operation on random shapes, at every instruction set of this machine, in an extension built with the
 # sanitizers. Their library must be loaded before Python, whose own leaks are none of our business; -S keeps the
-# installed extension out. SHAPES=1000 tries fewer. Building takes about three minutes of one core, because the checks are
-# calls; they cost the shapes about a factor of five. Masked, gathered and tile accesses, which no sanitizer sees, meet the
-# guard pages of native/memory.h.
+# installed extension out. SHAPES=1000 tries fewer. Building takes about three minutes of one core, as the checks are
+# calls. Masked, gathered and tile accesses, which no sanitizer sees, meet the guard pages of native/memory.h.
 SANITIZED := build/sanitize
 SHAPES    := 10000
 SITE       = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')

@@ -10,8 +10,8 @@ import hypothesis
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
 
-# Where a change is judged, the same examples every time; at home, new ones. How long one takes is no property of the code:
-# a machine with other work to do would fail.
+# Where a change is judged, the same examples every time; at home, new ones. None has a deadline: a machine with other
+# work to do would fail.
 hypothesis.settings.register_profile("home", deadline=None)
 hypothesis.settings.register_profile("judged", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("judged" if os.environ.get("CI") else "home")

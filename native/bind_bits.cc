@@ -1,6 +1,4 @@
 // Bindings of operations on bits: popcount convolutions, encoding floats, pooling codes.
-#include <algorithm>
-#include <chrono>
 #include <stdexcept>
 
 #include "bind_operations.h"
@@ -17,11 +15,7 @@ void make_conv(BitConvOp* self, const Conv2dShape& s, const CodeLayout& x, int l
   if (!x.planes) refuse("the layout of x has bytes, expected planes of bits");
   if (step != 1 && step != 2) refuse("step is " + std::to_string(step) + ", expected 1 or 2");
   check_pair({low, padding}, -65536, "(low, padding)");
-  const auto* w = data<int8_t>(weights, 4, "weights");
-  const int64_t expected[] = {s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w};
-  for (int i = 0; i < 4; ++i)
-    if (static_cast<int64_t>(weights.shape(i)) != expected[i])
-      refuse("weights has shape " + shape_text(weights) + ", expected [O][C / groups][kernel_h][kernel_w] of the window");
+  const int8_t* w = conv_weights(weights, s);
   const int most = finish.negative.empty() ? 8 : 1;
   for (size_t i = 0; i < weights.size(); ++i)
     if (w[i] < -most || w[i] > most)
@@ -65,19 +59,7 @@ auto peak_variant() {
   return popcount_peak_ref;
 }
 
-// Operations per second of the best of a few short runs: what else the machine does can only slow one down.
-double popcount_peak() {
-  constexpr int64_t kRepeats = 200'000;
-  const auto peak = peak_variant();
-  double best = 0;
-  int32_t keep = 0;
-  for (int run = 0; run < 20; ++run) {
-    const auto start = std::chrono::steady_clock::now();
-    const auto operations = static_cast<double>(kRepeats * peak(kRepeats, &keep));
-    best = std::max(best, operations / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
-}
+double popcount_peak() { return best_speed(peak_variant(), 200'000); }
 
 }  // namespace
 

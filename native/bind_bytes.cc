@@ -1,7 +1,4 @@
 // Bindings of operations on byte codes: int8 convolutions.
-#include <algorithm>
-#include <chrono>
-
 #include "bind_operations.h"
 #include "byte_conv.h"
 #include "cpu.h"
@@ -22,12 +19,7 @@ void make_byte_conv(ByteConvOp* self, const Conv2dShape& window, const CodeLayou
   check_range(low, -65536, 65536, "low");
   check_range(padding, -65536, 65536, "padding");
   check_range(step, 1, 65536, "step");
-  const auto* values = data<int8_t>(weights, 4, "weights");
-  const int64_t wanted[4] = {window.out_c, window.in_c / window.groups, window.kernel_h, window.kernel_w};
-  for (int i = 0; i < 4; ++i)
-    if (static_cast<int64_t>(weights.shape(i)) != wanted[i])
-      refuse("weights have shape " + shape_text(weights) +
-             ", expected [O, C / groups, kernel_h, kernel_w] of the window");
+  const int8_t* values = conv_weights(weights, window);
   if (!finish.negative.empty())
     for (size_t i = 0; i < weights.size(); ++i)
       if (values[i] < -1 || values[i] > 1) refuse("weights of two magnitudes have other values than -1, 0 and 1");
@@ -46,19 +38,7 @@ auto peak_variant() {
   return byte_peak_ref;
 }
 
-// Operations per second of the best of a few short runs: what else the machine does can only slow one down.
-double byte_peak() {
-  constexpr int64_t kRepeats = 50'000;
-  const auto peak = peak_variant();
-  double best = 0;
-  int32_t keep = 1;
-  for (int run = 0; run < 20; ++run) {
-    const auto start = std::chrono::steady_clock::now();
-    const auto operations = static_cast<double>(kRepeats * peak(kRepeats, &keep));
-    best = std::max(best, operations / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
-  return best;
-}
+double byte_peak() { return best_speed(peak_variant(), 50'000); }
 
 }  // namespace
 

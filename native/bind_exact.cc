@@ -19,12 +19,7 @@ void make_conv(ExactConvOp* self, const Conv2dShape& s, float reciprocal, const 
   check_finish(finish, s);
   if (finish.multiplier.empty()) refuse("finish has no multiplier, expected the scales of exact sums");
   if (finish.encode) refuse("finish has an encode, expected none: an EncodeOp follows");
-  const int8_t* w = data<int8_t>(weights, 4, "weights");
-  const std::vector<int64_t> expected = {s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w};
-  for (size_t i = 0; i < expected.size(); ++i)
-    if (static_cast<int64_t>(weights.shape(i)) != expected[i])
-      refuse("weights have shape " + shape_text(weights) + ", expected the window's (O, C / groups, height, width)");
-  new (self) ExactConvOp(s, reciprocal, w, padding, finish);
+  new (self) ExactConvOp(s, reciprocal, conv_weights(weights, s), padding, finish);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -232,6 +233,26 @@ void check_finish(const Finish& f, const Conv2dShape& s) {
     refuse("finish is for " + std::to_string(f.channels) + " channels, expected " + std::to_string(s.out_c));
   if (f.encode && (f.encode->layout.height != s.out_h || f.encode->layout.width != s.out_w))
     refuse("the layout of the encoded result is not that of the window's output");
+}
+
+const int8_t* conv_weights(const Array& weights, const Conv2dShape& s) {
+  const auto* values = data<int8_t>(weights, 4, "weights");
+  const int64_t expected[] = {s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w};
+  for (int i = 0; i < 4; ++i)
+    if (static_cast<int64_t>(weights.shape(i)) != expected[i])
+      refuse("weights has shape " + shape_text(weights) + ", expected [O, C / groups, kernel_h, kernel_w] of the window");
+  return values;
+}
+
+double best_speed(int64_t (*loop)(int64_t repeats, int32_t* keep), int64_t repeats) {
+  double best = 0;
+  int32_t keep = 1;
+  for (int run = 0; run < 20; ++run) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto operations = static_cast<double>(repeats * loop(repeats, &keep));
+    best = std::max(best, operations / std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  }
+  return best;
 }
 
 void bind_operations(nb::module_& m) {

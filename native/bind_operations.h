@@ -17,3 +17,10 @@ std::vector<float> channel_vector(const std::optional<Array>& a, int64_t length,
 // margins of an input too small for the window.
 void check_input_layout(const CodeLayout& layout, const Conv2dShape& shape);
 void check_finish(const Finish& finish, const Conv2dShape& shape);
+
+// The whole numbers of a convolution's weight, [O][C / groups][kernel_h][kernel_w] of the window: refuses other shapes.
+const int8_t* conv_weights(const Array& weights, const Conv2dShape& shape);
+
+// Operations per second of a loop that gives operations per repeat: the best of a few short runs, since what else the
+// machine does can only slow one down.
+double best_speed(int64_t (*loop)(int64_t repeats, int32_t* keep), int64_t repeats);

@@ -9,6 +9,7 @@
 #include <limits>
 #include <stdexcept>
 
+#include "ceil_div.h"
 #include "cpu.h"
 #include "kernels/code_rows.h"
 #include "parallel.h"
@@ -19,8 +20,6 @@ namespace {
 constexpr int64_t kTaskPixels = 1024;     // at most
 constexpr int64_t kWorthThread = 20'000;  // steps of 16 channels by 32 bits that take as long as waking a thread
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // Of one task. Addresses and the like are computed once, sums are kept of so many pixels that they stay in the first cache
 // together with a block of weights.

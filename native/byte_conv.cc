@@ -5,12 +5,11 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "ceil_div.h"
 #include "cpu.h"
 #include "parallel.h"
 
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Below this many multiplications a call takes less time than waking a thread.
 constexpr int64_t kWorthThread = 800'000;

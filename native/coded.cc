@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "ceil_div.h"
 #include "cpu.h"
 #include "parallel.h"
 
@@ -16,7 +17,6 @@ constexpr int64_t kWorthThread = 400'000;
 constexpr int64_t kExpandSamples = 256;
 constexpr int64_t kRegisters = 8;  // of rows that a kernel works on at once
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 std::vector<int64_t> sizes(const CodedWeight& w, const Finish& finish, bool of_inputs) {
   std::vector<int64_t> inputs = {w.cols * static_cast<int64_t>(sizeof(float))}, outputs;

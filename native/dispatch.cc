@@ -7,12 +7,11 @@
 #include <algorithm>
 #include <ctime>
 
+#include "ceil_div.h"
 #include "cpu.h"
 #include "parallel.h"
 
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Below this many multiplications a call takes less time than waking a thread.
 constexpr int64_t kWorthThread = 200'000;

@@ -5,13 +5,14 @@
 #include <cmath>
 #include <numeric>
 
+#include "ceil_div.h"
+
 namespace {
 
 // The inputs of a block, 15 of 16 used, for a few samples: part of a first-level cache.
 constexpr int64_t kBlockUnits = 128;
 constexpr int kPadPlace = STRIP_COLUMNS;  // of the zero in the first register of a window
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The codebook as the kernel holds it: as many entries as it has registers for.
 int64_t table_entries(int64_t size) { return size <= 32 ? 32 : size <= 64 ? 64 : STRIP_CODES; }

@@ -18,7 +18,7 @@ void make_byte_conv(ByteConvOp* self, const Conv2dShape& window, const CodeLayou
   if (x.planes) refuse("the layout of x has bit planes, expected bytes (planes 0)");
   check_range(low, -65536, 65536, "low");
   check_range(padding, -65536, 65536, "padding");
-  check_range(step, 1, 65536, "step");
+  check_range(step, 1, 2, "step");
   const int8_t* values = conv_weights(weights, window);
   if (!finish.negative.empty())
     for (size_t i = 0; i < weights.size(); ++i)

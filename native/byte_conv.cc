@@ -8,6 +8,7 @@
 #include "ceil_div.h"
 #include "cpu.h"
 #include "parallel.h"
+#include "thresholds.h"
 
 namespace {
 
@@ -189,14 +190,40 @@ ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t l
   conv_.column_class = borders_.column_class.data();
   conv_.start = borders_.start.data();
   conv_.column_classes = borders_.columns;
+  set_thresholds(weights);
   name_ = variant.name;
   run_ = variant.run;
+}
+
+// Where only a sign is wanted, it is read off the exact sum.
+void ByteConvOp::set_thresholds(const int8_t* weights) {
+  if (!finish_.encode || finish_.out || finish_.residual || conv_.two || finish_.encode->kind != ENCODE_SIGN) return;
+  const int64_t taps = conv_.shape.in_c / conv_.shape.groups * conv_.shape.kernel_h * conv_.shape.kernel_w;
+  const int64_t last = conv_.low + int64_t{255} * conv_.step;
+  const int64_t largest = std::max({std::abs(int64_t{conv_.low}), std::abs(last), std::abs(int64_t{conv_.padding})});
+  std::vector<int64_t> low(conv_.shape.out_c), high(conv_.shape.out_c);
+  for (int64_t o = 0; o < conv_.shape.out_c; ++o) {
+    for (int64_t i = 0; i < taps; ++i) high[o] += largest * std::abs(int64_t{weights[o * taps + i]});
+    low[o] = -high[o];
+  }
+  SumEpilogue e = {};
+  if (!finish_.multiplier.empty()) e.multiplier = finish_.multiplier.data();
+  e.rest = finish_.rest(nullptr);
+  e.encode = finish_.encode->view();
+  for (const Threshold& t : find_thresholds(e, low, high)) {
+    threshold_.push_back(static_cast<int32_t>(t.at));
+    flip_.push_back(t.flip);
+  }
 }
 
 void ByteConvOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   if (batch == 0) return;
   const Conv2dShape& s = conv_.shape;
-  const SumEpilogue epilogue = finish_.view(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr, outputs);
+  SumEpilogue epilogue = finish_.view(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr, outputs);
+  if (!threshold_.empty()) {
+    epilogue.threshold = threshold_.data();
+    epilogue.flip = flip_.data();
+  }
   threads = useful_threads(batch, threads);
   // Several per thread, so that one that the system holds up leaves its share to the others.
   const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1;

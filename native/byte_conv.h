@@ -1,6 +1,7 @@
 // Convolutions of byte codes as operations.
 #pragma once
 #include <string>
+#include <vector>
 
 #include "borders.h"
 #include "bytes.h"
@@ -25,10 +26,13 @@ class ByteConvOp final : public RowOperation {
   std::string kernel() const override { return name_; }
 
  private:
+  void set_thresholds(const int8_t* weights);
+
   Finish finish_;
   ByteConv conv_;
   Borders borders_;
   Aligned<uint8_t> packed_;
+  std::vector<int32_t> threshold_, flip_;  // of SumEpilogue, or empty
   std::string name_;
   void (*run_)(BYTES_ARGUMENTS);
 };

@@ -72,5 +72,5 @@ typedef struct {
   Encode encode;
   void* codes;
   const int32_t* threshold;  // [O] or null
-  const uint8_t* flip;       // [O], set exactly when threshold is
+  const int32_t* flip;       // [O] 0 or 1, set exactly when threshold is
 } SumEpilogue;

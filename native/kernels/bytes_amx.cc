@@ -78,13 +78,11 @@ static void amx_tile(const AmxTile* t) {
     for (int64_t g = 0; g < t->segments; ++g) {
       int64_t at = ky * t->tap_row_step + g * t->segment_step;
       for (int64_t k = 0; k < t->chunks; ++k, at += 64, w += 16 * t->width) {
-        _tile_loadd(4, t->x[0] + at, t->pixel_step);
         _tile_loadd(6, w, t->width);
+        if (NB > 1) _tile_loadd(7, w + 64, t->width);
+        _tile_loadd(4, t->x[0] + at, t->pixel_step);
         _tile_dpbusd(0, 4, 6);
-        if (NB > 1) {
-          _tile_loadd(7, w + 64, t->width);
-          _tile_dpbusd(1, 4, 7);
-        }
+        if (NB > 1) _tile_dpbusd(1, 4, 7);
         if (NA > 1) {
           _tile_loadd(5, t->x[1] + at, t->pixel_step);
           _tile_dpbusd(2, 5, 6);
@@ -159,6 +157,7 @@ static void packed_block(const ByteConv* c, AmxTile t, int64_t block, const Line
 
 // A pair of tiles of pixels.
 typedef struct {
+  int64_t block;
   int32_t* sums;
   PixelRun runs[32];
   int64_t runs_found;
@@ -189,37 +188,37 @@ void bytes_amx(BYTES_ARGUMENTS) {
   both[0].sums = own->sums;
   both[1].sums = own->sums + 32 * SUM_LANES;
   const int64_t taps = t.kernel_h * t.segments * t.chunks * 64, count = lines.lines * lines.pieces;
-  for (int64_t b = task->block0; b < task->block1; ++b) {
+  const int64_t pairs = ceil_div(count, 2), blocks = task->block1 - task->block0;
+  for (int64_t n = 0; n < pairs * blocks && !c->bits; ++n) {
+    const int64_t b = task->block0 + n / pairs, i = n % pairs * 2;
     const int64_t group = b / byte_group_blocks(c), block = b % byte_group_blocks(c);
     const int64_t lane = group * byte_group_lanes(c) + block * SUM_LANES;
+    const int pieces = i + 1 < count ? 2 : 1;
+    Tiles *now = both + n % 2, *before = both + (n + 1) % 2;
     t.width = 4 * byte_block_lanes(c, block);
-    if (c->bits) {
-      PixelRun runs[BYTE_IMAGES];
-      int64_t found = 0;
-      packed_block(c, t, b, &lines, first, own->weights);
-      for (int64_t i = 0; i < lines.pieces; ++i)
-        found += piece_runs(c, epilogue, task, &lines, i, lane, t.sums + i * 16 * SUM_LANES, runs + found);
-      finish_block(c, epilogue, storage, b, runs, found);
-      continue;
-    }
     t.weights = (const uint8_t*)c->weights + lane * taps;
-    for (int64_t i = 0; i < count; i += 2) {
-      const int pieces = i + 1 < count ? 2 : 1;
-      Tiles *now = both + i / 2 % 2, *before = both + (i / 2 + 1) % 2;
-      t.sums = now->sums;
-      now->runs_found = 0;
-      for (int j = 0; j < pieces; ++j) {
-        t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row +
-                 piece_begin(&lines, i + j) * t.pixel_step;
-        const int32_t* sums = t.sums + j * 16 * SUM_LANES;
-        now->runs_found += piece_runs(c, epilogue, task, &lines, i + j, lane, sums, now->runs + now->runs_found);
-      }
-      add_products(pieces, &t);
-      if (i > 0) finish_block(c, epilogue, storage, b, before->runs, before->runs_found);
-      store_sums(pieces, &t);
+    t.sums = now->sums;
+    now->block = b;
+    now->runs_found = 0;
+    for (int j = 0; j < pieces; ++j) {
+      t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row +
+               piece_begin(&lines, i + j) * t.pixel_step;
+      const int32_t* sums = t.sums + j * 16 * SUM_LANES;
+      now->runs_found += piece_runs(c, epilogue, task, &lines, i + j, lane, sums, now->runs + now->runs_found);
     }
-    const Tiles* last = both + (count - 1) / 2 % 2;
-    finish_block(c, epilogue, storage, b, last->runs, last->runs_found);
+    add_products(pieces, &t);
+    if (n > 0) finish_block(c, epilogue, storage, before->block, before->runs, before->runs_found);
+    store_sums(pieces, &t);
+    if (n == pairs * blocks - 1) finish_block(c, epilogue, storage, b, now->runs, now->runs_found);
+  }
+  for (int64_t b = task->block0; b < task->block1 && c->bits; ++b) {
+    PixelRun runs[BYTE_IMAGES];
+    int64_t found = 0;
+    t.width = 4 * byte_block_lanes(c, b);
+    packed_block(c, t, b, &lines, first, own->weights);
+    for (int64_t i = 0; i < lines.pieces; ++i)
+      found += piece_runs(c, epilogue, task, &lines, i, b * SUM_LANES, t.sums + i * 16 * SUM_LANES, runs + found);
+    finish_block(c, epilogue, storage, b, runs, found);
   }
   _tile_release();
 }

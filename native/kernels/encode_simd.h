@@ -50,7 +50,10 @@ static inline void encode_words(const Encode* e, const float* x, int64_t channel
 }
 
 static inline void encode_bytes(const Encode* e, const float* x, int64_t channel, int64_t n, uint8_t* out) {
-  for (int64_t i = 0; i < n; i += LANES) {
+  int64_t i = 0;
+  if (e->kind == ENCODE_SIGN && !e->scale)
+    for (; i + LANES <= n; i += LANES) store_not_negative(out + i, load(x + i));
+  for (; i < n; i += LANES) {
     const int64_t left = n - i < LANES ? n - i : LANES;
     store_bytes(out + i, code_vector(e, x + i, channel + i, left), (left + 3) / 4 * 4);
   }

@@ -24,6 +24,12 @@ static inline void store_bytes(uint8_t* p, ints v, int64_t n) {
   const uint64_t bytes = (uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(words, words));
   memcpy(p, &bytes, n < 8 ? (size_t)n : 8);
 }
+// A byte for each: whether sum >= at, or the contrary where flip is 1.
+static inline void store_signs(uint8_t* p, ints sum, ints at, ints flip) {
+  const ints not_less = _mm256_add_epi32(_mm256_cmpgt_epi32(at, sum), _mm256_set1_epi32(1));
+  store_bytes(p, _mm256_xor_si256(not_less, flip), 8);
+}
+static inline void store_not_negative(uint8_t* p, vec v) { store_bytes(p, not_negative(v), 8); }
 static inline void store_words(void* p, ints v, int64_t n) { _mm256_maskstore_epi32((int*)p, first(n), v); }
 // Bit `plane` of each.
 static inline void store_bits(uint8_t* p, ints v, int plane) {

@@ -22,6 +22,15 @@ static inline ints not_negative(vec v) {
 static inline void store_bytes(uint8_t* p, ints v, int64_t n) {
   _mm_mask_storeu_epi8(p, first(n), _mm512_cvtepi32_epi8(v));
 }
+// A byte for each: whether sum >= at, or the contrary where flip is 1.
+static inline void store_signs(uint8_t* p, ints sum, ints at, ints flip) {
+  const __m128i less = _mm512_cvtepi32_epi8(flip), other = _mm_xor_si128(less, _mm_set1_epi8(1));
+  _mm_storeu_si128((__m128i*)p, _mm_mask_blend_epi8(_mm512_cmpge_epi32_mask(sum, at), less, other));
+}
+static inline void store_not_negative(uint8_t* p, vec v) {
+  const __mmask16 signs = _mm512_cmp_ps_mask(v, _mm512_setzero_ps(), _CMP_GE_OQ);
+  _mm_storeu_si128((__m128i*)p, _mm_maskz_set1_epi8(signs, 1));
+}
 static inline void store_words(void* p, ints v, int64_t n) { _mm512_mask_storeu_epi32(p, first(n), v); }
 // Bit `plane` of each.
 static inline void store_bits(uint8_t* p, ints v, int plane) {

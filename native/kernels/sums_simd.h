@@ -75,22 +75,36 @@ static inline int only_bytes(const SumEpilogue* e, int storage, int32_t step, in
          !e->rest.residual && !e->out && !e->encode.scale && e->encode.kind == ENCODE_QUANTIZE && step == 1;
 }
 
-// Vector v of a block, of which n lanes count; `channel` is the first.
-template <bool ONLY_BYTES>
+// Signs as bytes, where thresholds tell them.
+static inline void finish_signs(const ByteConv* c, const SumEpilogue* e, int64_t v, int64_t channel, const PixelRun* run) {
+  const int64_t lanes = byte_groups(c) * byte_group_lanes(c), count = run->count, code_step = run->code_step;
+  const int32_t *sums = run->sums + v * LANES, *starts = run->start + v * LANES, *column_class = run->column_class;
+  const ints at = ints_load(e->threshold + channel), flip = ints_load(e->flip + channel);
+  const int twice = c->step == 2;
+  uint8_t* pixel = run->codes + channel;
+  for (int64_t i = 0; i < count; ++i, sums += SUM_LANES, pixel += code_step) {
+    const ints sum = ints_load(sums), start = ints_load(column_class ? starts + column_class[i] * lanes : starts);
+    store_signs(pixel, ints_add(twice ? ints_add(sum, sum) : sum, start), at, flip);
+  }
+}
+
+// Vector v of a block, of which n lanes count; `channel` is the first. WHOLE: all of them, and codes are bytes or none.
+template <bool ONLY_BYTES, bool WHOLE>
 static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int storage, int64_t v, int64_t channel,
-                                 int64_t n, const PixelRun* run) {
+                                 int64_t lanes_used, const PixelRun* run) {
+  const int64_t n = WHOLE ? LANES : lanes_used;
   const Epilogue rest = e->rest;
   const Encode* encode = &e->encode;
   const CodeLayout* layout = &encode->layout;
   float* const out = e->out;
   const bool two = e->negative != 0, scaled = e->multiplier != 0, encode_scaled = encode->scale != 0;
-  const bool sign = encode->kind == ENCODE_SIGN, stepped = c->step != 1;
+  const bool sign = encode->kind == ENCODE_SIGN, stepped = c->step == 2;
   const vec multiplier = load_or(e->multiplier, channel, n), negative = load_or(e->negative, channel, n);
   const vec bias = load_or(rest.bias, channel, n);
   const vec scale = load_or(rest.scale, channel, n), shift = load_or(rest.shift, channel, n);
   const vec code_scale = load_or(encode->scale, channel, n), code_shift = load_or(encode->shift, channel, n);
   const vec reciprocal = broadcast(encode->reciprocal), low = broadcast(encode->low), high = broadcast(encode->high);
-  const ints lowest = ints_all((int32_t)encode->low), steps = ints_all(c->step);
+  const ints lowest = ints_all((int32_t)encode->low);
   const int64_t lanes = byte_groups(c) * byte_group_lanes(c), count = run->count;
   const int32_t *sums = run->sums + v * LANES, *starts = run->start + v * LANES, *column_class = run->column_class;
   uint8_t* pixel = run->codes;
@@ -98,17 +112,18 @@ static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int st
   for (int64_t i = 0; i < count; ++i, sums += SUM_LANES, position += run->step, pixel += run->code_step) {
     const int32_t* start = column_class ? starts + column_class[i] * lanes : starts;
     ints exact = ints_load(sums);
-    if (!ONLY_BYTES && stepped) exact = ints_mul(exact, steps);
+    if (!ONLY_BYTES && stepped) exact = ints_add(exact, exact);
     vec y = to_float(ints_add(exact, ints_load(start)));
     if (ONLY_BYTES || scaled) y = mul(y, multiplier);
     if (!ONLY_BYTES && two) {
-      exact = ints_mul(ints_load(sums + HALF_LANES), steps);
+      exact = ints_load(sums + HALF_LANES);
+      if (stepped) exact = ints_add(exact, exact);
       y = minus(y, mul(to_float(ints_add(exact, ints_load(start + HALF_LANES))), negative));
     }
     if (rest.bias) y = add(y, bias);
     if (!ONLY_BYTES) {
       if (rest.scale) y = add(mul(y, scale), shift);
-      if (rest.residual) y = add(y, load_first(rest.residual + position, n));
+      if (rest.residual) y = add(y, WHOLE ? load(rest.residual + position) : load_first(rest.residual + position, n));
     }
     if (rest.relu) y = maximum(zero(), y);
     if (ONLY_BYTES) {
@@ -116,11 +131,15 @@ static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int st
       store_codes(layout, STORE_BYTES, pixel, codes, channel, LANES);
       continue;
     }
-    if (out) store_first(out + position, y, n);
+    if (out) WHOLE ? store(out + position, y) : store_first(out + position, y, n);
     if (storage == STORE_NONE) continue;
     if (encode_scaled) y = add(mul(y, code_scale), code_shift);
+    if (WHOLE && sign) {
+      store_not_negative(pixel + channel, y);
+      continue;
+    }
     const ints codes = sign ? not_negative(y) : ints_sub(round_between(mul(y, reciprocal), low, high), lowest);
-    store_codes(layout, storage, pixel, codes, channel, n);
+    store_codes(layout, WHOLE ? (int)STORE_BYTES : storage, pixel, codes, channel, n);
   }
 }
 
@@ -133,10 +152,15 @@ static inline void finish_block(const ByteConv* c, const SumEpilogue* e, int sto
     const int64_t left = channels - begin - v * LANES, n = left < LANES ? left : LANES;
     const int64_t channel = group * channels + begin + v * LANES;
     const int simple = only_bytes(e, storage, c->step, n);
+    const int whole = n == LANES && (storage == STORE_NONE || storage == STORE_BYTES);
     for (int64_t i = 0; i < count; ++i)
-      if (simple)
-        finish_vector<true>(c, e, storage, v, channel, n, runs + i);
+      if (whole && e->threshold)
+        finish_signs(c, e, v, channel, runs + i);
+      else if (simple)
+        finish_vector<true, true>(c, e, storage, v, channel, n, runs + i);
+      else if (whole)
+        finish_vector<false, true>(c, e, storage, v, channel, n, runs + i);
       else
-        finish_vector<false>(c, e, storage, v, channel, n, runs + i);
+        finish_vector<false, false>(c, e, storage, v, channel, n, runs + i);
   }
 }

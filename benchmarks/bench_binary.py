@@ -1,8 +1,10 @@
 """Speed of popcount convolutions: bits to bits, floats to floats, and of more bits per number, beside float32 and int8.
 
-All cases are 3x3 convolutions of as many channels out as in. "bits" is a sign convolution whose result is a sign again;
-its share is that of a loop of the same steps on registers. "floats" encodes the signs of floats, convolves, scales,
-shifts and adds a residual of floats. "k x m bits" has k bits of activations times m of weights; its claim is the time
+All cases are 3x3 convolutions of as many channels out as in. Codes are bits in planes, on tiles (amx) bytes: the forms
+that the engine chooses there. "bits" is a sign convolution whose result is a sign again; its share is that of a loop of
+the same steps on registers. "floats" encodes the signs of floats, convolves, scales, shifts and adds these floats, as
+the shortcut over a binary convolution does; the steps follow one another, as in a plan.
+"k x m bits" has k bits of activations times m of weights; its claim is the time
 of one "bits" convolution for each pair of planes, and 15 % more.
 
     python benchmarks/bench_binary.py [--only 64@56] [--threads 1] [--isa avx2] [--json FILE]
@@ -11,6 +13,7 @@ of one "bits" convolution for each pair of planes, and 15 % more.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -39,7 +42,12 @@ GRIDS = {1: [-1, 1], 2: [-3, -1, 1, 3]}
 BITS, FLOATS = "bitwright bits", "bitwright floats"
 
 
-def layout(channels: int, size: int, planes: int = 1) -> _native.CodeLayout:
+def on_tiles() -> bool:
+    return _native.isa() == "amx"
+
+
+def layout(channels: int, size: int, bits: int = 1) -> _native.CodeLayout:
+    planes = 0 if on_tiles() else bits
     return _native.CodeLayout(size, size, channels, top=1, left=1, bottom=1, right=1, planes=planes)
 
 
@@ -47,7 +55,7 @@ class Convolution:
     """A 3x3 convolution with zero padding of k-bit activations (signs if k is 1) and m-bit weights."""
 
     def __init__(self, channels: int, size: int, x_bits: int, w_bits: int, random: np.random.Generator) -> None:
-        self.channels, self.size, self.planes = channels, size, x_bits
+        self.channels, self.size, self.bits = channels, size, x_bits
         self.window = _native.Window((size, size), channels, channels, (3, 3), padding=(1, 1))
         self.weight = random.choice(GRIDS[w_bits], (channels, channels, 3, 3)).astype(np.int8)
         self.affine = {
@@ -59,22 +67,22 @@ class Convolution:
         self.encoder = _native.EncodeOp(_native.Encode(kind, layout(channels, size, x_bits), high=2**x_bits - 1))
         self.codes = [_native.run_operation(self.encoder, [x])[0] for x in self.images]
 
-    def operation(self, finish: _native.Finish) -> _native.BitConvOp:
-        low, step = (-1, 2) if self.planes == 1 else (0, 1)
-        return _native.BitConvOp(
-            self.window, layout(self.channels, self.size, self.planes), low, step, self.weight, finish=finish
-        )
+    def operation(self, finish: _native.Finish) -> _native.Operation:
+        low, step = (-1, 2) if self.bits == 1 else (0, 1)
+        make = _native.ByteConvOp if on_tiles() else _native.BitConvOp
+        x = layout(self.channels, self.size, self.bits)
+        return make(self.window, x, low=low, step=step, weights=self.weight, finish=finish)
 
-    def to_bits(self) -> _native.BitConvOp:
+    def to_bits(self) -> _native.Operation:
         encode = _native.Encode("sign", layout(self.channels, self.size), **self.affine)
         return self.operation(_native.Finish(self.channels, out=False, encode=encode))
 
-    def to_floats(self) -> _native.BitConvOp:
+    def to_floats(self) -> _native.Operation:
         return self.operation(_native.Finish(self.channels, residual=True, **self.affine))
 
     def peaks(self, name: str, threads: int) -> dict[str, float]:
         """Those of popcounts, where it is popcounts that are used."""
-        return {} if "amx" in self.to_bits().kernel else {name: _native.popcount_peak() * threads}
+        return {} if on_tiles() else {name: _native.popcount_peak() * threads}
 
     def check(self) -> None:
         """Against a float convolution of the same numbers by torch."""
@@ -82,7 +90,7 @@ class Convolution:
         import torch.nn.functional as F
 
         x, codes = self.images[0], self.codes[0]
-        m = np.where(x >= 0, 1, -1) if self.planes == 1 else np.clip(np.rint(x), 0, 2**self.planes - 1)
+        m = np.where(x >= 0, 1, -1) if self.bits == 1 else np.clip(np.rint(x), 0, 2**self.bits - 1)
         sums = F.conv2d(
             torch.from_numpy(m.astype(np.float32).transpose(2, 0, 1)[None]),
             torch.from_numpy(self.weight.astype(np.float32)), padding=1,
@@ -95,8 +103,13 @@ class Convolution:
         np.testing.assert_array_equal(bits, _native.run_operation(encoder, [np.ascontiguousarray(y)])[0])
 
 
-def one_after_another(*timers: Timer) -> Timer:
-    return lambda repeats: sum(timer(repeats) for timer in timers)
+def from_floats(conv: Convolution, threads: int) -> Timer:
+    """The times of encoding, and of the convolution that adds what was encoded."""
+    size = 4 * conv.size**2 * conv.channels
+    plan = _native.Plan([size], [(conv.encoder, [0]), (conv.to_floats(), [1, 0])], [2], 1 << 20)
+    images, out = [x.view(np.uint8).ravel() for x in conv.images], np.empty(size, np.uint8)
+    calls = itertools.cycle(images)
+    return lambda repeats: sum(sum(plan.time([next(calls)], [out], 1, threads)) for _ in range(repeats)) / repeats
 
 
 def float_peers(conv: Convolution, threads: int) -> dict:
@@ -119,10 +132,7 @@ def cases(chosen: argparse.Namespace) -> Iterator[Case]:
         operations = 2.0 * size * size * channels * channels * 9
         conv = Convolution(channels, size, 1, 1, random)
         to_bits = ours(conv.to_bits(), [[c] for c in conv.codes], 1, threads)
-        to_floats = one_after_another(
-            ours(conv.encoder, [[x] for x in conv.images], 1, threads),
-            ours(conv.to_floats(), [[c, x] for c, x in zip(conv.codes, conv.images, strict=True)], 1, threads),
-        )
+        to_floats = from_floats(conv, threads)
         yield Case(
             f"{channels}@{size}",
             operations,

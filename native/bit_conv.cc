@@ -30,11 +30,7 @@ struct Scratch {
   int32_t classes[kTaskPixels];
 };
 
-// Tiles need weights of a byte, eight times the memory of bits: worth it where many windows meet each weight, or popcounts
-// would need many passes.
-constexpr int64_t kTileWork = 192;
-
-BitVariant bit_variant(const std::string& name, [[maybe_unused]] int64_t windows, [[maybe_unused]] int64_t passes) {
+BitVariant bit_variant(const std::string& name) {
   struct Known {
     Isa least;
     bool worth_it;  // even where nobody asks for it
@@ -43,13 +39,12 @@ BitVariant bit_variant(const std::string& name, [[maybe_unused]] int64_t windows
   // From the best on.
   const Known known[] = {
 #if defined(__x86_64__)
-      {Isa::amx, windows * passes >= kTileWork, {"amx", bits_amx, 8, true, BITS_PIXELS}},
-      {Isa::avx512vpopcntdq, true, {"avx512vpopcntdq", bits_avx512vpopcntdq, 32, false, 32}},
-      {Isa::avx512, true, {"avx512", bits_avx512, 4, false, 32}},
-      {Isa::avx2, true, {"avx2", bits_avx2, 4, false, 32}},
-      {Isa::avx2, false, {"plain avx2", bits_plain_avx2, 32, false, 32}},
+      {Isa::avx512vpopcntdq, true, {"avx512vpopcntdq", bits_avx512vpopcntdq, 32}},
+      {Isa::avx512, true, {"avx512", bits_avx512, 4}},
+      {Isa::avx2, true, {"avx2", bits_avx2, 4}},
+      {Isa::avx2, false, {"plain avx2", bits_plain_avx2, 32}},
 #endif
-      {Isa::ref, true, {"ref", bits_ref, 32, false, 32}},
+      {Isa::ref, true, {"ref", bits_ref, 32}},
   };
   for (const Known& k : known)
     if (current_isa() >= k.least && (name.empty() ? k.worth_it : name == k.variant.level)) return k.variant;
@@ -102,7 +97,7 @@ BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int ste
   const int least = *std::min_element(weights, weights + count), most = *std::max_element(weights, weights + count);
   int magnitude_bits = 1;
   while (std::max(-least, most) >= 1 << magnitude_bits) ++magnitude_bits;
-  variant_ = bit_variant(kernel, s.out_h * s.out_w, x.planes * magnitude_bits);
+  variant_ = bit_variant(kernel);
   // Generous: also every intermediate stays below this.
   const int64_t most_m = std::max({std::abs(low), std::abs(low + step * ((1 << x.planes) - 1)), std::abs(padding)});
   if (group_c * taps * 16 * (most_m + step * (int64_t{1} << x.planes)) * 4 > std::numeric_limits<int32_t>::max())
@@ -157,10 +152,6 @@ void BitConvOp::order_passes(Part* part) const {
     return a.significance != b.significance ? a.significance > b.significance : a.negative < b.negative;
   });
   BitSums& s = part->sums;
-  if (variant_.products) {
-    for (int64_t i = 0; i < x_.planes; ++i) s.pass[s.passes++] = {i * code_plane_units(&x_), 0, 0, 0};
-    return;
-  }
   for (const Pair& p : pairs) {
     const Pair& before = s.passes ? pairs[s.passes - 1] : p;
     s.pass[s.passes++] = {p.x * code_plane_units(&x_), p.w, before.significance - p.significance, before.negative != p.negative};
@@ -175,14 +166,14 @@ BitConvOp::Part BitConvOp::make_part(std::vector<Plane> planes, int form, const 
   Part part;
   part.planes = std::move(planes);
   part.form = form;
-  part.sums.form = variant_.products ? BITS_PRODUCTS : form;
+  part.sums.form = form;
   part.sums.kernel_h = s.kernel_h;
   part.sums.kernel_w = s.kernel_w;
   part.sums.words = code_group_units(&x_);
   part.sums.column_step = s.dilation_w * code_pixel_units(&x_);
   part.sums.row_step = s.dilation_h * code_columns(&x_) * code_pixel_units(&x_);
   order_passes(&part);
-  variant_.products ? pack_products(&part, weights) : pack(&part, weights);
+  pack(&part, weights);
   if (part.sums.column_step == part.sums.words) {  // taps side by side are one long one
     part.sums.words *= s.kernel_w;
     part.sums.kernel_w = 1;
@@ -232,23 +223,6 @@ void BitConvOp::pack(Part* part, const int8_t* weights) const {
           else
             base[at] |= static_cast<uint8_t>(bit << i % bits);
         }
-  }
-}
-
-void BitConvOp::pack_products(Part* part, const int8_t* weights) const {
-  const int64_t taps = shape_.kernel_h * shape_.kernel_w, group_c = shape_.in_c / shape_.groups, words = part->sums.words;
-  part->lane_bytes = round_up(taps * words, 2) * 32;
-  part->weights = Aligned<uint8_t>(lanes_ * part->lane_bytes + BUFFER_SLACK);
-  for (int64_t lane = 0; lane < lanes_; ++lane) {
-    const int64_t channel = channel_of(lane), in_unit = lane % BITS_UNIT;
-    if (channel < 0) continue;
-    uint8_t* base = part->weights.data() + (lane - in_unit) * part->lane_bytes;
-    for (int64_t tap = 0; tap < taps; ++tap)
-      for (int64_t i = 0; i < group_c; ++i) {
-        const int64_t row = (tap * words + i / 32) * 8 + i % 32 / 4;
-        base[(row * BITS_UNIT + in_unit) * 4 + i % 4] =
-            static_cast<uint8_t>(value_of(*part, weights[(channel * group_c + i) * taps + tap]));
-      }
   }
 }
 
@@ -378,7 +352,7 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
     const int64_t width = block_width_at(group_lanes(), in_group);
     for (int64_t i = 0, pixels; i < task.pixels; i += pixels) {
       // Of about one size.
-      pixels = ceil_div(task.pixels - i, ceil_div(task.pixels - i, variant_.chunk_pixels));
+      pixels = ceil_div(task.pixels - i, ceil_div(task.pixels - i, BITS_PIXELS));
       int32_t* into = scratch->sums;
       for (const Part& p : parts_) {
         BitSums of_group = p.sums;
@@ -406,7 +380,7 @@ void BitConvOp::run(const void* const* inputs, void* const* outputs, int64_t bat
   for (const Part& p : parts_) steps += pixels * lanes_ / BITS_UNIT * p.sums.passes * bits_steps(&p.sums);
   threads = static_cast<int>(std::clamp<int64_t>(steps / kWorthThread, 1, threads));
   // Tasks have whole chunks of pixels, which are of about one size, and as many for every thread.
-  const int64_t chunks = round_up(ceil_div(pixels, variant_.chunk_pixels), threads), least = ceil_div(pixels, kTaskPixels);
+  const int64_t chunks = round_up(ceil_div(pixels, BITS_PIXELS), threads), least = ceil_div(pixels, kTaskPixels);
   const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1, cuts = std::clamp(wanted, least, std::max(least, chunks));
   // Units that straddle words are put together by one task.
   const bool divisible = !finish.e.codes || finish.fill;

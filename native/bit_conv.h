@@ -13,8 +13,6 @@ struct BitVariant {
   const char* level;
   void (*sums)(BITS_ARGUMENTS);
   int part_bits;
-  bool products;         // of bytes, instead of planes of weights
-  int64_t chunk_pixels;  // windows to give it at once
 };
 
 class BitConvOp final : public Operation {
@@ -56,7 +54,6 @@ class BitConvOp final : public Operation {
   int value_of(const Part& part, int k) const;
   void order_passes(Part* part) const;
   void pack(Part* part, const int8_t* weights) const;
-  void pack_products(Part* part, const int8_t* weights) const;
   void place_codes();
   void set_limits();
   BitFinish finish_view(const float* residual, void* const* outputs) const;

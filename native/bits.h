@@ -3,15 +3,14 @@
 // Activations are planes of bits (codes.h), sum 2^i q_i; weights are of one of these forms:
 //   BITS_XOR       k = sum 2^j s_j, s_j = +-1 stored as a bit (odd symmetric grids, signs first of all)
 //   BITS_AND       k = sum c_j t_j, t_j 0 or 1, c_j = +-2^j (two's complement; P and N of ternary weights)
-//   BITS_PRODUCTS  not in planes: k itself, for kernels that make bytes of the planes of activations and multiply
 // A pass adds popcount(q_i ^ s_j) or popcount(q_i & t_j) over all taps and words. Passes come in descending significance, so
 // that shifting between them (Horner) weighs them in the registers they are summed in.
 #pragma once
 #include "codes.h"
 
 // Channels per block of packed weights; the last block of a group has as many units as it needs.
-enum { BITS_UNIT = 16, BITS_BLOCK = 64, BITS_PASSES = 64, BITS_PIXELS = 64 };
-enum { BITS_XOR, BITS_AND, BITS_PRODUCTS };
+enum { BITS_UNIT = 16, BITS_BLOCK = 64, BITS_PASSES = 64, BITS_PIXELS = 32 };
+enum { BITS_XOR, BITS_AND };
 
 typedef struct {
   int64_t x;        // words from the first plane of activations to that of this pass
@@ -39,9 +38,6 @@ void bits_avx2(BITS_ARGUMENTS);
 void bits_plain_avx2(BITS_ARGUMENTS);
 void bits_avx512(BITS_ARGUMENTS);
 void bits_avx512vpopcntdq(BITS_ARGUMENTS);
-// BITS_PRODUCTS: sums of codes times weights. Passes are the planes of the activations, the lowest first; weights are int8
-// [width / 16][chunks][16][16][4]: 16 lanes, a chunk of two words, four of their 64 channels beside each other.
-void bits_amx(BITS_ARGUMENTS);
 static inline int64_t bits_steps(const BitSums* s) { return s->kernel_h * s->kernel_w * s->words; }
 
 // The rest, in vectors per lane: lanes are the channels, those of each group of weights rounded up to BITS_UNIT.

@@ -333,15 +333,20 @@ def test_nan_encodes_to_the_lowest_code() -> None:
         ({"weights": np.zeros((9, 7, 3), np.int8)}, "weights"),
         ({"weights": np.zeros((9, 6, 3, 3), np.int8)}, r"\[O, C / groups"),
         ({"weights": np.zeros((9, 7, 3, 3), np.int16)}, "weights"),
-        ({"weights": np.full((9, 7, 3, 3), 127, np.int8), "step": 65_536}, r"2\^31"),
         ({"low": 1 << 40}, "low"),
         ({"step": 0}, "step"),
+        ({"step": 3}, "step"),
         ({"padding": -(1 << 20)}, "padding"),
     ],
 )
 def test_refuses(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Problem(Case()).operation(**changes)
+
+
+def test_refuses_sums_that_may_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"2\^31"):
+        Problem(Case(in_c=32)).operation(weights=np.full((9, 32, 3, 3), 127, np.int8), low=-65_536)
 
 
 def test_refuses_other_layouts() -> None:

@@ -75,16 +75,28 @@ static inline int only_bytes(const SumEpilogue* e, int storage, int32_t step, in
          !e->rest.residual && !e->out && !e->encode.scale && e->encode.kind == ENCODE_QUANTIZE && step == 1;
 }
 
-// Signs as bytes, where thresholds tell them.
-static inline void finish_signs(const ByteConv* c, const SumEpilogue* e, int64_t v, int64_t channel, const PixelRun* run) {
+// Signs as bytes, where thresholds tell them: VECTORS vectors of a block from the v-th on; `channel` is their first.
+template <int VECTORS>
+static inline void finish_signs(const ByteConv* c, const SumEpilogue* e, int64_t v, int64_t channel,
+                                const PixelRun* run) {
   const int64_t lanes = byte_groups(c) * byte_group_lanes(c), count = run->count, code_step = run->code_step;
   const int32_t *sums = run->sums + v * LANES, *starts = run->start + v * LANES, *column_class = run->column_class;
-  const ints at = ints_load(e->threshold + channel), flip = ints_load(e->flip + channel);
   const int twice = c->step == 2;
+  ints at[VECTORS], flip[VECTORS];
+#pragma GCC unroll 4
+  for (int k = 0; k < VECTORS; ++k) {
+    at[k] = ints_load(e->threshold + channel + k * LANES);
+    flip[k] = ints_load(e->flip + channel + k * LANES);
+  }
   uint8_t* pixel = run->codes + channel;
   for (int64_t i = 0; i < count; ++i, sums += SUM_LANES, pixel += code_step) {
-    const ints sum = ints_load(sums), start = ints_load(column_class ? starts + column_class[i] * lanes : starts);
-    store_signs(pixel, ints_add(twice ? ints_add(sum, sum) : sum, start), at, flip);
+    const int32_t* start = column_class ? starts + column_class[i] * lanes : starts;
+#pragma GCC unroll 4
+    for (int k = 0; k < VECTORS; ++k) {
+      const ints sum = ints_load(sums + k * LANES), scaled = twice ? ints_add(sum, sum) : sum;
+      const ints exact = ints_add(scaled, ints_load(start + k * LANES));
+      store_signs(pixel + k * LANES, exact, at[k], flip[k]);
+    }
   }
 }
 
@@ -148,14 +160,19 @@ static inline void finish_block(const ByteConv* c, const SumEpilogue* e, int sto
                                 const PixelRun* runs, int64_t count) {
   const int64_t group = block / byte_group_blocks(c), begin = block % byte_group_blocks(c) * byte_block_channels(c);
   const int64_t channels = byte_group_channels(c);
+  if (e->threshold && storage == STORE_BYTES && channels - begin >= (int64_t)SUM_LANES) {
+    for (int64_t i = 0; i < count; ++i)
+      finish_signs<SUM_LANES / LANES>(c, e, 0, group * channels + begin, runs + i);
+    return;
+  }
   for (int64_t v = 0; v * LANES < byte_block_channels(c) && begin + v * LANES < channels; ++v) {
     const int64_t left = channels - begin - v * LANES, n = left < LANES ? left : LANES;
     const int64_t channel = group * channels + begin + v * LANES;
     const int simple = only_bytes(e, storage, c->step, n);
     const int whole = n == LANES && (storage == STORE_NONE || storage == STORE_BYTES);
     for (int64_t i = 0; i < count; ++i)
-      if (whole && e->threshold)
-        finish_signs(c, e, v, channel, runs + i);
+      if (whole && e->threshold && storage == STORE_BYTES)
+        finish_signs<1>(c, e, v, channel, runs + i);
       else if (simple)
         finish_vector<true, true>(c, e, storage, v, channel, n, runs + i);
       else if (whole)

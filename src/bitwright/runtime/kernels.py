@@ -170,11 +170,12 @@ SPEED = {
     "avx512": (70.0, 530.0, 90.0),
     "avx512vnni": (70.0, 600.0, 290.0),
     "avx512vpopcntdq": (70.0, 930.0, 300.0),
-    "amx": (70.0, 2400.0, 1000.0),
+    "amx": (70.0, 930.0, 1200.0),
 }
 """Of 3x3 convolutions of 64 to 256 channels with the floats of the results stored, on one core of the machine that the
-documentation names; only the ratios in a row matter. On tiles (amx) four planes take little longer than one: the number
-there is such that one or two stay bits, which are also the smaller weights."""
+documentation names; only the ratios in a row matter."""
+ONE_ROW = 300.0
+"""Of bytes on tiles (amx) in a linear layer: a single sample fills one row of a tile, and waits for the weights."""
 SPARSE_SPEED = {"conv2d": 0.38, "linear": 0.2, "large linear": 0.4}
 """Products with weights that are not zero per nanosecond, as a share of the speed of dense floats; of linear layers for
 batches of 1 to 256."""
@@ -252,7 +253,8 @@ def _bits(layer: Layer) -> float | None:
 def _bytes(layer: Layer) -> float | None:
     if not layer.domain or _code_bits(layer.domain) > 8:
         return None
-    return layer.products(4) / _speed(2)
+    speed = _speed(2)
+    return layer.products(4) / (min(speed, ONE_ROW) if layer.node.op == "linear" else speed)
 
 
 def _exact(layer: Layer) -> float | None:

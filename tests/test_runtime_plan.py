@@ -83,7 +83,7 @@ def binary_block(network: Network) -> int:
 def test_a_binary_residual_block_is_one_step_per_convolution():
     network = Network()
     binary_block(network)
-    model = network.model()
+    model = network.model(kernels=["bits"])
     assert layers(model) == ["relu", "sign", "conv2d + affine + add + sign", "conv2d + affine + add", "sign"]
     first, second = (step for step in model.plan if step.does.startswith("conv2d"))
     assert first.reads == ("1 bit 32x6x6", "float 32x6x6")
@@ -96,7 +96,7 @@ def test_a_binary_residual_block_is_one_step_per_convolution():
 def test_norm_and_sign_become_thresholds_where_nothing_else_is_wanted():
     network = Network()
     network.conv(network.add("sign", network.norm(network.conv(network.add("sign", 0)))))
-    model = network.model()
+    model = network.model(kernels=["bits"])
     assert layers(model) == ["sign", "conv2d + affine + sign", "conv2d"]
     assert model.plan[2].makes == ("1 bit 32x6x6",)
     network.check(model)
@@ -107,7 +107,7 @@ def test_an_affine_between_moves_into_the_encoder():
     value = network.conv(network.add("sign", 0))
     coded = network.add("sign", network.norm(value))
     network.add("add", network.conv(coded), value)
-    model = network.model()
+    model = network.model(kernels=["bits"])
     assert layers(model) == ["sign", "conv2d + affine + sign", "conv2d + add"]
     assert model.plan[2].makes == ("float 32x6x6", "1 bit 32x6x6")
     network.check(model)
@@ -163,7 +163,7 @@ def test_pools_pick_among_codes():
     for ceil in (False, True):
         network = Network()
         network.conv(network.add("max_pool2d", network.add("sign", 0), **window, ceil=ceil))
-        model = network.model()
+        model = network.model(kernels=["bits"])
         assert layers(model) == ["sign", "max_pool2d", "conv2d"]
         assert model.plan[2].reads[0].startswith("1 bit")
         network.check(model)
@@ -201,7 +201,7 @@ def test_codes_that_fit_no_byte_are_computed_exactly():
 def test_the_description_of_a_step():
     network = Network()
     network.add("relu", network.conv(network.add("sign", 0)))
-    step = network.model().plan[2]
+    step = network.model(kernels=["bits"]).plan[2]
     assert str(step).startswith("conv2d1: conv2d + relu [bits")
     assert str(step).endswith("] 1 bit 32x6x6 -> float 32x6x6")
     assert step.weight_bytes > 0

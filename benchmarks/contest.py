@@ -51,8 +51,8 @@ class Case:
 
     `operations` are those of the dense computation, two per multiply-accumulate. `check` raises AssertionError unless
     the contestants compute what they should. `peaks` gives, for contestants of which a share is wanted, operations per
-    second of the loop that they could at best be. `judged` are claims about other figures, in the form that `judge`
-    gives. `facts` goes into the JSON as it is.
+    second of the loop that they could at best be. `facts` goes into the JSON as it is. `judged` are claims about other
+    figures, in the form that `judge` gives.
     """
 
     name: str
@@ -61,8 +61,8 @@ class Case:
     check: Callable[[], None] = lambda: None
     claims: Sequence[Claim] = ()
     peaks: dict[str, float] = field(default_factory=dict)
-    judged: Sequence[dict[str, Any]] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    judged: Sequence[dict[str, Any]] = ()
 
 
 def assert_close(name: str, found: Array, expected: Array, tolerance: float = 1e-4) -> None:

@@ -176,6 +176,10 @@ SPEED = {
 documentation names; only the ratios in a row matter."""
 ONE_ROW = 300.0
 """Of bytes on tiles (amx) in a linear layer: a single sample fills one row of a tile, and waits for the weights."""
+FAR, FAR_SPEED = 1 << 20, 600.0
+"""Bytes of weights of a convolution beyond which tiles (amx) wait for the third-level cache, in a network that uses
+the second for other things: 512 channels at 7x7 take 0.16 to 0.2 ms, and 0.12 to 0.15 by popcounts of an eighth of the
+bytes."""
 SPARSE_SPEED = {"conv2d": 0.38, "linear": 0.2, "large linear": 0.4}
 """Products with weights that are not zero per nanosecond, as a share of the speed of dense floats; of linear layers for
 batches of 1 to 256."""
@@ -254,7 +258,11 @@ def _bytes(layer: Layer) -> float | None:
     if not layer.domain or _code_bits(layer.domain) > 8:
         return None
     speed = _speed(2)
-    return layer.products(4) / (min(speed, ONE_ROW) if layer.node.op == "linear" else speed)
+    if layer.node.op == "linear":
+        speed = min(speed, ONE_ROW)
+    elif math.prod(layer.tensor.shape) > FAR:
+        speed = min(speed, FAR_SPEED)
+    return layer.products(4) / speed
 
 
 def _exact(layer: Layer) -> float | None:

@@ -45,7 +45,7 @@ Features detect() {
   constexpr uint64_t kYmm = 0x06;  // xmm, ymm
   constexpr uint64_t kZmm = 0xe6;  // xmm, ymm, mask registers, zmm 0-15 upper halves, zmm 16-31
   constexpr uint64_t kTiles = 0x60000;
-  constexpr uint32_t kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
+  constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
   Features f;
   uint32_t a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
@@ -64,7 +64,7 @@ Features detect() {
   f.avx512dq = zmm && (b & bit_AVX512DQ);
   f.avx512vnni = zmm && (c & bit_AVX512VNNI);
   f.avx512vpopcntdq = zmm && (c & bit_AVX512VPOPCNTDQ);
-  f.amx = (saved & kTiles) == kTiles && (d & kAmxTile) && (d & kAmxInt8) && tiles_permitted();
+  f.amx = (saved & kTiles) == kTiles && (d & kAmxTile) && (d & kAmxInt8) && (d & kAmxBf16) && tiles_permitted();
   return f;
 }
 #else

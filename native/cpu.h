@@ -5,7 +5,7 @@
 #include <vector>
 
 // Each contains those before it: AVX2 with FMA and F16C (Haswell, Zen), AVX-512 F BW VL DQ (Skylake server), with VNNI (Cascade
-// Lake), with VPOPCNTDQ (Ice Lake, Zen 4), with AMX for int8 (Sapphire Rapids).
+// Lake), with VPOPCNTDQ (Ice Lake, Zen 4), with AMX for int8 and bfloat16 (Sapphire Rapids).
 enum class Isa { ref, avx2, avx512, avx512vnni, avx512vpopcntdq, amx };
 
 // Named features; an AVX feature counts only if the operating system saves its registers.

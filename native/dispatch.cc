@@ -9,6 +9,7 @@
 
 #include "ceil_div.h"
 #include "cpu.h"
+#include "kernels/parts.h"
 #include "parallel.h"
 
 namespace {
@@ -38,8 +39,12 @@ int64_t conv_rows(const Conv2dShape& s, int threads) {
 
 }  // namespace
 
-Conv2dKernel conv2d_kernel(bool depthwise) {
+bool has_tiles() { return current_isa() >= Isa::amx; }
+
+Conv2dKernel conv2d_kernel(const Conv2dWeights& weights) {
+  const bool depthwise = weights.depthwise;
 #if defined(__x86_64__)
+  if (weights.in_parts) return conv2d_amx;
   const Isa isa = current_isa();
   if (isa >= Isa::avx512) return depthwise ? depthwise_avx512 : conv2d_avx512;
   if (isa == Isa::avx2) return depthwise ? depthwise_avx2 : conv2d_avx2;
@@ -65,7 +70,7 @@ void run_conv2d(Conv2dKernel kernel, const Conv2dShape& s, const Conv2dWeights& 
   const int64_t rows = conv_rows(s, threads), row_tasks = ceil_div(s.out_h, rows);
   // Few rows: the channels are divided too.
   const int64_t parts = std::clamp<int64_t>(ceil_div(wanted_tasks(threads), s.batch * row_tasks), 1, blocks);
-  const size_t scratch = conv2d_scratch(&s, rows);
+  const size_t scratch = weights.in_parts ? parts_scratch(&s, rows).end : conv2d_scratch(&s, rows);
   parallel_for(s.batch * row_tasks * parts, threads, [&](int64_t index) {
     const int64_t part = index % parts, chunk = index / parts % row_tasks, image = index / parts / row_tasks;
     const Conv2dTask task = {image, chunk * rows, std::min((chunk + 1) * rows, s.out_h), blocks * part / parts,

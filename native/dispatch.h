@@ -8,7 +8,8 @@
 using Conv2dKernel = void (*)(CONV2D_ARGUMENTS);
 using LinearKernel = void (*)(LINEAR_ARGUMENTS);
 // The variants for the level that is current now.
-Conv2dKernel conv2d_kernel(bool depthwise);
+Conv2dKernel conv2d_kernel(const Conv2dWeights& weights);
+bool has_tiles();
 LinearKernel linear_kernel();
 
 void run_conv2d(Conv2dKernel kernel, const Conv2dShape& shape, const Conv2dWeights& weights, const Epilogue& epilogue,

@@ -61,8 +61,9 @@ void for_rows(const Sizes& shape, const Sizes& strides, const Body& body) {
 
 FloatConvOp::FloatConvOp(const Conv2dShape& s, const float* weight, Finish finish)
     : Operation(inputs_of(finish, s.in_h * s.in_w * s.in_c, s.out_h * s.out_w), outputs_of(finish, s.out_h * s.out_w)),
-      shape_(s), weights_(weight, s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w, s.groups),
-      finish_(std::move(finish)), kernel_(conv2d_kernel(weights_.depthwise)), level_(float_level()) {}
+      shape_(s), weights_(weight, s, has_tiles()),
+      finish_(std::move(finish)), kernel_(conv2d_kernel(weights_)),
+      level_(weights_.in_parts ? "amx" : float_level()) {}
 
 std::string FloatConvOp::kernel() const { return (weights_.depthwise ? "depthwise " : "conv2d ") + level_; }
 

@@ -53,6 +53,7 @@ static inline int64_t block_width(int64_t channels, int64_t block) {
 void conv2d_ref(CONV2D_ARGUMENTS);
 void conv2d_avx2(CONV2D_ARGUMENTS);
 void conv2d_avx512(CONV2D_ARGUMENTS);
+void conv2d_amx(CONV2D_ARGUMENTS);  // weights, scratch and which shapes: kernels/parts.h
 
 // groups == C == O. Weights [kernel_h][kernel_w][padded C]; a weight block is 32 channels.
 void depthwise_ref(CONV2D_ARGUMENTS);

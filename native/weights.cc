@@ -5,6 +5,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/parts.h"
+
 namespace {
 
 // at(o, k): the weight of channel o at position k of the packed order.
@@ -41,6 +43,49 @@ Conv2dWeights::Conv2dWeights(const float* weight, int64_t out_c, int64_t group_c
       const int64_t position = k / group_c, c = k % group_c;
       return weight[((g * group_out + o) * group_c + c) * area + position];
     });
+}
+
+namespace {
+
+// The nearest bfloat16 of what is left of a number, which is taken from it.
+uint16_t take_part(float& rest) {
+  uint32_t bits;
+  std::memcpy(&bits, &rest, sizeof bits);
+  bits = (bits + 0x8000) & 0xffff0000;
+  float part;
+  std::memcpy(&part, &bits, sizeof part);
+  rest -= part;
+  return static_cast<uint16_t>(bits >> 16);
+}
+
+bool has_parts(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return (bits & 0x7fffffff) <= PARTS_LIMIT;
+}
+
+}  // namespace
+
+Conv2dWeights::Conv2dWeights(const float* weight, const Conv2dShape& s, bool tiles)
+    : out_c(s.out_c), group_c(s.in_c / s.groups), kernel_h(s.kernel_h), kernel_w(s.kernel_w), groups(s.groups),
+      depthwise(false) {
+  if (tiles && parts_serve(&s) && std::all_of(weight, weight + out_c * group_c * kernel_h * kernel_w, has_parts))
+    pack_parts(weight, s);
+  else
+    *this = Conv2dWeights(weight, out_c, group_c, kernel_h, kernel_w, groups);
+}
+
+void Conv2dWeights::pack_parts(const float* weight, const Conv2dShape& s) {
+  in_parts = true;
+  packed = Aligned<float>(parts_count(&s) / 2);
+  auto* parts = reinterpret_cast<uint16_t*>(packed.data());
+  for (int64_t o = 0; o < out_c; ++o)
+    for (int64_t ky = 0; ky < kernel_h; ++ky)
+      for (int64_t k = 0; k < kernel_w * group_c; ++k) {
+        float rest = weight[((o * group_c + k % group_c) * kernel_h + ky) * kernel_w + k / group_c];
+        for (int part = 0; part < PARTS; ++part)
+          parts[part_position(&s, o / BLOCK, ky, k, o % BLOCK, part)] = take_part(rest);
+      }
 }
 
 LinearWeights::LinearWeights(const float* weight, int64_t out_c, int64_t in_c)

@@ -173,6 +173,49 @@ def test_conv2d_large_image_is_cut_into_tasks(isa: str) -> None:
     check_conv(numbers(1, 61, 61, 64), numbers(33, 64, 3, 3), padding=(1, 1))
 
 
+PARTS = [  # channels in and out, image, kernel, options: shapes that tiles of bfloat16 parts serve
+    (64, 64, (12, 14), (3, 3), {"padding": (1, 1)}),
+    (48, 40, (9, 37), (3, 3), {"padding": (1, 1)}),
+    (32, 100, (11, 23), (3, 3), {"padding": (1, 1), "stride": (2, 2)}),
+    (30, 33, (7, 17), (5, 3), {"padding": (4, 0), "dilation": (2, 1)}),
+    (160, 50, (3, 33), (1, 1), {}),
+]
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "size", "kernel", "options"), PARTS)
+def test_conv2d_in_parts(isa: str, inputs: int, outputs: int, size, kernel, options) -> None:
+    x, w = numbers(2, *size, inputs), numbers(outputs, inputs, *kernel)
+    window = _native.Window(size, inputs, outputs, kernel, **options)
+    assert _native.FloatConvOp(window, w, _native.Finish(outputs)).kernel.endswith("amx") == (isa == "amx")
+    check_conv(x, w, numbers(outputs), **options)
+    whole = conv2d(x, w, **options)
+    residual, bias = numbers(*whole.shape), numbers(outputs)
+    fused = conv2d(x, w, bias=bias, residual=residual, relu=True, **options)
+    np.testing.assert_array_equal(fused, np.maximum(whole + bias + residual, np.float32(0)))
+    for threads in (2, 8):
+        np.testing.assert_array_equal(conv2d(x, w, threads=threads, **options), whole)
+
+
+def test_conv2d_of_numbers_without_parts(isa: str) -> None:
+    """Outputs that no huge, infinite or NaN value reaches keep their bits or values; others are as of float32."""
+    x, w = numbers(2, 40, 20, 32), numbers(64, 32, 3, 3)
+    plain = conv2d(x, w, padding=(1, 1))
+    for value in (1e30, -np.inf, np.nan):
+        odd = x.copy()
+        odd[0, 17, 5, 3] = value
+        found = conv2d(odd, w, padding=(1, 1))
+        with torch.no_grad():
+            expected = nchw_back(F.conv2d(nhwc(odd).double(), torch.from_numpy(w).double(), padding=1))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
+        np.testing.assert_array_equal(found[1], plain[1])
+        for threads in (2, 8):
+            np.testing.assert_array_equal(conv2d(odd, w, padding=(1, 1), threads=threads), found)
+    w[5, 6, 1, 1] = np.inf
+    found = conv2d(x, w, padding=(1, 1))
+    assert np.isinf(found[..., 5]).all()
+    assert np.isfinite(np.delete(found, 5, axis=3)).all()
+
+
 # --- linear -----------------------------------------------------------------------------------------------------------
 
 

@@ -30,3 +30,17 @@ static void prepare_rows(const Conv2dShape* s, const float* image, const Conv2dT
     }
   }
 }
+
+static inline int64_t clamp(int64_t v, int64_t low, int64_t high) { return v < low ? low : v < high ? v : high; }
+
+// Of the kernel rows, [begin, end) meet the image from output row oy.
+typedef struct {
+  int64_t begin, end;
+} KernelRows;
+
+static KernelRows kernel_rows(const Conv2dShape* s, int64_t oy) {
+  const int64_t above = s->pad_h - oy * s->stride_h, below = above + s->in_h, d = s->dilation_h;
+  KernelRows r = {above <= 0 ? 0 : clamp((above + d - 1) / d, 0, s->kernel_h),
+                  below <= 0 ? 0 : clamp((below + d - 1) / d, 0, s->kernel_h)};
+  return r;
+}

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bitwright import _native
+from bitwright.runtime.kernels import FAR
 from contest import (
     FLOAT_PEERS,
     INPUTS,
@@ -42,12 +43,13 @@ GRIDS = {1: [-1, 1], 2: [-3, -1, 1, 3]}
 BITS, FLOATS = "bitwright bits", "bitwright floats"
 
 
-def on_tiles() -> bool:
-    return _native.isa() == "amx"
+def on_tiles(channels: int) -> bool:
+    """Whether a plan would multiply bytes in AMX tiles, as the table of kernels has it."""
+    return _native.isa() == "amx" and 9 * channels**2 <= FAR
 
 
 def layout(channels: int, size: int, bits: int = 1) -> _native.CodeLayout:
-    planes = 0 if on_tiles() else bits
+    planes = 0 if on_tiles(channels) else bits
     return _native.CodeLayout(size, size, channels, top=1, left=1, bottom=1, right=1, planes=planes)
 
 
@@ -69,7 +71,7 @@ class Convolution:
 
     def operation(self, finish: _native.Finish) -> _native.Operation:
         low, step = (-1, 2) if self.bits == 1 else (0, 1)
-        make = _native.ByteConvOp if on_tiles() else _native.BitConvOp
+        make = _native.ByteConvOp if on_tiles(self.channels) else _native.BitConvOp
         x = layout(self.channels, self.size, self.bits)
         return make(self.window, x, low=low, step=step, weights=self.weight, finish=finish)
 
@@ -82,7 +84,7 @@ class Convolution:
 
     def peaks(self, name: str, threads: int) -> dict[str, float]:
         """Those of popcounts, where it is popcounts that are used."""
-        return {} if on_tiles() else {name: _native.popcount_peak() * threads}
+        return {} if on_tiles(self.channels) else {name: _native.popcount_peak() * threads}
 
     def check(self) -> None:
         """Against a float convolution of the same numbers by torch."""

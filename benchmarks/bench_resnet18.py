@@ -107,11 +107,11 @@ def packed(model: nn.Module, folder: Path, name: str) -> Path:
 
 
 def check(name: str, model: nn.Module, path: Path, threads: int) -> dict[str, Any]:
-    """The engine computes what torch and the reference engine do, on the binary kernels. How far they are apart."""
+    """The engine computes what torch and the reference engine do, on the kernels of codes. How far they are apart."""
     engine = bitwright.load(path, threads=threads)
     kernels = [step.kernel for step in engine.plan]
-    binary = sum(kernel.startswith("bit") for kernel in kernels)
-    assert binary >= 16, f"{name}: {binary} of 16 binary convolutions run on bits: {kernels}"
+    binary = sum(kernel.startswith(("bits", "bytes")) for kernel in kernels)
+    assert binary >= 16, f"{name}: {binary} of 16 binary convolutions run on codes: {kernels}"
     x = images(IMAGES, 50)
     found = engine(x)
     with torch.inference_mode():

@@ -15,7 +15,7 @@ from bitwright import BitwrightError
 from bitwright.packing import Packed, Profile, coders, encodings
 from bitwright.packing.container import read_container, write_container
 from bitwright.packing.envelope import unwrap, wrap
-from bitwright.runtime import Model
+from bitwright.runtime import load
 from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.reference import run_reference
 
@@ -33,7 +33,7 @@ def load_script(path):
 make = load_script(GOLDEN / "make.py")
 GRAPH, TENSORS = make.small_model()
 QUANTISED = make.quantised_model()
-META = {"classes": ["a", "b", "ü"]}
+META = make.META
 
 
 def good(name="best"):
@@ -47,9 +47,9 @@ def bits(array):
 # --- golden files
 
 
-def check_golden(path, graph):
+def check_golden(path, graph, meta=META):
     container = read_container(path.read_bytes())
-    assert container.meta == META
+    assert container.meta == meta
     assert container.graph == graph
     with np.load(GOLDEN / f"{path.stem.split('-')[0]}.npz") as expected:
         assert list(container.stored) == list(
@@ -69,13 +69,13 @@ def test_golden_files_load_for_ever(path):
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob("quantised-*")), ids=lambda path: path.stem)
 def test_golden_files_of_quantised_weights_load_for_ever(path):
-    found = check_golden(path, QUANTISED[0])
+    found = check_golden(path, QUANTISED[0], make.QUANTISED_META)
     assert {"signs", "ternary", "fixed"} <= set(found.values())
 
 
 def test_readable_decoders_read_them_too(monkeypatch):
     monkeypatch.setattr(coders, "_native", None)
-    check_golden(GOLDEN / "quantised-best.safetensors", QUANTISED[0])
+    check_golden(GOLDEN / "quantised-best.safetensors", QUANTISED[0], make.QUANTISED_META)
 
 
 @pytest.mark.parametrize("engine", ["native", "reference"])
@@ -83,8 +83,7 @@ def test_engines_run_quantised_weights_as_they_are_stored(engine):
     x = np.random.default_rng(0).standard_normal((3, 1, 8, 8)).astype(np.float32)
     expected = run_reference(*QUANTISED, (x,))[0]
     for path in GOLDEN.glob("quantised-*.safetensors"):
-        container = read_container(path.read_bytes())
-        found = Model(container.graph, container.stored, engine=engine)(x)
+        found = load(path, engine=engine)(x)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
@@ -102,7 +101,7 @@ def test_golden_files_are_what_the_packer_writes_today():
         data = unwrap(write_container(GRAPH, TENSORS, META, profile), 1 << 20)[1]
         assert data == unwrap(good(name), 1 << 20)[1], name
     for name, profile in {"best": None, "raw": make.QUANTISED_RAW}.items():
-        data = unwrap(write_container(*QUANTISED, META, profile), 1 << 20)[1]
+        data = unwrap(write_container(*QUANTISED, make.QUANTISED_META, profile), 1 << 20)[1]
         assert data == unwrap((GOLDEN / f"quantised-{name}.safetensors").read_bytes(), 1 << 20)[1], name
 
 

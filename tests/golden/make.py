@@ -1,8 +1,7 @@
 """Makes the golden files: small packed models, and broken ones whose name says how they must be refused.
 
 They are frozen: a reader must go on reading (or refusing) them for ever. Run this only to add new ones; it never
-overwrites a file. What the good ones hold is in `good.npz`, the quantised ones in
-`quantised.npz`.
+overwrites a file. What the good ones hold is in `good.npz`, the quantised ones in `quantised.npz`.
 """
 
 from __future__ import annotations
@@ -19,6 +18,8 @@ from bitwright.packing.profile import QUANTISED, Profile
 from bitwright.runtime.graph import Graph, Node
 
 FOLDER = Path(__file__).parent
+META = {"classes": ["a", "b", "ü"]}
+QUANTISED_META = {"classes": list("0123456789")}
 
 
 def small_model() -> tuple[Graph, dict[str, np.ndarray]]:
@@ -208,10 +209,10 @@ def _renumbered(nodes: list, count: int) -> list:
 def files() -> dict[str, bytes]:
     """All golden files by name."""
     graph, tensors = small_model()
-    meta = {"classes": ["a", "b", "ü"]}
-    result = {f"good-{name}": write_container(graph, tensors, meta, profile) for name, profile in PROFILES.items()}
-    result["quantised-best"] = write_container(*quantised_model(), meta)
-    result["quantised-raw"] = write_container(*quantised_model(), meta, QUANTISED_RAW)
+    result = {f"good-{name}": write_container(graph, tensors, META, profile) for name, profile in PROFILES.items()}
+    quantised = quantised_model()
+    result["quantised-best"] = write_container(*quantised, QUANTISED_META)
+    result["quantised-raw"] = write_container(*quantised, QUANTISED_META, QUANTISED_RAW)
     content, data = unwrap(result["quantised-raw"], 1 << 30)
     start = sum(entry[3] for entry in content["t"][:3] if len(entry) == 4)
     result["broken-lattice-flags"] = wrap(content, data[:start] + b"\xff" + data[start + 1 :])

@@ -65,7 +65,9 @@ double popcount_peak() { return best_speed(peak_variant(), 200'000); }
 
 void bind_bits(nb::module_& m) {
   nb::class_<EncodeOp, Operation>(m, "EncodeOp")
-      .def("__init__", [](EncodeOp* self, const OwnedEncode& encode) { new (self) EncodeOp(encode); }, nb::arg("encode"));
+      .def(
+          "__init__", [](EncodeOp* self, const OwnedEncode& encode) { new (self) EncodeOp(encode); },
+          nb::arg("encode"));
   nb::class_<EncodeImageOp, Operation>(m, "EncodeImageOp")
       .def("__init__", &make_encode_image, nb::arg("encode"), nb::arg("uint8") = false);
   nb::class_<PoolCodesOp, Operation>(m, "PoolCodesOp")

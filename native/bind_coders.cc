@@ -59,9 +59,10 @@ Result huffman_decode(nb::bytes data, Lengths lengths, size_t count) {
   check_alphabet(lengths.size());
   // No code is shorter than a bit: refused before anything is allocated.
   if (count / 8 > data.size()) throw nb::value_error("Huffman payload is too short");
-  return new_array<uint16_t>(count, [&, bytes = reinterpret_cast<const uint8_t*>(data.c_str()), size = data.size()](uint16_t* out) {
-    return bitwright::huffman_decode(bytes, size, lengths.data(), lengths.size(), out, count);
-  });
+  return new_array<uint16_t>(
+      count, [&, bytes = reinterpret_cast<const uint8_t*>(data.c_str()), size = data.size()](uint16_t* out) {
+        return bitwright::huffman_decode(bytes, size, lengths.data(), lengths.size(), out, count);
+      });
 }
 
 void check_rans(size_t alphabet, int precision, size_t lanes) {
@@ -80,7 +81,8 @@ nb::bytes rans_encode(Symbols symbols, Frequencies frequencies, int precision, s
 
 Result rans_decode(nb::bytes data, Frequencies frequencies, int precision, size_t lanes, size_t count) {
   check_rans(frequencies.size(), precision, lanes);
-  return new_array<uint16_t>(count, [&, bytes = reinterpret_cast<const uint8_t*>(data.c_str()), size = data.size()](uint16_t* out) {
+  return new_array<uint16_t>(count, [&, bytes = reinterpret_cast<const uint8_t*>(data.c_str()),
+                                     size = data.size()](uint16_t* out) {
     return bitwright::rans_decode(bytes, size, frequencies.data(), frequencies.size(), precision, lanes, out, count);
   });
 }
@@ -124,7 +126,8 @@ GridResult context_decode(nb::bytes data, size_t lines, size_t length, size_t st
 void bind_coders(nb::module_& m) {
   m.def("huffman_encode", &huffman_encode, nb::arg("symbols"), nb::arg("lengths"));
   m.def("huffman_decode", &huffman_decode, nb::arg("data"), nb::arg("lengths"), nb::arg("count"));
-  m.def("rans_encode", &rans_encode, nb::arg("symbols"), nb::arg("frequencies"), nb::arg("precision"), nb::arg("lanes"));
+  m.def("rans_encode", &rans_encode, nb::arg("symbols"), nb::arg("frequencies"), nb::arg("precision"),
+        nb::arg("lanes"));
   m.def("rans_decode", &rans_decode, nb::arg("data"), nb::arg("frequencies"), nb::arg("precision"), nb::arg("lanes"),
         nb::arg("count"));
   m.def("context_encode", &context_encode, nb::arg("grid"), nb::arg("lines"), nb::arg("length"), nb::arg("stride"),

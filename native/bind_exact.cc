@@ -10,8 +10,9 @@ void make_quantize(QuantizeOp* self, int64_t pixels, const Array& scale, const A
   if (scale.ndim() != 1) refuse("scale has shape " + shape_text(scale) + ", expected 1 dimension");
   const auto channels = static_cast<int64_t>(scale.shape(0));
   product({pixels, channels, 4}, "the result");
-  new (self) QuantizeOp(pixels, {channel_vector(scale, channels, "scale"), channel_vector(reciprocal, channels, "reciprocal"),
-                                 channel_vector(low, channels, "low"), channel_vector(high, channels, "high")});
+  new (self)
+      QuantizeOp(pixels, {channel_vector(scale, channels, "scale"), channel_vector(reciprocal, channels, "reciprocal"),
+                          channel_vector(low, channels, "low"), channel_vector(high, channels, "high")});
 }
 
 void make_conv(ExactConvOp* self, const Conv2dShape& s, float reciprocal, const Array& weights, int32_t padding,

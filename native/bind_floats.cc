@@ -97,8 +97,10 @@ PoolShape make_adaptive(Pair image, int64_t channels, Pair size) {
 void make_pooled(PooledOp* self, std::shared_ptr<RowOperation> layer, Pair kernel, Pair stride, Pair padding,
                  Pair dilation, bool ceil, bool out, const std::optional<OwnedEncode>& encode) {
   const Conv2dShape& s = layer->window();
-  const PoolShape pool = make_pool(POOL_MAX, {s.out_h, s.out_w}, s.out_c, kernel, stride, padding, dilation, ceil, false);
-  if (!layer->makes_floats_only()) refuse("the layer's finish has an encode or no out, expected floats and nothing else");
+  const PoolShape pool =
+      make_pool(POOL_MAX, {s.out_h, s.out_w}, s.out_c, kernel, stride, padding, dilation, ceil, false);
+  if (!layer->makes_floats_only())
+    refuse("the layer's finish has an encode or no out, expected floats and nothing else");
   if (encode) {
     const CodeLayout& l = encode->layout;
     if (l.height != pool.out_h || l.width != pool.out_w || l.channels != s.out_c)

@@ -31,7 +31,8 @@ CodeLayout make_layout(int64_t height, int64_t width, int64_t channels, int64_t 
   if (planes > 8) refuse("planes is " + std::to_string(planes) + ", expected 0 (bytes) to 8");
   if (channels % groups) refuse("channels is " + std::to_string(channels) + ", expected a multiple of the groups");
   const CodeLayout layout = {height, width, channels, groups, top, left, bottom, right, planes};
-  product({top + height + bottom, left + width + right, code_pixel_units(&layout), planes ? 4 * planes : 1}, "the codes");
+  product({top + height + bottom, left + width + right, code_pixel_units(&layout), planes ? 4 * planes : 1},
+          "the codes");
   return layout;
 }
 
@@ -96,15 +97,17 @@ Conv2dShape make_window(Pair image, int64_t in_c, int64_t out_c, Pair kernel, Pa
   if (out_h < 1 || out_w < 1) refuse("the window is larger than the padded image");
   product({image.first + 2 * padding.first, image.second + 2 * padding.second, in_c}, "the padded image");
   product({out_h, out_w, out_c}, "the result");
-  return {1,         image.first,   image.second, in_c,          out_h,          out_w,          out_c,           kernel.first,
-          kernel.second, stride.first, stride.second, padding.first, padding.second, dilation.first, dilation.second, groups};
+  const auto [in_h, in_w] = image;
+  return {1, in_h, in_w, in_c, out_h, out_w, out_c, kernel.first, kernel.second, stride.first, stride.second,
+          padding.first, padding.second, dilation.first, dilation.second, groups};
 }
 
-// Buffers of an operation, with bytes of a pattern before and behind every output: what an operation forgets to write shows,
-// and what it writes beyond its outputs is refused.
+// Buffers of an operation, with bytes of a pattern before and behind every output: what an operation forgets to write
+// shows, and what it writes beyond its outputs is refused.
 class Buffers {
  public:
-  Buffers(const Operation& operation, const std::vector<Array>& inputs, int64_t batch) : bytes_(operation.output_bytes()) {
+  Buffers(const Operation& operation, const std::vector<Array>& inputs, int64_t batch)
+      : bytes_(operation.output_bytes()) {
     const auto& wanted = operation.input_bytes();
     if (inputs.size() != wanted.size())
       refuse("there are " + std::to_string(inputs.size()) + " inputs, expected " + std::to_string(wanted.size()));
@@ -162,7 +165,8 @@ class Buffers {
 };
 
 // Runs an operation on copies of the inputs. For tests of one kernel.
-std::vector<Bytes> run_operation(const Operation& operation, const std::vector<Array>& inputs, int64_t batch, int threads) {
+std::vector<Bytes> run_operation(const Operation& operation, const std::vector<Array>& inputs, int64_t batch,
+                                 int threads) {
   check_threads(threads);
   check_size(batch, 0, "batch");
   Buffers buffers(operation, inputs, batch);
@@ -240,7 +244,8 @@ const int8_t* conv_weights(const Array& weights, const Conv2dShape& s) {
   const int64_t expected[] = {s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w};
   for (int i = 0; i < 4; ++i)
     if (static_cast<int64_t>(weights.shape(i)) != expected[i])
-      refuse("weights has shape " + shape_text(weights) + ", expected [O, C / groups, kernel_h, kernel_w] of the window");
+      refuse("weights has shape " + shape_text(weights) +
+             ", expected [O, C / groups, kernel_h, kernel_w] of the window");
   return values;
 }
 
@@ -258,12 +263,14 @@ double best_speed(int64_t (*loop)(int64_t repeats, int32_t* keep), int64_t repea
 void bind_operations(nb::module_& m) {
   const auto none = nb::none();
   nb::class_<CodeLayout>(m, "CodeLayout")
-      .def("__init__", [](CodeLayout* self, int64_t height, int64_t width, int64_t channels, int64_t groups, int64_t top,
-                          int64_t left, int64_t bottom, int64_t right, int64_t planes) {
-             new (self) CodeLayout(make_layout(height, width, channels, groups, top, left, bottom, right, planes));
-           },
-           nb::arg("height"), nb::arg("width"), nb::arg("channels"), nb::arg("groups") = 1, nb::kw_only(), nb::arg("top") = 0,
-           nb::arg("left") = 0, nb::arg("bottom") = 0, nb::arg("right") = 0, nb::arg("planes") = 1)
+      .def(
+          "__init__",
+          [](CodeLayout* self, int64_t height, int64_t width, int64_t channels, int64_t groups, int64_t top,
+             int64_t left, int64_t bottom, int64_t right, int64_t planes) {
+            new (self) CodeLayout(make_layout(height, width, channels, groups, top, left, bottom, right, planes));
+          },
+          nb::arg("height"), nb::arg("width"), nb::arg("channels"), nb::arg("groups") = 1, nb::kw_only(),
+          nb::arg("top") = 0, nb::arg("left") = 0, nb::arg("bottom") = 0, nb::arg("right") = 0, nb::arg("planes") = 1)
       .def_prop_ro("image_bytes", [](const CodeLayout& l) { return code_image_bytes(&l); });
   nb::class_<OwnedEncode>(m, "Encode")
       .def("__init__", [](OwnedEncode* self, const std::string& kind, const CodeLayout& layout, const Optional& scale,
@@ -273,21 +280,27 @@ void bind_operations(nb::module_& m) {
            nb::arg("kind"), nb::arg("layout"), nb::kw_only(), nb::arg("scale") = none, nb::arg("shift") = none,
            nb::arg("reciprocal") = 1.0f, nb::arg("low") = 0.0f, nb::arg("high") = 1.0f);
   nb::class_<Finish>(m, "Finish")
-      .def("__init__", [](Finish* self, int64_t channels, const Optional& multiplier, const Optional& negative,
-                          const Optional& bias, const Optional& scale, const Optional& shift, bool residual, bool relu,
-                          bool out, const std::optional<OwnedEncode>& encode) {
-             new (self) Finish(make_finish(channels, multiplier, negative, bias, scale, shift, residual, relu, out, encode));
-           },
-           nb::arg("channels"), nb::kw_only(), nb::arg("multiplier") = none, nb::arg("negative") = none,
-           nb::arg("bias") = none, nb::arg("scale") = none, nb::arg("shift") = none, nb::arg("residual") = false,
-           nb::arg("relu") = false, nb::arg("out") = true, nb::arg("encode") = none);
+      .def(
+          "__init__",
+          [](Finish* self, int64_t channels, const Optional& multiplier, const Optional& negative, const Optional& bias,
+             const Optional& scale, const Optional& shift, bool residual, bool relu, bool out,
+             const std::optional<OwnedEncode>& encode) {
+            new (self)
+                Finish(make_finish(channels, multiplier, negative, bias, scale, shift, residual, relu, out, encode));
+          },
+          nb::arg("channels"), nb::kw_only(), nb::arg("multiplier") = none, nb::arg("negative") = none,
+          nb::arg("bias") = none, nb::arg("scale") = none, nb::arg("shift") = none, nb::arg("residual") = false,
+          nb::arg("relu") = false, nb::arg("out") = true, nb::arg("encode") = none);
   nb::class_<Conv2dShape>(m, "Window")
-      .def("__init__", [](Conv2dShape* self, Pair image, int64_t in_c, int64_t out_c, Pair kernel, Pair stride, Pair padding,
-                          Pair dilation, int64_t groups) {
-             new (self) Conv2dShape(make_window(image, in_c, out_c, kernel, stride, padding, dilation, groups));
-           },
-           nb::arg("image"), nb::arg("in_c"), nb::arg("out_c"), nb::arg("kernel") = Pair(1, 1), nb::arg("stride") = Pair(1, 1),
-           nb::arg("padding") = Pair(0, 0), nb::arg("dilation") = Pair(1, 1), nb::arg("groups") = 1)
+      .def(
+          "__init__",
+          [](Conv2dShape* self, Pair image, int64_t in_c, int64_t out_c, Pair kernel, Pair stride, Pair padding,
+             Pair dilation, int64_t groups) {
+            new (self) Conv2dShape(make_window(image, in_c, out_c, kernel, stride, padding, dilation, groups));
+          },
+          nb::arg("image"), nb::arg("in_c"), nb::arg("out_c"), nb::arg("kernel") = Pair(1, 1),
+          nb::arg("stride") = Pair(1, 1), nb::arg("padding") = Pair(0, 0), nb::arg("dilation") = Pair(1, 1),
+          nb::arg("groups") = 1)
       .def_prop_ro("output", [](const Conv2dShape& s) { return std::vector<int64_t>{s.out_h, s.out_w, s.out_c}; });
   nb::class_<Operation>(m, "Operation")
       .def_prop_ro("kernel", &Operation::kernel)
@@ -299,5 +312,6 @@ void bind_operations(nb::module_& m) {
       .def(nb::init<const Operation&, const std::vector<std::vector<Array>>&, int64_t, int>(), nb::keep_alive<1, 2>(),
            nb::arg("operation"), nb::arg("inputs"), nb::arg("batch") = 1, nb::arg("threads") = 1)
       .def("__call__", &Stopwatch::seconds, nb::arg("repeats"));
-  m.def("run_operation", &run_operation, nb::arg("operation"), nb::arg("inputs"), nb::arg("batch") = 1, nb::arg("threads") = 1);
+  m.def("run_operation", &run_operation, nb::arg("operation"), nb::arg("inputs"), nb::arg("batch") = 1,
+        nb::arg("threads") = 1);
 }

@@ -22,7 +22,8 @@ std::vector<const void*> addresses(const std::vector<Array>& arrays, const std::
     const std::string name = what + " " + std::to_string(i);
     found.push_back(checked_data(arrays[i], arrays[i].dtype(), -1, name.c_str()));
     if (static_cast<int64_t>(arrays[i].nbytes()) != batch * bytes[i])
-      refuse(name + " has " + std::to_string(arrays[i].nbytes()) + " bytes, expected " + std::to_string(batch * bytes[i]));
+      refuse(name + " has " + std::to_string(arrays[i].nbytes()) + " bytes, expected " +
+             std::to_string(batch * bytes[i]));
   }
   return found;
 }
@@ -36,7 +37,8 @@ struct Call {
     check_pair({batch, batch}, 0, "batch");
     inputs = addresses(in, plan.input_bytes(), batch, "input");
     std::vector<Array> results(out.begin(), out.end());
-    for (const void* p : addresses(results, plan.output_bytes(), batch, "output")) outputs.push_back(const_cast<void*>(p));
+    for (const void* p : addresses(results, plan.output_bytes(), batch, "output"))
+      outputs.push_back(const_cast<void*>(p));
   }
 };
 
@@ -47,8 +49,8 @@ void run(const Plan& plan, const Inputs& inputs, const Outputs& outputs, int64_t
 }
 
 // Seconds of each step, the median of `repeats` runs after one that warms up.
-std::vector<double> time_steps(const Plan& plan, const Inputs& inputs, const Outputs& outputs, int64_t batch, int threads,
-                               int repeats) {
+std::vector<double> time_steps(const Plan& plan, const Inputs& inputs, const Outputs& outputs, int64_t batch,
+                               int threads, int repeats) {
   const Call call(plan, inputs, outputs, batch, threads);
   check_pair({repeats, repeats}, 1, "repeats");
   nb::gil_scoped_release released;

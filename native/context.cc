@@ -1,5 +1,5 @@
-// The context coder of FORMAT.md section 5.5: a sparse matrix bit by bit, each bit with a probability that is mixed from
-// what its neighbourhood did so far. All arithmetic is on integers, so every machine gets the same bytes.
+// The context coder of FORMAT.md section 5.5: a sparse matrix bit by bit, each bit with a probability that is mixed
+// from what its neighbourhood did so far. All arithmetic is on integers, so every machine gets the same bytes.
 #include <algorithm>
 #include <array>
 #include <cstdlib>

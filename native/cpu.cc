@@ -135,7 +135,8 @@ void set_isa(const std::string& name) {
   }
   const Isa isa = parse(name, "set_isa: name");
   if (isa > best_isa())
-    throw std::invalid_argument("set_isa: this machine has no " + name + ", the most it runs is " + isa_name(best_isa()));
+    throw std::invalid_argument("set_isa: this machine has no " + name + ", the most it runs is " +
+                                isa_name(best_isa()));
   chosen.store(static_cast<int>(isa), std::memory_order_relaxed);
 }
 

@@ -77,7 +77,8 @@ float ExactConvOp::output(const SumEpilogue& e, const float* image, int64_t y, i
   int64_t positive = 0, negative = 0;  // sums over weights of either sign
   for (int64_t ky = 0; ky < s.kernel_h; ++ky)
     for (int64_t kx = 0; kx < s.kernel_w; ++kx) {
-      const int64_t row = y * s.stride_h + ky * s.dilation_h - s.pad_h, column = x * s.stride_w + kx * s.dilation_w - s.pad_w;
+      const int64_t row = y * s.stride_h + ky * s.dilation_h - s.pad_h;
+      const int64_t column = x * s.stride_w + kx * s.dilation_w - s.pad_w;
       const bool inside = row >= 0 && row < s.in_h && column >= 0 && column < s.in_w;
       const float* pixel = image + (inside ? (row * s.in_w + column) * s.in_c + first : 0);
       for (int64_t c = 0; c < inputs; ++c, ++weight) {

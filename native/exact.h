@@ -1,5 +1,5 @@
-// The graph's `sign`, `quantize` and integer layers from floats to floats, in portable code: for what no kernel of its own
-// covers, and as a second opinion in tests.
+// The graph's `sign`, `quantize` and integer layers from floats to floats, in portable code: for what no kernel of its
+// own covers, and as a second opinion in tests.
 #pragma once
 #include <cstdint>
 #include <string>

@@ -3,7 +3,8 @@
 // compiled there could be picked by the linker for code that runs on every CPU.
 //
 // Letters: N batch, H W image, C input channels, O output channels, K = kernel_h * kernel_w * C per output.
-// Images are NHWC, vectors [N][C], everything float32 and contiguous. Kernels trust their arguments; the bindings check.
+// Images are NHWC, vectors [N][C], everything float32 and contiguous. Kernels trust their arguments, which the
+// bindings check.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -39,7 +40,9 @@ typedef struct {
 
 // Packed weights of conv2d, per group: blocks of 32 output channels, the last one 16 wide if at most 16 are left, lanes
 // without a channel zero; within a block [kernel_h][kernel_w][C / groups][width].
-static inline int64_t padded_channels(int64_t channels) { return (channels + HALF_BLOCK - 1) / HALF_BLOCK * HALF_BLOCK; }
+static inline int64_t padded_channels(int64_t channels) {
+  return (channels + HALF_BLOCK - 1) / HALF_BLOCK * HALF_BLOCK;
+}
 static inline int64_t block_count(int64_t channels) { return (channels + BLOCK - 1) / BLOCK; }
 static inline int64_t block_width(int64_t channels, int64_t block) {
   const int64_t left = padded_channels(channels) - block * BLOCK, most = BLOCK;
@@ -84,19 +87,21 @@ void linear_avx2(LINEAR_ARGUMENTS);
 void linear_avx512(LINEAR_ARGUMENTS);
 
 // Entry e is at column columns[e] and has the value table[codes[e]], or table[e] where there are no codes. Run i, the
-// entries of a row within a block of SPARSE_COLUMNS columns, in the order of columns, is [starts[i], starts[i + 1]) with
-// i = row * row_step + block * block_step. Runs are in the order of rows, or, where few samples have strips, in that of
-// blocks, in which many samples pass them. One of each pair of pointers is null (codes: perhaps both).
-// The arrays may be read up to SPARSE_SLACK entries past their end.
+// entries of a row within a block of SPARSE_COLUMNS columns, in the order of columns, is [starts[i], starts[i + 1])
+// with i = row * row_step + block * block_step. Runs are in the order of rows, or, where few samples have strips, in
+// that of blocks, in which many samples pass them. One of each pair of pointers is null (codes: perhaps both). The
+// arrays may be read up to SPARSE_SLACK entries past their end.
 enum { SPARSE_SLACK = 16, SPARSE_COLUMNS = 128, SPARSE_LANES = 64, SPARSE_OUT_ROWS = 16 };
 
 // A second layout, for few samples, in which nothing is gathered from memory: 16 rows are the lanes of a register, each
-// lane a queue of entries. A step takes the next entry of every lane whose column lies in a window of four registers of x, the
-// lowest window that any lane still needs; the other lanes take a zero. Each register of x holds 15 columns and a zero, which
-// is what lanes without an entry multiply: so no column reaches a row that does not use it, whatever is in it.
-// Two steps share one register: lane l has the slots slots[16 * pair + l] & 0xffff and >> 16. Bits 0..4 and 15 of a slot: place
-// in the window, 5..14: code. Windows are in units of one register. Values as in SparseMatrix, one per slot if not in a table.
-enum { STRIP_ROWS = 16, STRIP_UNIT = 16, STRIP_COLUMNS = 15, STRIP_WINDOW = 4, STRIP_SAMPLES = 8, STRIP_BATCH = 16, STRIP_CODES = 1024 };
+// lane a queue of entries. A step takes the next entry of every lane whose column lies in a window of four registers of
+// x, the lowest window that any lane still needs; the other lanes take a zero. Each register of x holds 15 columns and
+// a zero, which is what lanes without an entry multiply: so no column reaches a row that does not use it, whatever is
+// in it. Two steps share one register: lane l has the slots slots[16 * pair + l] & 0xffff and >> 16. Bits 0..4 and 15
+// of a slot: place in the window, 5..14: code. Windows are in units of one register. Values as in SparseMatrix, one per
+// slot if not in a table.
+enum { STRIP_ROWS = 16, STRIP_UNIT = 16, STRIP_COLUMNS = 15, STRIP_WINDOW = 4 };
+enum { STRIP_SAMPLES = 8, STRIP_BATCH = 16, STRIP_CODES = 1024 };
 typedef struct {
   int64_t groups, blocks;    // of 16 rows; of neighbouring columns, whose inputs stay in the first-level cache
   const int32_t* rows;       // [groups][16], -1: none. Rows with about as many entries are together.
@@ -106,7 +111,9 @@ typedef struct {
   const float* table;
   int64_t table_size;        // 0: a value per slot, [pairs][2][16]
 } SparseStrips;
-static inline int64_t strip_units(int64_t cols) { return (cols + STRIP_COLUMNS - 1) / STRIP_COLUMNS + STRIP_WINDOW - 1; }
+static inline int64_t strip_units(int64_t cols) {
+  return (cols + STRIP_COLUMNS - 1) / STRIP_COLUMNS + STRIP_WINDOW - 1;
+}
 
 typedef struct {
   int64_t rows, cols, column_blocks;
@@ -124,14 +131,14 @@ typedef struct {
 static inline int64_t sparse_begin(const SparseMatrix* m, int64_t row) { return m->starts[row * m->row_step]; }
 static inline int64_t sparse_end(const SparseMatrix* m, int64_t row) { return m->starts[(row + 1) * m->row_step]; }
 
-// out[n][o] for n in [n0, n1), o in [row0, row1); n1 - n0 <= SPARSE_LANES. batch is that of the whole call: it alone decides
-// the order of the additions, so that the result does not depend on how the work was divided. Strips are used up to
-// STRIP_BATCH samples, n1 - n0 <= STRIP_SAMPLES; rows are then in their order, divided between groups.
+// out[n][o] for n in [n0, n1), o in [row0, row1); n1 - n0 <= SPARSE_LANES. batch is that of the whole call: it alone
+// decides the order of the additions, so that the result does not depend on how the work was divided. Strips are used
+// up to STRIP_BATCH samples, n1 - n0 <= STRIP_SAMPLES; rows are then in their order, divided between groups.
 typedef struct {
   int64_t n0, n1, row0, row1;
 } SparseTask;
-// scratch: one block of inputs transposed, and the sums of `rows` rows before they are transposed back; with strips, all inputs
-// with their zeros, and the sums.
+// scratch: one block of inputs transposed, and the sums of `rows` rows before they are transposed back; with strips,
+// all inputs with their zeros, and the sums.
 static inline int64_t sparse_linear_scratch(int64_t rows) {
   return (SPARSE_COLUMNS + rows) * SPARSE_LANES * (int64_t)sizeof(float);
 }

@@ -23,12 +23,12 @@ class Operation {
   // Whether `run` reads nothing beyond the end of its inputs, so that these may be buffers of someone else.
   virtual bool exact_reads() const { return false; }
 
-  // The input over which the first output may be written, -1 if none: each of its elements is read before the same one of the
-  // output is written, once.
+  // The input over which the first output may be written, -1 if none: each of its elements is read before the same one
+  // of the output is written, once.
   virtual int in_place() const { return -1; }
 
-  // Computes `batch` images. Buffers hold them one after the other, are 64-byte aligned if they hold codes, and may be read
-  // BUFFER_SLACK bytes beyond their end. Thread-safe. Allocates nothing but thread_scratch.
+  // Computes `batch` images. Buffers hold them one after the other, are 64-byte aligned if they hold codes, and may be
+  // read BUFFER_SLACK bytes beyond their end. Thread-safe. Allocates nothing but thread_scratch.
   virtual void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const = 0;
 
  protected:
@@ -48,8 +48,8 @@ class RowOperation : public Operation {
   // How many of `threads` are worth waking for a batch.
   virtual int useful_threads(int64_t batch, int threads) const = 0;
   virtual int64_t rows_scratch(int64_t rows) const = 0;
-  // Rows [row0, row1) of one image of the batch, whose first element `image_out` would point to; nothing else of it is touched.
-  // scratch: rows_scratch(row1 - row0) bytes, 64-byte aligned.
+  // Rows [row0, row1) of one image of the batch, whose first element `image_out` would point to; nothing else of it is
+  // touched. scratch: rows_scratch(row1 - row0) bytes, 64-byte aligned.
   virtual void run_rows(const void* const* inputs, int64_t image, int64_t row0, int64_t row1, float* image_out,
                         void* scratch) const = 0;
 

@@ -1,6 +1,6 @@
 // The thread pool. Every thread begins with tasks of its own share, the same share in every call that is cut alike, so
-// that it finds in its cache what it wrote in the call before; then it takes what others have left over. Nobody waits for
-// a worker that has not woken up yet.
+// that it finds in its cache what it wrote in the call before; then it takes what others have left over. Nobody waits
+// for a worker that has not woken up yet.
 #include "parallel.h"
 
 #include <pthread.h>

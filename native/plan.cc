@@ -25,7 +25,8 @@ using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
-Plan::Plan(const std::vector<int64_t>& inputs, std::vector<Step> steps, std::vector<int64_t> outputs, int64_t pass_bytes)
+Plan::Plan(const std::vector<int64_t>& inputs, std::vector<Step> steps, std::vector<int64_t> outputs,
+           int64_t pass_bytes)
     : steps_(std::move(steps)), outputs_(std::move(outputs)), input_bytes_(inputs) {
   number_values(inputs);
   choose_outside();
@@ -74,8 +75,8 @@ void Plan::number_values(const std::vector<int64_t>& inputs) {
   }
 }
 
-// Values that can stay in the caller's buffers: inputs and outputs that only operations with exact reads touch. All other
-// inputs are copied into the arena first, all other outputs out of it at the end.
+// Values that can stay in the caller's buffers: inputs and outputs that only operations with exact reads touch. All
+// other inputs are copied into the arena first, all other outputs out of it at the end.
 void Plan::choose_outside() {
   std::vector<bool> exact(values_.size(), true);
   for (const Step& step : steps_)
@@ -98,7 +99,8 @@ void Plan::write_over() {
     const std::vector<int64_t>& reads = steps_[i].inputs;
     const int64_t index = reads[which];
     Value &before = values_[index], &after = values_[results_[i][0]];
-    if (before.last != static_cast<int64_t>(i) || before.input >= 0 || after.output >= 0 || before.bytes != after.bytes) continue;
+    if (before.last != static_cast<int64_t>(i) || before.input >= 0 || after.output >= 0 || before.bytes != after.bytes)
+      continue;
     if (std::count(reads.begin(), reads.end(), index) > 1) continue;
     after.over = before.over >= 0 ? before.over : index;
     values_[after.over].last = after.last;
@@ -110,7 +112,8 @@ void Plan::place() {
   std::vector<int64_t> order;
   for (size_t i = 0; i < values_.size(); ++i)
     if (values_[i].input < 0 && values_[i].output < 0 && values_[i].over < 0) order.push_back(static_cast<int64_t>(i));
-  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return values_[a].bytes > values_[b].bytes; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return values_[a].bytes > values_[b].bytes; });
   std::vector<int64_t> placed;  // by offset
   for (int64_t index : order) {
     Value& value = values_[index];
@@ -180,8 +183,8 @@ void Plan::run_timed(const void* const* inputs, void* const* outputs, int64_t ba
   give_back(std::move(arena));
 }
 
-void Plan::pass(Arena* arena, const void* const* inputs, void* const* outputs, int64_t first, int64_t images, int threads,
-                std::vector<double>* seconds) const {
+void Plan::pass(Arena* arena, const void* const* inputs, void* const* outputs, int64_t first, int64_t images,
+                int threads, std::vector<double>* seconds) const {
   const auto at = [&](int64_t index) -> uint8_t* {
     const Value& value = values_[index];
     if (value.input >= 0)
@@ -204,5 +207,6 @@ void Plan::pass(Arena* arena, const void* const* inputs, void* const* outputs, i
   }
   for (size_t i = 0; i < outputs_.size(); ++i)
     if (values_[outputs_[i]].output != static_cast<int64_t>(i))
-      std::memcpy(static_cast<uint8_t*>(outputs[i]) + first * output_bytes_[i], at(outputs_[i]), images * output_bytes_[i]);
+      std::memcpy(static_cast<uint8_t*>(outputs[i]) + first * output_bytes_[i], at(outputs_[i]),
+                  images * output_bytes_[i]);
 }

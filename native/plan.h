@@ -10,9 +10,9 @@
 #include "operation.h"
 #include "weights.h"
 
-// Values are numbered: the inputs, then what each step makes. Values that are not alive together share memory. An arena is
-// taken for every call and given back, so that calls from several threads run side by side; once as many arenas of the
-// largest batch exist as there are calls at a time, nothing is allocated any more.
+// Values are numbered: the inputs, then what each step makes. Values that are not alive together share memory. An arena
+// is taken for every call and given back, so that calls from several threads run side by side; once as many arenas of
+// the largest batch exist as there are calls at a time, nothing is allocated any more.
 class Plan {
  public:
   struct Step {
@@ -20,8 +20,9 @@ class Plan {
     std::vector<int64_t> inputs;
   };
 
-  // `inputs`: bytes per image. `outputs`: the values that the caller is given. A batch is worked through in passes whose
-  // arena has about `pass_bytes`, to stay in the cache. Throws std::invalid_argument if steps do not fit their values.
+  // `inputs`: bytes per image. `outputs`: the values that the caller is given. A batch is worked through in passes
+  // whose arena has about `pass_bytes`, to stay in the cache. Throws std::invalid_argument if steps do not fit their
+  // values.
   Plan(const std::vector<int64_t>& inputs, std::vector<Step> steps, std::vector<int64_t> outputs, int64_t pass_bytes);
   ~Plan();
 

@@ -84,7 +84,7 @@ void SparseLinear::run(const void* const* inputs, void* const* outputs, int64_t 
   SparseMatrix matrix = weights_.matrix;
   matrix.strips = strips_ ? &strips : nullptr;
   threads = useful_threads(threads, batch * weights_.entries);
-  const int64_t samples = by_strips ? +STRIP_SAMPLES : +SPARSE_LANES, unit = by_strips ? STRIP_ROWS : 1;
+  const int64_t samples = by_strips ? +STRIP_SAMPLES : +SPARSE_LANES, unit = by_strips ? +STRIP_ROWS : 1;
   const int64_t chunks = ceil_div(batch, samples), units = ceil_div(rows, unit);
   const int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, ceil_div(units * unit, SPARSE_OUT_ROWS));
   const int64_t part_units = ceil_div(units, parts);

@@ -36,7 +36,8 @@ struct Conv2dWeights {
   bool in_parts = false;  // packed holds bfloat16 parts, for conv2d_amx
   Aligned<float> packed;
   // weight: [O][C / groups][kernel_h][kernel_w]
-  Conv2dWeights(const float* weight, int64_t out_c, int64_t group_c, int64_t kernel_h, int64_t kernel_w, int64_t groups);
+  Conv2dWeights(const float* weight, int64_t out_c, int64_t group_c, int64_t kernel_h, int64_t kernel_w,
+                int64_t groups);
   // The same for this shape, in parts where conv2d_amx will serve it and all weights are of a size that parts can have.
   Conv2dWeights(const float* weight, const Conv2dShape& shape, bool tiles);
 

@@ -10,8 +10,8 @@ static inline __m512i combine(__m512i a, __m512i b) {
   return FORM == BITS_XOR ? _mm512_xor_si512(a, b) : _mm512_and_si512(a, b);
 }
 
-// PX pixels times NV registers of channels. WORDS: words per tap, or 0 for any number. The loop over words is hardly unrolled:
-// more code than the decoded cache holds ran 20 % slower.
+// PX pixels times NV registers of channels. WORDS: words per tap, or 0 for any number. The loop over words is hardly
+// unrolled: more code than the decoded cache holds ran 20 % slower.
 template <int FORM, int PX, int NV, int WORDS>
 static void tile(const BitSums* s, const uint32_t* const* pixels, const uint32_t* weights, int32_t* sums) {
   __m512i acc[PX][NV];

@@ -42,9 +42,10 @@ static uint32_t code_of(const BitFinish* f, const BitFinishTask* t, int64_t i, i
 
 void bits_finish_ref(BITS_FINISH_ARGUMENTS) {
   for (int64_t unit = 0; unit < t->width; unit += BITS_UNIT) {
-    const int64_t left = t->count - unit, lane0 = t->lane + unit, channels = left < BITS_UNIT ? left : BITS_UNIT;
+    const int64_t left = t->count - unit, lane0 = t->lane + unit, channels = left < BITS_UNIT ? left : +BITS_UNIT;
     for (int64_t i = 0; i < t->pixels; ++i) {
-      if (f->e.codes && f->fill) clear_unit(&f->e.encode, t->codes[i], f->place[lane0], channels, f->fill[lane0 / BITS_UNIT]);
+      if (f->e.codes && f->fill)
+        clear_unit(&f->e.encode, t->codes[i], f->place[lane0], channels, f->fill[lane0 / BITS_UNIT]);
       for (int64_t lane = lane0; lane < lane0 + channels; ++lane) {
         const uint32_t code = code_of(f, t, i, lane);
         if (f->e.codes) put(&f->e.encode, t->codes[i], f->place[lane], code);

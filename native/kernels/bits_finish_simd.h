@@ -1,5 +1,5 @@
-// The end of sums over bit planes, sixteen channels (a unit) at a time: the same operations as in the normative form, each
-// rounded by itself. Include vec_<isa>.h, sums_<isa>.h and lane_bits_<isa>.h first.
+// The end of sums over bit planes, sixteen channels (a unit) at a time: the same operations as in the normative form,
+// each rounded by itself. Include vec_<isa>.h, sums_<isa>.h and lane_bits_<isa>.h first.
 #pragma once
 #include <string.h>
 

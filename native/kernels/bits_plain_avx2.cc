@@ -1,5 +1,6 @@
-// Sums over bit planes as AVX2 usually counts them, to measure bits_avx2 against: lanes of 32 bits are output channels, the
-// combined bits are counted half a byte at a time by one table. Weights and activations are split into halves only once.
+// Sums over bit planes as AVX2 usually counts them, to measure bits_avx2 against: lanes of 32 bits are output channels,
+// the combined bits are counted half a byte at a time by one table. Weights and activations are split into halves only
+// once.
 #include <immintrin.h>
 
 #include "bits.h"
@@ -38,7 +39,8 @@ static void tile(const Halves* x, const uint32_t* weights, int64_t width, int64_
 #pragma GCC unroll 8
   for (int m = 0; m < PX; ++m) acc[m] = _mm256_setzero_si256();
   for (int64_t i = 0; i < words; ++i, weights += width) {
-    const __m256i w = load(weights), low = _mm256_and_si256(w, half), high = _mm256_and_si256(_mm256_srli_epi16(w, 4), half);
+    const __m256i w = load(weights), low = _mm256_and_si256(w, half);
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(w, 4), half);
 #pragma GCC unroll 8
     for (int m = 0; m < PX; ++m) {
       const __m256i first = combine<FORM>(low, _mm256_set1_epi32((int32_t)x[m].low[i]));
@@ -56,7 +58,8 @@ static void tile(const Halves* x, const uint32_t* weights, int64_t width, int64_
 }
 
 template <int FORM>
-static void add_chunk(const Halves* x, int64_t pixels, const uint32_t* weights, int64_t width, int64_t words, int32_t* sums) {
+static void add_chunk(const Halves* x, int64_t pixels, const uint32_t* weights, int64_t width, int64_t words,
+                      int32_t* sums) {
   for (int64_t lane = 0; lane < width; lane += LANES) {
     int64_t i = 0;
     for (; i + TILE_PIXELS <= pixels; i += TILE_PIXELS)

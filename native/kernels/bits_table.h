@@ -1,8 +1,9 @@
 // Sums over bit planes without a popcount instruction. Include byte_lanes_<isa>.h first.
 //
-// Lanes are output channels. Four bits of the activations, the same for all channels, choose a table of 16 bytes; four bits of
-// each channel's weights look up in it how many bits their combination has. Tables are chosen by four bits of each of two
-// pixels: the low half of an entry counts for the first, the high half for the second, so that one look-up serves both.
+// Lanes are output channels. Four bits of the activations, the same for all channels, choose a table of 16 bytes; four
+// bits of each channel's weights look up in it how many bits their combination has. Tables are chosen by four bits of
+// each of two pixels: the low half of an entry counts for the first, the high half for the second, so that one look-up
+// serves both.
 //
 // Three look-ups (at most 12 bits each) can be added before the halves must be taken apart. That is cheap, too:
 //   high += average of two such sums' high halves, which is 8 times the sum of both, >> 3;
@@ -10,8 +11,8 @@
 #pragma once
 #include "bits.h"
 
-// A step is four bits. Bytes hold the counts of a chunk (4 * CHUNK_STEPS < 256), 16 bits those of a segment, whose weights stay
-// in the first cache while up to MOST_PAIRS pairs of pixels go through it.
+// A step is four bits. Bytes hold the counts of a chunk (4 * CHUNK_STEPS < 256), 16 bits those of a segment, whose
+// weights stay in the first cache while up to MOST_PAIRS pairs of pixels go through it.
 enum { STEPS = 8, GROUP = 6, CHUNK_WORDS = 6, CHUNK_STEPS = CHUNK_WORDS * STEPS, SEGMENT = 4, MOST_PAIRS = 16 };
 enum { PAIR_STEPS = SEGMENT * CHUNK_STEPS };
 
@@ -37,7 +38,8 @@ static inline void find_tables(const uint32_t* first, const uint32_t* second, ui
   const __m256i even = _mm256_or_si256(_mm256_and_si256(a, half), _mm256_slli_epi16(_mm256_and_si256(b, half), 4));
   const __m256i odd = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(a, 4), half), _mm256_andnot_si256(half, b));
   const __m256i low = _mm256_unpacklo_epi8(even, odd), high = _mm256_unpackhi_epi8(even, odd);
-  const __m128i index[3] = {_mm256_castsi256_si128(low), _mm256_castsi256_si128(high), _mm256_extracti128_si256(low, 1)};
+  const __m128i index[3] = {_mm256_castsi256_si128(low), _mm256_castsi256_si128(high),
+                            _mm256_extracti128_si256(low, 1)};
 #pragma GCC unroll 3
   for (int i = 0; i < 3; ++i)
     _mm256_storeu_si256((__m256i*)(steps + 16 * i), _mm256_slli_epi16(_mm256_cvtepu8_epi16(index[i]), 4));
@@ -160,7 +162,8 @@ static void add_segment(const uint8_t* tables, const uint16_t* steps, const Segm
 }
 
 template <int WIDTH>
-static void add_pixels(const uint8_t* tables, const Segment* segment, const uint32_t* const* x, int64_t pixels, int32_t* sums) {
+static void add_pixels(const uint8_t* tables, const Segment* segment, const uint32_t* const* x, int64_t pixels,
+                       int32_t* sums) {
   alignas(64) uint16_t steps[MOST_PAIRS * PAIR_STEPS];
   const uint16_t* step = steps;
   for (int64_t i = 0; i < pixels; i += 2)

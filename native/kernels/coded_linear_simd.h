@@ -2,8 +2,8 @@
 //   CODED_DIGITS: DIGITS_OF(bits, group) of every digit; look_up<BITS>(registers of 2^BITS sums, digits), which ignores
 //   higher bits of the digits; shift_right<BITS>(ints); signed_bytes(bytes that are code ^ 128) -> vec.
 //
-// Few samples: the sums that a digit can mean, made once for all rows, are looked up. Many: weights become floats, a part
-// at a time that stays in the first-level cache, for the loop of the dense kernel.
+// Few samples: the sums that a digit can mean, made once for all rows, are looked up. Many: weights become floats, a
+// part at a time that stays in the first-level cache, for the loop of the dense kernel.
 #pragma once
 #include <string.h>
 
@@ -106,7 +106,8 @@ static float sum_of(const float* x, int64_t count) {
 }
 
 // The registers of row o and sample n of those that `e` and `out` begin with.
-static void finish_rows(const CodedMatrix* m, const Epilogue* e, vec y, vec negative, int64_t n, int64_t o, float* out) {
+static void finish_rows(const CodedMatrix* m, const Epilogue* e, vec y, vec negative, int64_t n, int64_t o,
+                        float* out) {
   const int64_t some = m->rows - o, position = n * m->rows + o;
   if (m->scale) y = mul(y, load_first(m->scale + o, some));
   if (m->negative) y = add(y, mul(negative, load_first(m->negative + o, some)));

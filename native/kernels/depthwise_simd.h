@@ -18,8 +18,8 @@ static void finish_depthwise(const Epilogue* e, vec y, int64_t c, int64_t lanes,
 
 // RX pixels of one output row, `lanes` channels from c. rows: as the first of these pixels needs them for ky = 0.
 template <int RX>
-static inline void depthwise_tile(const Conv2dShape* s, const float* weights, const float* const* rows, int64_t x0, int64_t c,
-                                  int64_t lanes, vec* sums) {
+static inline void depthwise_tile(const Conv2dShape* s, const float* weights, const float* const* rows, int64_t x0,
+                                  int64_t c, int64_t lanes, vec* sums) {
   const int64_t step = s->stride_w * s->in_c, padded = padded_channels(s->out_c);
   const float* w = weights + c;
 #pragma GCC unroll 8

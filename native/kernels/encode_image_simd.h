@@ -1,5 +1,5 @@
-// Images to codes, the bytes of a pixel in one lane. Include vec_<isa>.h, sums_<isa>.h, lane_bits_<isa>.h and encode_simd.h
-// first.
+// Images to codes, the bytes of a pixel in one lane. Include vec_<isa>.h, sums_<isa>.h, lane_bits_<isa>.h and
+// encode_simd.h first.
 #pragma once
 
 // The first n lanes of a channel.

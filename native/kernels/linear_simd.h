@@ -10,8 +10,8 @@
 // Registers per block; blocks that one sample passes at once; how many taps ahead it asks for its weights.
 static const int BLOCK_REGISTERS = BLOCK / LANES, STREAMS = LANES == HALF_BLOCK ? 4 : 1, SAMPLE_AHEAD = 32;
 
-// R registers of outputs from the sample at x: blocks, or half of one. Even and odd taps are added up apart, to hide the
-// latency of additions.
+// R registers of outputs from the sample at x: blocks, or half of one. Even and odd taps are added up apart, to hide
+// the latency of additions.
 template <int R>
 static inline void one_sample(const Tile* t, int64_t in_c, const float* x) {
   const int width = R < BLOCK_REGISTERS ? HALF_BLOCK : BLOCK;

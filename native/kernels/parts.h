@@ -23,8 +23,10 @@ static inline int64_t parts_chunks(const Conv2dShape* s) { return (s->kernel_w *
 static inline int64_t parts_count(const Conv2dShape* s) {
   return padded_channels(s->out_c) * s->kernel_h * parts_chunks(s) * PARTS * PARTS_ROW;
 }
-static inline int64_t part_position(const Conv2dShape* s, int64_t block, int64_t ky, int64_t k, int64_t lane, int part) {
-  const int64_t chunks = s->kernel_h * parts_chunks(s), chunk = ky * parts_chunks(s) + k / PARTS_ROW, tile = 16 * PARTS_ROW;
+static inline int64_t part_position(const Conv2dShape* s, int64_t block, int64_t ky, int64_t k, int64_t lane,
+                                    int part) {
+  const int64_t chunks = s->kernel_h * parts_chunks(s), tile = 16 * PARTS_ROW;
+  const int64_t chunk = ky * parts_chunks(s) + k / PARTS_ROW;
   const int64_t tiles = block_width(s->out_c, block) / 16, place = k % PARTS_ROW;
   return 2 * block * chunks * PARTS * tile + ((chunk * PARTS + part) * tiles + lane / 16) * tile + place / 2 * 32 +
          lane % 16 * 2 + place % 2;

@@ -7,8 +7,8 @@
 static inline uint8_t larger(uint8_t a, uint8_t b) { return a > b ? a : b; }
 static inline uint32_t larger(uint32_t a, uint32_t b) { return a | b; }
 
-// a = max(a, b) for pixels side by side in a, `step` units apart in b. The compiler makes vectors of the loop over units
-// where it knows their number.
+// a = max(a, b) for pixels side by side in a, `step` units apart in b. The compiler makes vectors of the loop over
+// units where it knows their number.
 template <int UNITS, class T>
 static void maximum_of_units(int64_t pixels, int64_t units, int64_t step, const T* b, T* a) {
   const int64_t count = UNITS ? UNITS : units;
@@ -46,7 +46,8 @@ static uint8_t* code_at(const CodeLayout* l, const void* image, int64_t y, int64
 }
 
 // `pixels` pixels; those of b are `stride` pixels apart.
-static void take_row(const CodeLayout* x, const CodeLayout* out, int64_t pixels, int64_t stride, const void* b, void* a) {
+static void take_row(const CodeLayout* x, const CodeLayout* out, int64_t pixels, int64_t stride, const void* b,
+                     void* a) {
   const int64_t units = code_pixel_units(x), step = stride * units;
   if (!x->planes) return maximum_of_pixels(pixels, units, step, (const uint8_t*)b, (uint8_t*)a);
   if (x->planes == 1) return maximum_of_pixels(pixels, units, step, (const uint32_t*)b, (uint32_t*)a);
@@ -56,7 +57,8 @@ static void take_row(const CodeLayout* x, const CodeLayout* out, int64_t pixels,
       maximum_of_planes((uint32_t*)a + p * units + i, (const uint32_t*)b + p * step + i, x->planes, a_plane, b_plane);
 }
 
-void pool_codes_portable(const Conv2dShape* s, const CodeLayout* x, const CodeLayout* out, const void* image, void* result) {
+void pool_codes_portable(const Conv2dShape* s, const CodeLayout* x, const CodeLayout* out, const void* image,
+                         void* result) {
   memset(result, 0, code_image_bytes(out));
   for (int64_t oy = 0; oy < out->height; ++oy)
     for (int64_t ky = 0; ky < s->kernel_h; ++ky) {

@@ -52,11 +52,11 @@ static float row_product(const Values values, const Column* columns, const float
   return sum(add(s0, s1));
 }
 
-// sums[NV * LANES] += products of entries [begin, end) with as many samples. xt: [SPARSE_COLUMNS][SPARSE_LANES], the inputs
-// from column `first` on.
+// sums[NV * LANES] += products of entries [begin, end) with as many samples. xt: [SPARSE_COLUMNS][SPARSE_LANES], the
+// inputs from column `first` on.
 template <int NV, class Column, class Values>
-static inline void add_products(const Values& values, const Column* columns, int64_t first, const float* xt, int64_t begin,
-                                int64_t end, float* sums) {
+static inline void add_products(const Values& values, const Column* columns, int64_t first, const float* xt,
+                                int64_t begin, int64_t end, float* sums) {
   vec s[NV];
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) s[v] = load(sums + v * LANES);
@@ -140,8 +140,8 @@ static void sparse_product(const Values values, const Column* columns, const Spa
 }
 
 template <class Column, class Code>
-static void with_codes(const Code* codes, const Column* columns, const SparseMatrix* m, const Epilogue* e, const float* x,
-                       float* out, int64_t batch, const SparseTask* task, void* scratch) {
+static void with_codes(const Code* codes, const Column* columns, const SparseMatrix* m, const Epilogue* e,
+                       const float* x, float* out, int64_t batch, const SparseTask* task, void* scratch) {
   if (m->table_size <= TABLE_REGISTERS) {
     const SmallCodebook<Code> values = {codes, m->table, load_table(m->table, m->table_size)};
     return sparse_product(values, columns, m, e, x, out, batch, task, scratch);

@@ -50,6 +50,7 @@ static inline table_vec load_table(const float* t, int64_t size) {
 }
 // The permutation uses the low five bits of each index; bit 5 chooses the pair of registers.
 static inline vec look_up(table_vec t, ints i) {
-  const vec low = _mm512_permutex2var_ps(t.part[0], i, t.part[1]), high = _mm512_permutex2var_ps(t.part[2], i, t.part[3]);
+  const vec low = _mm512_permutex2var_ps(t.part[0], i, t.part[1]);
+  const vec high = _mm512_permutex2var_ps(t.part[2], i, t.part[3]);
   return _mm512_mask_mov_ps(low, _mm512_test_epi32_mask(i, _mm512_set1_epi32(32)), high);
 }

@@ -12,12 +12,20 @@ from safetensors.torch import load_file
 from torch import nn
 
 from bitwright.training.loop import fit
-from bitwright.training.settings import Optimizer, TrainSettings
+from bitwright.training.settings import Augment, Optimizer, TrainSettings
 from training_cases import blobs, linear_net, weights
 
 # 91 samples in batches of 30: the last batch holds one more, and its halves are of different size
 DATA = {"train": 91, "validation": 45}
-SETTINGS = TrainSettings(epochs=3, batch_size=30, optimizer=Optimizer(lr=0.1), clip_norm=1.0, l1=1e-3, select="last")
+SETTINGS = TrainSettings(
+    epochs=3,
+    batch_size=30,
+    optimizer=Optimizer(lr=0.1),
+    clip_norm=1.0,
+    l1=1e-3,
+    augment=Augment(flip=True, crop=1),
+    select="last",
+)
 
 
 class Spare(nn.Module):

@@ -18,7 +18,7 @@ from bitwright import BitwrightError
 from bitwright.training import checkpoint
 from bitwright.training.loop import fit
 from bitwright.training.optimizers import list_optimizers
-from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
+from bitwright.training.settings import Augment, Distill, Optimizer, Schedule, TrainSettings
 from training_cases import KillAt, Killed, blobs, equal, linear_net, small_net, weights
 
 BASE = TrainSettings(epochs=4, batch_size=30, optimizer=Optimizer("SGD", 0.1, {"momentum": 0.9}))
@@ -88,8 +88,9 @@ def test_every_optimizers_state_survives(tmp_path, name):
         {"select": "last"},
         {"select_among": 0.5},
         {"precision": "bf16"},
+        {"augment": Augment(flip=True, crop=1)},
     ],
-    ids=["plateau", "one-cycle", "patience", "last", "among", "bf16"],
+    ids=["plateau", "one-cycle", "patience", "last", "among", "bf16", "augment"],
 )
 def test_every_decision_survives(tmp_path, changes):
     settings = dataclasses.replace(BASE, **changes)

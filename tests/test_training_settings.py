@@ -6,7 +6,7 @@ import pytest
 
 from bitwright import BitwrightError
 from bitwright.training.seeds import derive_seed
-from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
+from bitwright.training.settings import Augment, Distill, Optimizer, Schedule, TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -52,6 +52,9 @@ from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSetti
         (lambda: Distill(kind="hard"), r"unknown distill\.kind 'hard'.*logits, soft"),
         (lambda: Distill(temperature=0), r"distill\.temperature is 0; expected a number above 0"),
         (lambda: Distill(weight=2), r"distill\.weight is 2; expected a number at least 0 and at most 1"),
+        (lambda: TrainSettings(augment="flip"), r"augment is 'flip'; expected Augment"),
+        (lambda: Augment(flip=1), r"augment\.flip is 1; expected bool"),
+        (lambda: Augment(crop=-1), r"augment\.crop is -1; expected a whole number of at least 0"),
         (lambda: Distill(teacher=""), r"distill\.teacher is ''; give"),
     ],
 )

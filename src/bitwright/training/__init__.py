@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import unknown
-from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
+from bitwright.training.settings import Augment, Distill, Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bitwright.data.dataset import Dataset
     from bitwright.training.progress import Progress
 
-__all__ = ["Distill", "Optimizer", "Schedule", "TrainSettings", "train"]
+__all__ = ["Augment", "Distill", "Optimizer", "Schedule", "TrainSettings", "train"]
 
 
 def train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ class Devices:
     def wants_channels_last(self, model: nn.Module) -> bool:
         """On CPUs, torch's convolutions are faster in this layout."""
         return self.device.type == "cpu" and any(isinstance(m, _ConvNd) for m in model.modules())
+
+    def adopt(self, model: nn.Module) -> nn.Module:
+        """A copy of a model that only looks on: on the device, in eval mode, in the layout of batches."""
+        copied = copy.deepcopy(model).to(self.device).eval()
+        if self.wants_channels_last(copied):
+            _lay_out(copied, torch.channels_last)
+        return copied
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The training's precision, for forward passes of models that were not prepared."""
+        manager: contextlib.AbstractContextManager[Any] = self._accelerator.autocast()
+        return manager
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
         """What to call instead of model and optimiser."""

@@ -4,7 +4,8 @@
 
 All randomness of epoch e follows from (seed, label, e), so a checkpoint needs no random state and a training that was
 killed ends with the same bits. The data lies in memory as it came (uint8 mostly); a batch is one `index_select` and the
-preprocessing. With n processes each takes every n-th sample of the same permuted batch.
+preprocessing, with augmentation of views that were drawn for all samples when the epoch began. With n processes each
+takes every n-th sample of the same permuted batch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.nn.utils import parametrize
 
 from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
-from bitwright.training import checkpoint, history
+from bitwright.training import augment, checkpoint, history
 from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
@@ -34,6 +35,7 @@ from bitwright.training.progress import Progress, default_progress
 from bitwright.training.schedules import factor
 from bitwright.training.seeds import derive_seed
 from bitwright.training.settings import TrainSettings
+from bitwright.training.teacher import Targets, computed_each_time, computed_once
 
 _UPDATE_EVERY = 32
 """Batches between two updates of the progress bar: it must not cost time."""
@@ -54,9 +56,9 @@ def fit(
 
     `folder` takes one checkpoint, metrics.jsonl and TensorBoard files. Called again with the same arguments and folder,
     an interrupted training goes on after its last finished epoch and ends with equal bits, a finished one is loaded.
-    `seed` and `label` decide the order of samples and dropout; `teacher` is needed where `settings.distill` is set.
-    The model may carry parametrizations; it keeps its device and mode. After an exception it holds the weights
-    it came with if there is a folder to go on from, else those of the last step.
+    `seed` and `label` decide the order of samples, their views and dropout; `teacher` is needed where
+    `settings.distill` is set. The model may carry parametrizations; it keeps its device and mode. After an exception it
+    holds the weights it came with if there is a folder to go on from, else those of the last step.
 
     Raises BitwrightError for settings that don't fit model or data, a checkpoint of another training, and for a loss
     or weights that are no longer finite.
@@ -112,12 +114,18 @@ class _Training:
         self.penalties = Penalties(model, settings.weight_decay, settings.l1)
         self.parametrized = any(parametrize.is_parametrized(m) for m in model.modules())
         self.channels_last = self.images.ndim == 4 and devices.wants_channels_last(model)
-        self.teacher_logits = _teacher_logits(teacher, self.images, data, devices) if teacher else None
+        self.targets = self._targets(teacher) if teacher else None
+        self.views: Tensor | None = None  # the epoch's; see augment.py
         self.optimizer = create_optimizer(settings.optimizer, model)
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.wrapped, self.stepper = devices.prepare(model, self.optimizer)
         self.epochs: list[Epoch] = []
         self.best: Weights = {}
+
+    def _targets(self, teacher: nn.Module) -> Targets:
+        if self.settings.augment is None:
+            return computed_once(teacher, self.images, self.data.preprocess, self.devices)
+        return computed_each_time(teacher, self.devices)
 
     def run(
         self, folder: Path | None, identity: dict[str, Any], saved: Checkpoint | None, progress: Progress
@@ -167,6 +175,9 @@ class _Training:
         self.wrapped.train()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.label, number, "order"))
         order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
+        if self.settings.augment is not None:
+            seed = derive_seed(self.seed, self.label, number, "augment")
+            self.views = augment.draw(len(self.labels), seed).to(self.labels.device)
         past = [epoch.validation_loss for epoch in self.epochs]
         steps, schedule = len(self.bounds), self.settings.schedule
         figures: list[Tensor] = []  # summed up at the end: nothing waits for a single step's loss
@@ -184,7 +195,7 @@ class _Training:
         """One optimiser step; gives the summed loss and the number of errors of this process's samples."""
         own, share = self.devices.share(index)
         x, y = self._batch(own), self.labels.index_select(0, own).to(self.devices.device)
-        soft = None if self.teacher_logits is None else self.teacher_logits.index_select(0, own).to(x.device)
+        soft = self.targets(own, x) if self.targets else None
         figures: list[Tensor] = []
 
         def closure() -> Tensor:
@@ -210,7 +221,11 @@ class _Training:
         return figures[0]
 
     def _batch(self, index: Tensor) -> Tensor:
-        x: Tensor = self.data.preprocess.torch(self.images.index_select(0, index).to(self.devices.device))
+        images = self.images.index_select(0, index).to(self.devices.device)
+        if self.settings.augment is not None and self.views is not None:
+            numbers = self.views.index_select(0, index).to(self.devices.device)
+            images = augment.augment(images, self.settings.augment, numbers)
+        x: Tensor = self.data.preprocess.torch(images)
         return x.to(memory_format=torch.channels_last) if self.channels_last else x
 
     def _objective(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
@@ -296,14 +311,6 @@ def _selected(settings: TrainSettings, epochs: list[Epoch]) -> int:
     return history.best_epoch(epochs[settings.epochs - among :])
 
 
-def _teacher_logits(teacher: nn.Module, images: Tensor, data: Dataset, devices: Devices) -> Tensor:
-    """Once per training: there is no augmentation, so a sample's soft targets never change."""
-    home = next((p.device for p in teacher.parameters()), torch.device("cpu"))
-    logits = predict_logits(teacher.to(devices.device), images, data.preprocess)
-    teacher.to(home)
-    return devices.keep(logits)[0].to(images.device)
-
-
 def _check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.Module | None, label: str) -> None:
     """Everything that can be found wrong before the first epoch."""
     for name in ("train", "validation"):
@@ -311,6 +318,8 @@ def _check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn
             raise BitwrightError(
                 f"the {name} split of {data.name!r} is empty; training {label!r} needs it", kind="empty"
             )
+    if settings.augment is not None:
+        augment.check(settings.augment, data.shape)
     if (settings.distill is None) != (teacher is None):
         found = "no teacher" if teacher is None else "a teacher, but settings.distill is not set"
         raise BitwrightError(

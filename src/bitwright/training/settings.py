@@ -138,6 +138,25 @@ class Distill:
 
 
 @dataclass(frozen=True)
+class Augment:
+    """Every epoch shows another random view of each training image; validation and test images stay as they are.
+
+    * flip: mirrored left to right with probability 1/2
+    * crop: a window of the image's own size, anywhere in the image padded with so many black pixels on each side
+
+    {flip: true, crop: 4} is the usual augmentation of CIFAR (He et al. 2016, section 4.2). The padding is black before
+    the normalisation, as in torchvision's `RandomCrop`; the paper pads what has its mean subtracted, so with the mean.
+    """
+
+    flip: bool = False
+    crop: int = 0
+
+    def __post_init__(self) -> None:
+        _part("augment.flip", self.flip, bool)
+        _integer("augment.crop", self.crop, least=0)
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """Everything one call of the training loop needs. Defaults: Caffe's LeNet (lr .01, momentum .9, L2 5e-4, batch 64).
 
@@ -159,6 +178,7 @@ class TrainSettings:
     l1: float = 0.0
     loss: LossName = "cross-entropy"
     label_smoothing: float = 0.0
+    augment: Augment | None = None
     clip_norm: float | None = None
     distill: Distill | None = None
     select: Selection = "best"
@@ -180,10 +200,12 @@ class TrainSettings:
             _number("clip_norm", self.clip_norm, above=0)
         if self.patience is not None:
             _integer("patience", self.patience, least=1)
-        for name, kind in (("optimizer", Optimizer), ("schedule", Schedule)):
-            _part(name, getattr(self, name), kind)
+        _part("optimizer", self.optimizer, Optimizer)
+        _part("schedule", self.schedule, Schedule)
         if self.distill is not None:
             _part("distill", self.distill, Distill)
+        if self.augment is not None:
+            _part("augment", self.augment, Augment)
         self._check_combinations()
 
     def _check_combinations(self) -> None:

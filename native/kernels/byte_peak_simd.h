@@ -1,8 +1,8 @@
-// The most that the inner step of bytes_<isa> could do. Include vec_<isa>.h and sums_<isa>.h first, and define dot.
+// The most that the inner step of bytes_<isa> could do. Include byte_step_<isa>.h first.
 #pragma once
 #include "bytes.h"
 
-static int64_t byte_peak(int64_t repeats, int32_t* keep, int64_t products) {
+static int64_t byte_peak(int64_t repeats, int32_t* keep) {
   enum { SUMS = 10 };
   ints sums[SUMS], x = ints_all(*keep), w = ints_all(0x01020304);
 #pragma GCC unroll 10
@@ -20,5 +20,5 @@ static int64_t byte_peak(int64_t repeats, int32_t* keep, int64_t products) {
   int32_t each[LANES];
   ints_store(each, sums[0]);
   *keep += each[0];
-  return 2 * products * LANES * SUMS;
+  return 2 * WORD_CODES * LANES * SUMS;
 }

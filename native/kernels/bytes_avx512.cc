@@ -1,14 +1,6 @@
-// Convolution of byte codes, AVX-512 without VNNI: vpmaddubsw saturates, so codes are widened to 16 bits.
-#include "vec_avx512.h"
+// Convolution of byte codes, AVX-512 without VNNI.
+#include "byte_step_avx512.h"
 
-#include <string.h>
-
-#include "sums_avx512.h"
-
-typedef int16_t word_weight;
-static const int WORD_CODES = 2;
-static inline ints dot(ints sum, ints x, ints w) { return _mm512_add_epi32(sum, _mm512_madd_epi16(x, w)); }
-static inline ints dot_single(ints sum, ints x, ints w) { return dot(sum, x, w); }
 static inline void copy_codes(const uint8_t* from, uint8_t* bytes, int64_t count) {
   uint16_t* to = (uint16_t*)bytes;
   int64_t i = 0;

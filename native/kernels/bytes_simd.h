@@ -1,8 +1,7 @@
-// Convolution of byte codes in register tiles. Include vec_<isa>.h and sums_<isa>.h first, and define
+// Convolution of byte codes in register tiles. Include byte_step_<isa>.h first, which defines
 //   word_weight: int8_t or int16_t, and WORD_CODES: how many codes a word of weights meets, 4 bytes or 2 of 16 bits;
-//   copy_codes(from, to, count): makes so many codes what the words meet;
 //   dot(sum, x, w): sum + the products of the codes and weights of each lane's word, exactly;
-//   dot_single(sum, x, w): the same where only the lowest code of each word of x is not 0 and w is one int16.
+// and define copy_codes(from, to, count): makes so many codes what the words meet.
 #pragma once
 #include "packed_weights.h"
 #include "sums_simd.h"
@@ -69,8 +68,7 @@ static void byte_tile(const ByteTile* t) {
           const ints value = DEPTHWISE ? ints_zero() : broadcast_word(p);
 #pragma GCC unroll 2
           for (int v = 0; v < NV; ++v)
-            sums[m][v] = DEPTHWISE ? dot_single(sums[m][v], ints_load(p + 4 * v * LANES), weight[v])
-                                   : dot(sums[m][v], value, weight[v]);
+            sums[m][v] = dot(sums[m][v], DEPTHWISE ? ints_load(p + 4 * v * LANES) : value, weight[v]);
         }
 #pragma GCC unroll 2
         for (int ry = 0; ry < RY; ++ry) x[ry] += sizeof(uint32_t);

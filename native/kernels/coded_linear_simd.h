@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "coded_linear.h"
+#include "epilogue_simd.h"
 #include "tile.h"
 
 // The sums of one digit for one sample.
@@ -111,14 +112,7 @@ static void finish_rows(const CodedMatrix* m, const Epilogue* e, vec y, vec nega
   const int64_t some = m->rows - o, position = n * m->rows + o;
   if (m->scale) y = mul(y, load_first(m->scale + o, some));
   if (m->negative) y = add(y, mul(negative, load_first(m->negative + o, some)));
-  if (e->bias) y = add(y, load_first(e->bias + o, some));
-  if (e->scale) {
-    y = mul(y, load_first(e->scale + o, some));
-    y = add(y, load_first(e->shift + o, some));
-  }
-  if (e->residual) y = add(y, load_first(e->residual + position, some));
-  if (e->relu) y = maximum(zero(), y);
-  store_first(out + position, y, some);
+  store_first(out + position, finish(e, y, o, position, some), some);
 }
 
 // G registers of rows from register `first` on.

@@ -2,19 +2,9 @@
 // Include vec_<isa>.h first.
 #pragma once
 #include "conv2d_rows.h"
+#include "epilogue_simd.h"
 
 enum { PIXELS = 8 };
-
-static void finish_depthwise(const Epilogue* e, vec y, int64_t c, int64_t lanes, int64_t position, float* out) {
-  if (e->bias) y = add(y, load_first(e->bias + c, lanes));
-  if (e->scale) {
-    y = mul(y, load_first(e->scale + c, lanes));
-    y = add(y, load_first(e->shift + c, lanes));
-  }
-  if (e->residual) y = add(y, load_first(e->residual + position, lanes));
-  if (e->relu) y = maximum(zero(), y);
-  store_first(out + position, y, lanes);
-}
 
 // RX pixels of one output row, `lanes` channels from c. rows: as the first of these pixels needs them for ky = 0.
 template <int RX>
@@ -53,7 +43,7 @@ static void depthwise(CONV2D_ARGUMENTS) {
           depthwise_tile<1>(s, weights, rows, ox, c, lanes, sums);
         for (int64_t m = 0; m < pixels; ++m, ++ox) {
           const int64_t position = ((task->image * s->out_h + oy) * s->out_w + ox) * s->out_c + c;
-          finish_depthwise(epilogue, sums[m], c, lanes, position, out);
+          store_first(out + position, finish(epilogue, sums[m], c, position, lanes), lanes);
         }
       }
     }

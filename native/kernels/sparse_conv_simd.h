@@ -3,6 +3,7 @@
 #pragma once
 #include <string.h>
 
+#include "epilogue_simd.h"
 #include "sparse_conv.h"
 
 // sums[R][LANES] += the entries of one block, one output channel.
@@ -80,16 +81,6 @@ static void copy_block(const SparseConvWeights* w, const SparseConvTask* t, cons
       }
 }
 
-static inline vec finish_pixel(const Epilogue* e, vec y, int64_t o, int64_t position, int64_t n) {
-  if (e->bias) y = add(y, load_first(e->bias + o, n));
-  if (e->scale) {
-    y = mul(y, load_first(e->scale + o, n));
-    y = add(y, load_first(e->shift + o, n));
-  }
-  if (e->residual) y = add(y, load_first(e->residual + position, n));
-  return e->relu ? maximum(zero(), y) : y;
-}
-
 // The sums of the tile, transposed back.
 static void finish_tile(const SparseConvWeights* w, const SparseConvTask* t, const Epilogue* e, const float* sums,
                         float* out) {
@@ -104,8 +95,10 @@ static void finish_tile(const SparseConvWeights* w, const SparseConvTask* t, con
         square[l] = l < n ? load(sums + ((o - t->o0 + l) * w->rows + row) * LANES) : zero();
       transpose_square(square);
       const int64_t first = ((t->image * s->out_h + t->row + row) * s->out_w + t->column) * s->out_c + o;
-      for (int64_t l = 0; l < columns; ++l)
-        store_first(out + first + l * s->out_c, finish_pixel(e, square[l], o, first + l * s->out_c, n), n);
+      for (int64_t l = 0; l < columns; ++l) {
+        const int64_t position = first + l * s->out_c;
+        store_first(out + position, finish(e, square[l], o, position, n), n);
+      }
     }
 }
 

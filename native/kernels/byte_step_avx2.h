@@ -1,0 +1,11 @@
+// The inner step of byte convolutions, AVX2: vpmaddubsw saturates, so codes are widened to 16 bits.
+#pragma once
+#include "vec_avx2.h"
+
+#include <string.h>
+
+#include "sums_avx2.h"
+
+typedef int16_t word_weight;
+static const int WORD_CODES = 2;
+static inline ints dot(ints sum, ints x, ints w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }

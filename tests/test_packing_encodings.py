@@ -317,6 +317,7 @@ BROKEN = {
     "five trits of 243": ("lattice", "ternary", b"\x04" + ONE + stream([243, 0], 8)),
     "a trit beyond the last": ("lattice", "ternary", b"\x04" + ONE + stream([0, 27], 8)),
     "from 0 to 0 with stride 0": ("lattice", "fixed", b"\x00\x00\x00" + ONE + stream([1] * 8, 1)),
+    "from 0 to 0 with stride 1099511627776": ("lattice", "fixed", b"\0\0" + varint(1 << 40) + ONE + stream([0] * 8, 1)),
     "from 0 to 16777217": ("lattice", "fixed", b"\x00\x00" + varint((1 << 24) + 1) + ONE + stream([1] * 8, 1)),
     "from -16777217 to": ("lattice", "fixed", b"\x00" + varint((1 << 25) + 1) + b"\x01" + ONE + stream([1] * 8, 1)),
     "a value that is not finite": (

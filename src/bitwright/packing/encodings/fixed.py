@@ -53,7 +53,7 @@ class Fixed:
         steps = read_magnitudes(cursor, rows if flags & PER_CHANNEL else 1, trace)
         codes = read_stream(cursor, math.prod(shape), trace)
         last = first + stride * int(codes.max(initial=0))
-        if not stride or max(abs(first), abs(last)) > _EXACT:
+        if not stride or max(abs(first), abs(last), stride) > _EXACT:
             raise cursor.fail(f"multiples from {first} to {last} with stride {stride}", kind="lattice")
         multiples = (first + stride * codes.astype(np.int32)).astype(np.float32)
         with np.errstate(over="ignore"):

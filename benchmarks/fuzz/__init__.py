@@ -1,0 +1,1 @@
+"""The rooms of `fuzz_kernels.py`: random operations, and in plain NumPy what each of them must give."""

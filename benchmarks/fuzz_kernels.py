@@ -5,7 +5,7 @@
 Integer operations must give every bit of the exact sums and of FORMAT.md's arithmetic after them, float operations be
 within a tolerance (`fuzz/endings.py`) of the sum of magnitudes; the instruction set and the number of threads change
 nothing in the one and stay within the tolerance in the other. `run_operation` refuses what an operation writes beyond
-its outputs, and what it forgets to write shows as a pattern. `make sanitize` runs this under AddressSanitizer and UBSan.
+its outputs, and what it forgets to write shows as a pattern. `make sanitize` runs it with AddressSanitizer and UBSan.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ class TestLooking:
         np.testing.assert_array_equal(np.sort(everything.numpy(), axis=0), np.sort(expected, axis=0))
 
     def test_calibration_of_nothing(self):
-        with pytest.raises(BitwrightError, match=r"calibration\(0\) in 'step': ask for at least one image"):
+        with pytest.raises(BitwrightError, match=r"0 training images wanted in 'step'; ask for at least one"):
             Context(blobs()).calibration(0)
 
 

@@ -138,3 +138,55 @@ def test_weight_decay_is_what_torch_calls_so(name):
     fit(theirs, blobs(), TrainSettings(**common, optimizer=own_decay))
     for key, value in weights(ours).items():
         torch.testing.assert_close(value, weights(theirs)[key], atol=1e-5, rtol=1e-4)
+
+
+class Binary(nn.Module):
+    """Signs times a trained magnitude, from a latent weight."""
+
+    latent = True
+
+    def __init__(self):
+        super().__init__()
+        self.magnitude = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, weight):
+        return weight + (weight.sign() * self.magnitude - weight).detach() + 0 * self.magnitude
+
+
+def binary_net(magnitude_decays):
+    net = small_net()
+    binary = Binary()
+    binary.magnitude.decays = magnitude_decays
+    parametrize.register_parametrization(net[5], "weight", binary)
+    return net
+
+
+@pytest.mark.parametrize("magnitude_decays", [True, False])
+def test_latent_weights_are_penalised_themselves(magnitude_decays):
+    net = binary_net(magnitude_decays)
+    latent = net[5].parametrizations.weight.original.detach().clone()
+    without, with_both = one_step(binary_net(True)), one_step(net, weight_decay=0.1, l1=0.01)
+    name = "5.parametrizations.weight.original"
+    torch.testing.assert_close(
+        with_both[name], without[name] + 0.1 * latent + 0.01 * latent.sign(), atol=1e-5, rtol=1e-4
+    )
+    name = "5.parametrizations.weight.0.magnitude"
+    expected = without[name] + magnitude_decays * (0.1 * 0.3 + 0.01)
+    torch.testing.assert_close(with_both[name], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_parameters_decide_for_themselves():
+    net = small_net()
+    net[5].weight.decays = False
+    net[1].weight.decays = True
+    start, without, with_l2 = weights(net), one_step(small_net()), one_step(net, weight_decay=0.1)
+    for name in start.keys() & without.keys():
+        decays = name in ("0.weight", "1.weight")
+        torch.testing.assert_close(with_l2[name], without[name] + 0.1 * decays * start[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_computed_weight_whose_parameters_do_not_decay():
+    (plain, _), (net, _) = masked_net(), masked_net()
+    net[5].parametrizations.weight.original.decays = False
+    name = "5.parametrizations.weight.original"
+    torch.testing.assert_close(one_step(net, weight_decay=0.1)[name], one_step(plain)[name], atol=1e-6, rtol=0)

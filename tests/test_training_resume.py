@@ -72,6 +72,24 @@ def test_killed_at_every_epoch(tmp_path, make, batches):
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
 
 
+def with_rules():
+    net = small_net(0.2)
+    net[0].weight.lr_factor, net[5].bias.lr_factor, net[5].weight.decays, net[1].weight.decays = 0.5, 4.0, False, True
+    return net
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_parameters_with_rules_of_their_own_resume(tmp_path, name):
+    settings = dataclasses.replace(BASE, optimizer=Optimizer(name, 0.01, {}), weight_decay=0.1)
+    final, _ = undisturbed(with_rules, settings)
+    assert equal(final, killed_once(with_rules, settings, tmp_path, 2 * BATCHES + 1)[0])
+    assert not equal(final, undisturbed(lambda: small_net(0.2), settings)[0])
+    with pytest.raises(
+        BitwrightError, match=r"another training: parameters\.0\.weight\.lr_factor is None, there it was 0"
+    ):
+        fit(small_net(0.2), blobs(), settings, folder=tmp_path)
+
+
 @pytest.mark.parametrize("name", sorted(set(list_optimizers()) - {"SparseAdam", "Muon"}))
 def test_every_optimizers_state_survives(tmp_path, name):
     settings = dataclasses.replace(BASE, epochs=3, optimizer=Optimizer(name, 0.01, {}))

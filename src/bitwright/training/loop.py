@@ -40,6 +40,9 @@ from bitwright.training.teacher import Targets, computed_each_time, computed_onc
 _UPDATE_EVERY = 32
 """Batches between two updates of the progress bar: it must not cost time."""
 
+_RULES = ("lr_factor", "decays")
+"""What a parameter may say about its own training: see optimizers.py and penalties.py."""
+
 
 def fit(
     model: nn.Module,
@@ -117,6 +120,7 @@ class _Training:
         self.targets = self._targets(teacher) if teacher else None
         self.views: Tensor | None = None  # the epoch's; see augment.py
         self.optimizer = create_optimizer(settings.optimizer, model)
+        self.lr = settings.optimizer.lr
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.wrapped, self.stepper = devices.prepare(model, self.optimizer)
         self.epochs: list[Epoch] = []
@@ -164,8 +168,7 @@ class _Training:
         validation_loss, validation_error = self.validate()
         self._check_loss("the validation loss", validation_loss, number)
         seconds = round(time.perf_counter() - begin, 3)
-        lr = float(self.stepper.param_groups[0]["lr"])
-        self.epochs.append(Epoch(number, loss, error, validation_loss, validation_error, lr, seconds))
+        self.epochs.append(Epoch(number, loss, error, validation_loss, validation_error, self.lr, seconds))
         if self._newest_is_best():
             self.best = checkpoint.frozen(self.model.state_dict())
         progress.update(number * len(self.bounds), f"validation error {validation_error:.2f} %")
@@ -183,8 +186,9 @@ class _Training:
         figures: list[Tensor] = []  # summed up at the end: nothing waits for a single step's loss
         for i, (first, last) in enumerate(self.bounds):
             scale = factor(schedule, number - 1 + i / steps, self.settings.epochs, past, 1 / steps)
+            self.lr = self.settings.optimizer.lr * scale
             for group in self.stepper.param_groups:
-                group["lr"] = self.settings.optimizer.lr * scale
+                group["lr"] = group["initial_lr"] * scale
             figures.append(self._step(order[first:last]))
             if i % _UPDATE_EVERY == 0:
                 progress.update((number - 1) * steps + i)
@@ -366,6 +370,7 @@ def _identity(
         },
         "preprocess": asdict(data.preprocess),
         "architecture": checkpoint.text_fingerprint(repr(model)),
+        "parameters": {n: {k: vars(p)[k] for k in _RULES if k in vars(p)} for n, p in model.named_parameters()},
         "model": {name: [str(t.dtype), *t.shape] for name, t in weights.items()},
         "starting_weights": checkpoint.fingerprint(weights),
         "teacher": checkpoint.fingerprint(teacher.state_dict()) if teacher else None,

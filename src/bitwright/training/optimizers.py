@@ -1,4 +1,4 @@
-"""Every optimiser of `torch.optim`, by name."""
+"""Every optimiser of `torch.optim`, and those of our own, by name."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from bitwright.errors import BitwrightError, unknown
-from bitwright.training.penalties import free_parameters, weight_layers
+from bitwright.training.penalties import decaying
 from bitwright.training.settings import Optimizer
+from bitwright.training.shift_adamax import ShiftAdaMax
 
 
 def list_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
-    """Every optimiser that can train an image network, by its name in `torch.optim`."""
-    classes = {n: c for n, c in vars(torch.optim).items() if inspect.isclass(c)}
+    """Every optimiser that can train an image network, by its name in `torch.optim` or here."""
+    classes = {n: c for n, c in vars(torch.optim).items() if inspect.isclass(c)} | {"ShiftAdaMax": ShiftAdaMax}
     base = torch.optim.Optimizer
     return {n: c for n, c in sorted(classes.items()) if issubclass(c, base) and c is not base}
 
@@ -27,8 +28,9 @@ def allowed_options(optimizer: type[torch.optim.Optimizer]) -> list[str]:
 def create_optimizer(settings: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
     """The optimiser for the model's trainable parameters.
 
-    An own `weight_decay` among the options holds for the weights of convolution and linear layers only. Raises
-    BitwrightError for an unknown name or option, and where the optimiser can't train this model.
+    A parameter may carry `lr_factor` (1.0 where it has none): its learning rate is lr * lr_factor, which is its group's
+    "initial_lr". An own `weight_decay` among the options holds for the parameters that are `penalties.decaying` only.
+    Raises BitwrightError for an unknown name or option, and where the optimiser can't train this model.
     """
     known = list_optimizers()
     if settings.name not in known:
@@ -49,7 +51,7 @@ def create_optimizer(settings: Optimizer, model: nn.Module) -> torch.optim.Optim
 
 
 def _groups(model: nn.Module, settings: Optimizer) -> list[dict[str, object]]:
-    """One group of parameters, or two if the optimiser has a decay of its own."""
+    """The parameters by learning rate, and by whether they decay if the optimiser has a decay of its own."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise BitwrightError(
@@ -61,9 +63,14 @@ def _groups(model: nn.Module, settings: Optimizer) -> list[dict[str, object]]:
             "optimizer SparseAdam needs sparse gradients, which convolution and linear layers don't have; take Adam",
             kind="optimizer",
         )
-    if not settings.options.get("weight_decay"):
-        return [{"params": trainable}]
-    weights = {id(p) for layer in weight_layers(model) for p in free_parameters(layer)}
-    others = [p for p in trainable if id(p) not in weights]
-    groups: list[dict[str, object]] = [{"params": [p for p in trainable if id(p) in weights]}]
-    return [*groups, {"params": others, "weight_decay": 0.0}] if others else groups
+    own_decay = settings.options.get("weight_decay")
+    weights = {id(p) for p in (decaying(model) if own_decay else trainable)}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for p in trainable:
+        groups.setdefault((float(getattr(p, "lr_factor", 1.0)), id(p) in weights), []).append(p)
+    return [_group(members, settings.lr * factor, decays) for (factor, decays), members in groups.items()]
+
+
+def _group(members: list[nn.Parameter], lr: float, decays: bool) -> dict[str, object]:
+    group: dict[str, object] = {"params": members, "lr": lr, "initial_lr": lr}
+    return group if decays else {**group, "weight_decay": 0.0}

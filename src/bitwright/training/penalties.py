@@ -5,6 +5,10 @@
 The gradient is added where the effective weight is: for a plain parameter to its `.grad`, for a parametrized one (a
 mask, a codebook) by a hook on the computed weight, so that it takes the same way back to the free parameters as the
 loss's gradient does. A pruned weight gets none, a centroid the sum over its cluster.
+
+Where the free parameters themselves are what has to stay small (the real weights behind binary ones), the
+parametrization's class says `latent = True`: they are penalised as if they were plain. And a single parameter may carry
+`decays`: False leaves it out, True takes in one that would not decay otherwise.
 """
 
 from __future__ import annotations
@@ -27,15 +31,28 @@ def free_parameters(layer: nn.Module) -> list[nn.Parameter]:
     return [layer.weight] if isinstance(layer.weight, nn.Parameter) else []
 
 
+def decaying(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters behind the weights that decay: what an optimiser's own decay holds for."""
+    weights = {id(p) for layer in weight_layers(model) for p in free_parameters(layer)}
+    return [p for p in model.parameters() if getattr(p, "decays", id(p) in weights)]
+
+
+def _is_bound(layer: nn.Module) -> bool:
+    """Whether it is the computed weight that is penalised."""
+    if not parametrize.is_parametrized(layer, "weight"):
+        return False
+    latent = any(getattr(p, "latent", False) for p in layer.get_submodule("parametrizations.weight").children())
+    return not latent and any(getattr(p, "decays", True) for p in free_parameters(layer))
+
+
 class Penalties:
     """Adds the gradient of both penalties; does nothing where both are zero."""
 
     def __init__(self, model: nn.Module, l2: float, l1: float) -> None:
         self.l2, self.l1 = l2, l1
-        layers = weight_layers(model) if l2 or l1 else []
-        self._bound = [m for m in layers if parametrize.is_parametrized(m, "weight")]
-        plain = [p for m in layers if m not in self._bound for p in free_parameters(m)]
-        self._plain = list(dict.fromkeys(plain))  # a tied weight is penalised once
+        self._bound = [m for m in weight_layers(model) if _is_bound(m)] if l2 or l1 else []
+        behind = {id(p) for m in self._bound for p in free_parameters(m)}
+        self._plain = [p for p in decaying(model) if id(p) not in behind] if l2 or l1 else []
 
     def watch(self) -> None:
         """Call inside `parametrize.cached()`, before the forward pass."""

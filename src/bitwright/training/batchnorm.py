@@ -1,0 +1,38 @@
+"""Batch norm's running mean and variance, measured anew for weights that are final."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from bitwright.data.preprocess import Preprocess
+from bitwright.training.evaluate import eval_mode
+
+
+def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int = 100) -> None:
+    """Replace every batch norm's running statistics by their plain average over batches of raw images (N, C, H, W).
+
+    Each layer sees what the layers before it make of the batch's own statistics, as in training; everything else,
+    dropout for one, works as in eval mode. Batches have equal size but for one image. Other parts of the model, and its
+    modes, stay as they are; nothing happens where there is no batch norm with running statistics.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
+    device = next((p.device for p in model.parameters()), images.device)
+    momenta = [norm.momentum for norm in norms]
+    with eval_mode(model), torch.no_grad(), parametrize.cached():
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's word for the average over all batches since the reset
+            norm.train()
+        try:
+            for batch in images.tensor_split(math.ceil(len(images) / batch_size)):
+                model(preprocess.torch(batch.to(device)))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

@@ -1,0 +1,100 @@
+"""Running statistics measured anew."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bitwright.context import Context
+from bitwright.training.batchnorm import reestimate
+from bitwright.training.evaluate import as_tensor
+from training_cases import blobs, equal, linear_net, small_net, weights
+
+
+def deep_net():
+    """Two norms, dropout between them."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Conv2d(4, 5, 2), nn.BatchNorm2d(5), nn.Flatten()
+    )
+
+
+def batch_statistics(net, batch):
+    """Mean and unbiased variance in front of both norms, by hand."""
+    with torch.no_grad():
+        first = net[0](batch)
+        mean, var = first.mean((0, 2, 3)), first.var((0, 2, 3), correction=0)
+        shape = (1, -1, 1, 1)
+        normed = (first - mean.view(shape)) / (var.view(shape) + net[1].eps).sqrt()
+        second = net[3](normed * net[1].weight.view(shape) + net[1].bias.view(shape))
+        return [(x.mean((0, 2, 3)), x.var((0, 2, 3))) for x in (first, second)]
+
+
+def test_the_average_over_batches():
+    data, net = blobs(), deep_net()
+    images = as_tensor(data.train.images)
+    reestimate(net, images, data.preprocess, batch_size=30)
+    batches = data.preprocess.torch(images).split(30)
+    found = [batch_statistics(net, batch) for batch in batches]
+    for place, norm in enumerate((net[1], net[4])):
+        mean = torch.stack([f[place][0] for f in found]).mean(0)
+        var = torch.stack([f[place][1] for f in found]).mean(0)
+        torch.testing.assert_close(norm.running_mean, mean, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(norm.running_var, var, atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_else_changes():
+    net = small_net(dropout=0.5)
+    net[1].eval()  # an unusual mix of modes
+    net[1].momentum = 0.25
+    before, modes, random = weights(net), [m.training for m in net.modules()], torch.get_rng_state()
+    Context(blobs()).reestimate_norms(net, images=50)
+    after = weights(net)
+    for name in ("1.running_mean", "1.running_var"):
+        assert not torch.equal(before.pop(name), after.pop(name))
+    assert int(before.pop("1.num_batches_tracked")) == 0
+    assert int(after.pop("1.num_batches_tracked")) == 1
+    assert equal(before, after)
+    assert [m.training for m in net.modules()] == modes
+    assert net[1].momentum == 0.25
+    assert torch.equal(random, torch.get_rng_state())
+
+
+def test_it_forgets_what_was_there_and_repeats_itself():
+    net = small_net()
+    other = copy.deepcopy(net)
+    with torch.no_grad():
+        other[1].running_mean.fill_(1e6)
+    for each in (net, other):
+        Context(blobs(), seed=3).reestimate_norms(each)
+    assert equal(weights(net), weights(other))
+
+
+@pytest.mark.parametrize("count", [1, 99, 101, 250])
+def test_no_batch_is_left_with_a_single_image(count):
+    data, sizes = blobs(train=count if count > 1 else 2), []
+    net = small_net()
+    net.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    reestimate(net, as_tensor(data.train.images), data.preprocess)
+    assert sum(sizes) == len(data.train)
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= 100
+
+
+def test_a_model_without_norms_is_not_even_run():
+    net = linear_net()
+    net.register_forward_pre_hook(lambda *_: pytest.fail("run for nothing"))
+    Context(blobs()).reestimate_norms(net)
+
+
+def test_an_average_repairs_broken_statistics():
+    data, net = blobs(), small_net()
+    with torch.no_grad():
+        net[1].running_var.fill_(1e-8)
+    context = Context(data)
+    broken = context.evaluate(net).loss
+    context.reestimate_norms(net, images=90)
+    assert np.isfinite(broken)
+    assert context.evaluate(net).loss < broken / 10

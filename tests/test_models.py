@@ -4,13 +4,16 @@ import os
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import bitwright
 from bitwright import BitwrightError, create_model, load_dataset, load_weights
 from bitwright.models import list_models, register_model
+from bitwright.ops import QuantLinear, Sign
 from bitwright.packing.lower import lower
 from bitwright.runtime.reference import run_reference
 
@@ -76,6 +79,47 @@ def test_mlp_layers_follow_its_options():
     assert dropouts(model) == [0, 0.25, 0.25]
     assert sum(isinstance(m, nn.Tanh) for m in model) == 2
     assert [type(m).__name__ for m in create_model("mlp", hidden=())] == ["Flatten", "Dropout", "Linear"]
+
+
+def test_mlp_with_norms_has_the_order_that_binary_layers_need():
+    model = create_model(
+        "mlp", hidden=(9, 8), dropout=[0.2, 0.5, 0.5], activation="hardtanh", norm="batch", norm_output=True
+    )
+    assert list(dict(model.named_children())) == (
+        ["flatten", "dropout0", "fc1", "norm1", "act1", "dropout1", "fc2", "norm2", "act2", "dropout2", "fc3", "norm3"]
+    )
+    assert isinstance(model.act2, nn.Hardtanh)
+    assert model.fc1.bias is model.fc3.bias is None
+    inner = create_model("mlp", hidden=(9,), norm="batch", activation="identity")
+    assert [type(m).__name__ for m in inner][2:4] == ["Linear", "BatchNorm1d"]
+    assert not hasattr(inner, "norm2")
+    assert inner.fc2.bias is not None
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(1024, 2_916_372), (2048, 10_027_028)])
+def test_mlps_of_binary_connect_and_bnn_have_the_sizes_of_their_docstring(width, parameters):
+    model = create_model("mlp", hidden=[width] * 3, norm="batch", norm_output=True)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert f"{parameters:,}" in list_models()["mlp"].__doc__
+    assert model.fc2.weight.abs().max() <= 1
+
+
+def test_mlp_with_norms_and_signs_runs_in_the_engine(tmp_path):
+    """BNN's MLP: signs in front of all layers but the first."""
+    torch.manual_seed(0)
+    model = create_model(
+        "mlp", input_shape=(1, 5, 5), hidden=(40, 30), activation="identity", norm="batch", norm_output=True
+    )
+    for name in ("fc2", "fc3"):
+        plain = getattr(model, name)
+        setattr(model, name, QuantLinear(plain.in_features, plain.out_features, bias=False, input=Sign()))
+    model(torch.randn(50, 1, 5, 5))  # statistics
+    x = torch.randn(20, 1, 5, 5)
+    bitwright.pack(model.eval(), (x[:1],)).save(tmp_path / "net.safetensors")
+    with torch.no_grad():
+        expected = model(x).numpy()
+    found = bitwright.load(tmp_path / "net.safetensors")(x.numpy())
+    assert abs(found - expected).max() <= 1e-4 * np.ptp(expected)
 
 
 def test_resnet_18_has_torchvisions_names_and_first_weights():
@@ -157,6 +201,9 @@ def test_wrong_names_and_options_are_refused():
     refused("expected a number, or one for each of: the input, hidden layer 1", "lenet-300-100", dropout=[0.1])
     refused(r"dropout is 'much'; expected a number", "lenet-5", dropout=[0.1, 0.1, "much"])
     refused("unknown activation 'rleu'; did you mean 'relu'", "mlp", activation="rleu")
+    refused("unknown norm of model 'mlp' 'layer'. Known: batch", "mlp", norm="layer")
+    refused("'mlp': norm_output without a norm; set norm to 'batch'", "mlp", norm_output=True)
+    refused("'mlp': norm_output is 1; expected true or false", "mlp", norm="batch", norm_output=1)
     refused(r"input_shape is \(28, 28\); expected \(channels, height, width\)", "lenet-5", input_shape=(28, 28))
     refused(r"input_shape is 28; expected \(channels, height, width\)", "lenet-5", input_shape=28)
     refused(r"\(1, 8, 8\) is too small; the smallest that works is \(1, 16, 16\)", "lenet-5", input_shape=(1, 8, 8))

@@ -1,10 +1,41 @@
-"""Checks of the options that every model takes."""
+"""Checks of the options that models take, and the modules that their words stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from bitwright.errors import BitwrightError
+from torch import nn
+
+from bitwright.errors import BitwrightError, unknown
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky-relu": nn.LeakyReLU,
+    "hardtanh": nn.Hardtanh,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "identity": nn.Identity,
+}
+
+
+def new_activation(name: str) -> nn.Module:
+    """A module that computes the activation `name`. In front of signs: hardtanh or identity, sign(relu(x)) is +1."""
+    return _ACTIVATIONS[choice("activation", name, _ACTIVATIONS)]()
+
+
+def choice(option: str, value: str, known: Iterable[str]) -> str:
+    """`value` if it is one of `known`."""
+    if value not in (words := list(known)):
+        raise unknown(option, value, words)
+    return value
+
+
+def yes_or_no(model: str, option: str, value: object) -> bool:
+    """`value` if it is true or false."""
+    if not isinstance(value, bool):
+        raise BitwrightError(f"model {model!r}: {option} is {value!r}; expected true or false")
+    return value
 
 
 def whole(model: str, option: str, value: object, least: int = 1) -> int:

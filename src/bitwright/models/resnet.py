@@ -1,9 +1,8 @@
 """The residual networks of He et al. 2015, "Deep residual learning for image recognition": for CIFAR and for ImageNet.
 
 CIFAR (section 4.2): a 3x3 stem with 16 channels, three stages of n blocks with 16, 32 and 64 channels (the second and
-third begin with stride 2), global average pooling, one linear layer: 6n + 2 layers. Shortcuts have no parameters (the
-paper's option A). Tensors are named as in the public CIFAR-10 weights, e.g. layer1.0.conv1.weight, so those load as
-they are.
+third begin with stride 2), global average pooling, one linear layer: 6n + 2 layers. Tensors are named as in the public
+CIFAR-10 weights, e.g. layer1.0.conv1.weight, so those load as they are.
 
 ImageNet (section 4.1, 18 and 34 layers): a 7x7 stem of 64 channels with stride 2, max pooling, four stages with 64,
 128, 256 and 512 channels, shortcuts with a 1x1 convolution and batch norm where the shape changes (option B). Tensors
@@ -12,56 +11,51 @@ are named, and first weights drawn, as in torchvision.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from bitwright.errors import BitwrightError
+from bitwright.models.blocks import BasicBlock, BiRealBlock, PreActivationBlock, ReActBlock, Residual
 from bitwright.models.initialize import he_normal_
-from bitwright.models.options import image_shape, whole
+from bitwright.models.options import choice, image_shape, new_activation, whole
 from bitwright.models.registry import register_model
 
-
-class Block(nn.Module):
-    """relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)), both convolutions 3x3."""
-
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.relu = nn.ReLU()
-        self.stride = stride
-        self.extra = channels - channels_in
-
-    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
-        """x, or every second pixel of it with half of the new channels as zeros before and half after the old ones."""
-        if self.stride == 1 and self.extra == 0:
-            return x
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, channels_in, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
-        y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return self.relu(y + self.shortcut(x))
+_ACTIVATIONS = {"basic": "relu", "pre-activation": "relu", "bireal": "identity", "react": "identity"}
+"""The blocks that CIFAR ResNets can be made of, with the activation that each has in its source."""
 
 
 class ResNet(nn.Module):
-    """The net of `depth` = 6n + 2 layers: (N, C, H, W) -> (N, K). First weights: He normal; biases 0."""
+    """The net of `depth` = 6n + 2 layers: (N, C, H, W) -> (N, K). First weights: He normal; biases 0.
 
-    def __init__(self, depth: int, input_shape: tuple[int, int, int], num_classes: int) -> None:
+    Before the stages: convolution, batch norm, activation. With pre-activation this is also the first block's, which
+    has none of its own, and batch norm and activation follow the last block (He et al. 2016, appendix).
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        block: str = "basic",
+        downsample: str = "pad",
+        activation: str = "relu",
+    ) -> None:
         super().__init__()
         self.input_shape = input_shape
         self.conv1 = nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.relu = nn.ReLU()
-        blocks = (depth - 2) // 6
-        self.layer1 = _stage(blocks, 16, 16, 1)
-        self.layer2 = _stage(blocks, 16, 32, 2)
-        self.layer3 = _stage(blocks, 32, 64, 2)
+        self.relu = new_activation(activation)
+        make, blocks = _maker(block, downsample, activation), (depth - 2) // 6
+        self.layer1 = _stage(blocks, 16, 16, 1, make)
+        self.layer2 = _stage(blocks, 16, 32, 2, make)
+        self.layer3 = _stage(blocks, 32, 64, 2, make)
+        self.last = nn.Sequential()
+        if block == "pre-activation":
+            self.layer1[0].bn1, self.layer1[0].relu1 = nn.Identity(), nn.Identity()
+            self.last = nn.Sequential(nn.BatchNorm2d(64), new_activation(activation))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(64, num_classes)
@@ -70,24 +64,22 @@ class ResNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, K); any height and width."""
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
+        x = self.last(self.layer3(self.layer2(self.layer1(x))))
         return self.linear(self.flatten(self.pool(x)))
 
 
-class ProjectingBlock(Block):
-    """The same with a learned shortcut where the shape changes: bn(1x1 convolution)."""
+def _maker(block: str, downsample: str, activation: str) -> Callable[[int, int, int], Residual]:
+    """What makes a block of (channels_in, channels, stride)."""
+    if block == "react":
+        return partial(ReActBlock, downsample=downsample)
+    kinds = {"basic": BasicBlock, "pre-activation": PreActivationBlock, "bireal": BiRealBlock}
+    return partial(kinds[block], downsample=downsample, activation=activation)
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__(channels_in, channels, stride)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or self.extra:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
 
-    def shortcut(self, x: torch.Tensor) -> torch.Tensor:
-        """x in the shape of the result."""
-        return self.downsample(x)
+def _stage(
+    blocks: int, channels_in: int, channels: int, stride: int, make: Callable[[int, int, int], Residual]
+) -> nn.Sequential:
+    return nn.Sequential(make(channels_in, channels, stride), *(make(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 class ImageNetResNet(nn.Module):
@@ -103,10 +95,11 @@ class ImageNetResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        self.layer1 = _stage(blocks[0], 64, 64, 1, ProjectingBlock)
-        self.layer2 = _stage(blocks[1], 64, 128, 2, ProjectingBlock)
-        self.layer3 = _stage(blocks[2], 128, 256, 2, ProjectingBlock)
-        self.layer4 = _stage(blocks[3], 256, 512, 2, ProjectingBlock)
+        make = _maker("basic", "conv", "relu")
+        self.layer1 = _stage(blocks[0], 64, 64, 1, make)
+        self.layer2 = _stage(blocks[1], 64, 128, 2, make)
+        self.layer3 = _stage(blocks[2], 128, 256, 2, make)
+        self.layer4 = _stage(blocks[3], 256, 512, 2, make)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.fc = nn.Linear(512, num_classes)
@@ -119,11 +112,6 @@ class ImageNetResNet(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.fc(self.flatten(self.avgpool(x)))
-
-
-def _stage(blocks: int, channels_in: int, channels: int, stride: int, block: type[Block] = Block) -> nn.Sequential:
-    first = block(channels_in, channels, stride)
-    return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 def _imagenet(name: str, blocks: Sequence[int], input_shape: Sequence[int], num_classes: int) -> ImageNetResNet:
@@ -142,36 +130,51 @@ def resnet_34(*, input_shape: Sequence[int] = (3, 224, 224), num_classes: int = 
     return _imagenet("resnet-34", (3, 4, 6, 3), input_shape, num_classes)
 
 
-def _resnet(depth: int, input_shape: Sequence[int], num_classes: int) -> ResNet:
+def _cifar(
+    depth: int, input_shape: Sequence[int], num_classes: int, block: str, downsample: str, activation: str | None
+) -> ResNet:
     name = f"resnet-{depth}"
-    return ResNet(depth, image_shape(name, input_shape), whole(name, "num_classes", num_classes, 2))
+    own = _ACTIVATIONS[choice(f"block of model {name!r}", block, _ACTIVATIONS)]
+    if block == "react" and activation is not None:
+        raise BitwrightError(
+            f"model {name!r}: block 'react' learns its activation; leave out activation={activation!r}"
+        )
+    return ResNet(
+        depth,
+        image_shape(name, input_shape),
+        whole(name, "num_classes", num_classes, 2),
+        block,
+        choice(f"downsample of model {name!r}", downsample, ("pad", "conv")),
+        own if activation is None else activation,
+    )
 
 
-@register_model
-def resnet_20(*, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10) -> nn.Module:
-    """CIFAR ResNet with 20 layers: 269,722 parameters; 8.75 % error on CIFAR-10 in the paper."""
-    return _resnet(20, input_shape, num_classes)
+def _register_cifar(depth: int, parameters: int, error: float) -> None:
+    def resnet(
+        *,
+        input_shape: Sequence[int] = (3, 32, 32),
+        num_classes: int = 10,
+        block: str = "basic",
+        downsample: str = "pad",
+        activation: str | None = None,
+    ) -> nn.Module:
+        return _cifar(depth, input_shape, num_classes, block, downsample, activation)
+
+    resnet.__name__ = f"resnet_{depth}"
+    resnet.__doc__ = f"""CIFAR ResNet with {depth} layers: {parameters:,} parameters; {error} % error in the paper.
+
+    block       the order within blocks, see `models/blocks.py`: "basic", "pre-activation", "bireal" or "react"
+    downsample  shortcuts where the shape changes: "pad" (option A, no parameters) or "conv" (1x1, with batch norm)
+    activation  as `mlp` has it. Default: the block's own, ReLU for "basic" and "pre-activation", none for "bireal"
+    """
+    register_model(resnet)
 
 
-@register_model
-def resnet_32(*, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10) -> nn.Module:
-    """CIFAR ResNet with 32 layers: 464,154 parameters; 7.51 % error in the paper."""
-    return _resnet(32, input_shape, num_classes)
-
-
-@register_model
-def resnet_44(*, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10) -> nn.Module:
-    """CIFAR ResNet with 44 layers: 658,586 parameters; 7.17 % error in the paper."""
-    return _resnet(44, input_shape, num_classes)
-
-
-@register_model
-def resnet_56(*, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10) -> nn.Module:
-    """CIFAR ResNet with 56 layers: 853,018 parameters; 6.97 % error in the paper."""
-    return _resnet(56, input_shape, num_classes)
-
-
-@register_model
-def resnet_110(*, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10) -> nn.Module:
-    """CIFAR ResNet with 110 layers: 1,727,962 parameters; 6.43 % error in the paper."""
-    return _resnet(110, input_shape, num_classes)
+for _depth, _parameters, _error in (
+    (20, 269_722, 8.75),
+    (32, 464_154, 7.51),
+    (44, 658_586, 7.17),
+    (56, 853_018, 6.97),
+    (110, 1_727_962, 6.43),
+):
+    _register_cifar(_depth, _parameters, _error)

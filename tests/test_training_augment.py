@@ -5,13 +5,17 @@ from typing import ClassVar
 
 import pytest
 import torch
+import torch.fx
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from bitwright import BitwrightError
 from bitwright.recipe import parse
+from bitwright.training import teacher as teacher_module
 from bitwright.training.augment import augment, draw
+from bitwright.training.batchnorm import reestimate
+from bitwright.training.devices import Devices
 from bitwright.training.loop import fit
 from bitwright.training.settings import Augment, Distill, Optimizer, TrainSettings
 from training_cases import blobs, equal, linear_net, small_net, weights
@@ -134,7 +138,7 @@ def test_a_crop_larger_than_the_image_is_refused():
 
 
 class Taught(nn.Module):
-    """A teacher with dropout that keeps its answers and what it was asked."""
+    """A teacher with dropout that keeps what it was asked and how. Symbols can't take its forward."""
 
     asked: ClassVar[list] = []
     modes: ClassVar[list] = []
@@ -144,7 +148,8 @@ class Taught(nn.Module):
         self.net = small_net(dropout=0.5)
 
     def forward(self, x):
-        self.asked.append(x.clone())
+        if x.isfinite().all():
+            self.asked.append(x.clone())
         self.modes.append((self.training, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")))
         return self.net(x)
 
@@ -160,6 +165,36 @@ def test_the_teacher_sees_the_students_views(precision):
     assert set(Taught.modes[-3:]) == {(False, False, precision == "bf16")}
     assert equal(weights(teacher), start)
     assert all(p.grad is None for p in teacher.parameters())
+
+
+class Odd(nn.Module):
+    """Another function of symbols than of numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = settled_net()
+
+    def forward(self, x):
+        return self.net(x) * (1 + isinstance(x, torch.fx.Proxy))
+
+
+def settled_net():
+    """With a norm that does something."""
+    net = small_net()
+    reestimate(net, torch.from_numpy(blobs().train.images), blobs().preprocess)
+    return net
+
+
+@pytest.mark.parametrize(("make", "norms"), [(settled_net, 0), (Odd, 1)])
+def test_a_teachers_norms_are_folded_where_that_changes_nothing(make, norms):
+    teacher, data = make(), blobs()
+    images = torch.from_numpy(data.train.images)
+    fused = teacher_module._fused(teacher.eval(), data.preprocess.torch(images[:2]))
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in fused.modules()) == norms
+    targets = teacher_module.computed_each_time(teacher, images, data.preprocess, Devices("float32", None))
+    x = data.preprocess.torch(images)
+    torch.testing.assert_close(targets(torch.arange(90), x), teacher(x).detach(), atol=1e-4, rtol=1e-4)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in teacher.modules()), "the teacher itself stays as it is"
 
 
 @pytest.mark.parametrize("kind", ["soft", "logits"])

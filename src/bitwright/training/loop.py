@@ -127,9 +127,8 @@ class _Training:
         self.best: Weights = {}
 
     def _targets(self, teacher: nn.Module) -> Targets:
-        if self.settings.augment is None:
-            return computed_once(teacher, self.images, self.data.preprocess, self.devices)
-        return computed_each_time(teacher, self.devices)
+        how = computed_once if self.settings.augment is None else computed_each_time
+        return how(teacher, self.images, self.data.preprocess, self.devices)
 
     def run(
         self, folder: Path | None, identity: dict[str, Any], saved: Checkpoint | None, progress: Progress

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "ceil_div.h"
 #include "codes.h"
 
 namespace {
@@ -14,8 +15,6 @@ namespace {
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kMostBytes = int64_t{1} << 48;
 constexpr size_t kMostBuffers = 8;  // that one operation reads, or writes
-
-int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
 [[noreturn]] void refuse(size_t step, const std::string& message) {
   throw std::invalid_argument("step " + std::to_string(step) + " " + message);
@@ -117,7 +116,7 @@ void Plan::place() {
   std::vector<int64_t> placed;  // by offset
   for (int64_t index : order) {
     Value& value = values_[index];
-    const int64_t bytes = aligned(value.bytes);
+    const int64_t bytes = round_up(value.bytes, kAlignment);
     int64_t end = 0, best = -1, tightest = std::numeric_limits<int64_t>::max();
     for (int64_t other : placed) {
       const Value& there = values_[other];
@@ -127,7 +126,7 @@ void Plan::place() {
         tightest = gap;
         best = end;
       }
-      end = std::max(end, there.offset + aligned(there.bytes));
+      end = std::max(end, there.offset + round_up(there.bytes, kAlignment));
     }
     value.offset = best >= 0 ? best : end;
     arena_bytes_ = std::max(arena_bytes_, value.offset + bytes);

@@ -8,7 +8,7 @@
 #include "kernels.h"
 
 // rows[i] = padded input row for i = 0 .. conv2d_input_rows - 1, counted from the task's first.
-static void prepare_rows(const Conv2dShape* s, const float* image, const Conv2dTask* task, void* scratch) {
+static inline void prepare_rows(const Conv2dShape* s, const float* image, const Conv2dTask* task, void* scratch) {
   const int64_t count = conv2d_input_rows(s, task->row1 - task->row0);
   const int64_t length = conv2d_padded_row(s), border = s->pad_w * s->in_c, inner = s->in_w * s->in_c;
   const float** rows = (const float**)scratch;
@@ -38,7 +38,7 @@ typedef struct {
   int64_t begin, end;
 } KernelRows;
 
-static KernelRows kernel_rows(const Conv2dShape* s, int64_t oy) {
+static inline KernelRows kernel_rows(const Conv2dShape* s, int64_t oy) {
   const int64_t above = s->pad_h - oy * s->stride_h, below = above + s->in_h, d = s->dilation_h;
   KernelRows r = {above <= 0 ? 0 : clamp((above + d - 1) / d, 0, s->kernel_h),
                   below <= 0 ? 0 : clamp((below + d - 1) / d, 0, s->kernel_h)};

@@ -2,8 +2,8 @@
 #pragma once
 #include "kernels.h"
 
-// The first `lanes` lanes of y are sums of the channels from `channel` on; position: where the first of them lies in the
-// output, for the residual.
+// The first `lanes` lanes of y are sums of the channels from `channel` on; position: where the first of them lies in
+// the output, for the residual.
 static inline vec finish(const Epilogue* e, vec y, int64_t channel, int64_t position, int64_t lanes) {
   if (e->bias) y = add(y, load_first(e->bias + channel, lanes));
   if (e->scale) {

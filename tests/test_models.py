@@ -13,7 +13,8 @@ from torch import nn
 import bitwright
 from bitwright import BitwrightError, create_model, load_dataset, load_weights
 from bitwright.models import list_models, register_model
-from bitwright.ops import QuantLinear, Sign
+from bitwright.models.vgg import VGG
+from bitwright.ops import QuantConv2d, QuantLinear, Sign
 from bitwright.packing.lower import lower
 from bitwright.runtime.reference import run_reference
 
@@ -23,6 +24,9 @@ PARAMETERS = {
     "mlp": 266_610,
     "lenet-300-100": 266_610,  # 266,200 weights + 410 biases, METHODS 0
     "lenet-5": 431_080,  # 430,500 weights + 580 biases, METHODS 0
+    "lenet-5-bn": 582_634,
+    "vgg-small": 14_029_716,  # 14.02 M weights, METHODS 0
+    "vgg-7": 12_979_082,
     "resnet-20": 269_722,  # the public weight files
     "resnet-32": 464_154,
     "resnet-44": 658_586,
@@ -55,6 +59,8 @@ def test_every_model_maps_its_input_shape_to_classes_and_learns(name):
         ("mlp", (1, 8, 8)),
         ("lenet-300-100", (1, 8, 8)),
         ("lenet-5", (3, 16, 20)),
+        ("lenet-5-bn", (3, 16, 20)),
+        ("vgg-7", (1, 8, 17)),
         ("resnet-20", (1, 9, 5)),
         ("resnet-18", (1, 33, 47)),
     ],
@@ -71,6 +77,25 @@ def test_lenet_5_is_caffes_net_without_relu_after_convolutions():
     assert kinds == ["Conv2d", "MaxPool2d", "Conv2d", "MaxPool2d", "Flatten", "Linear", "ReLU", "Linear"]
     assert dropouts(model) == [0, 0, 0.5]
     assert model(torch.zeros(1, 1, 28, 28)).tolist() == [[0.0] * 10]  # biases begin at 0
+
+
+def test_lenet_5_bn_is_the_net_of_ternary_weight_networks():
+    model = create_model("lenet-5-bn")
+    names = "conv1 norm1 act1 pool1 conv2 norm2 act2 pool2 flatten fc1 norm3 act3 fc2"
+    assert [name for name, _ in model.named_children()] == names.split()
+    assert isinstance(model.act3, nn.ReLU)
+    narrow = create_model("lenet-5-bn", channels=[3, 4], hidden=5, activation="identity")
+    assert [m.weight.shape[0] for m in (narrow.conv1, narrow.conv2, narrow.fc1)] == [3, 4, 5]
+
+
+def test_vgg_pools_before_it_normalises():
+    model = create_model("vgg-small", hidden=[], activation="hardtanh", norm_output=False)
+    names = [name.rstrip("0123456789") for name, _ in model.named_children()]
+    single, last = ["conv", "norm", "act"], ["conv", "pool", "norm", "act"]
+    assert names == [*(single + last) * 3, "flatten", "fc"]
+    assert [m.out_channels for m in model if isinstance(m, nn.Conv2d)] == [128, 128, 256, 256, 512, 512]
+    assert [m.padding for m in model if isinstance(m, nn.Conv2d)] == [(1, 1)] * 6
+    assert model.fc7.weight.shape == (10, 8192)
 
 
 def test_mlp_layers_follow_its_options():
@@ -114,12 +139,33 @@ def test_mlp_with_norms_and_signs_runs_in_the_engine(tmp_path):
         plain = getattr(model, name)
         setattr(model, name, QuantLinear(plain.in_features, plain.out_features, bias=False, input=Sign()))
     model(torch.randn(50, 1, 5, 5))  # statistics
-    x = torch.randn(20, 1, 5, 5)
-    bitwright.pack(model.eval(), (x[:1],)).save(tmp_path / "net.safetensors")
+    check_engine(model.eval(), torch.randn(20, 1, 5, 5), tmp_path)
+
+
+def check_engine(model, x, tmp_path):
+    bitwright.pack(model, (x[:1],)).save(tmp_path / "net.safetensors")
     with torch.no_grad():
         expected = model(x).numpy()
     found = bitwright.load(tmp_path / "net.safetensors")(x.numpy())
     assert abs(found - expected).max() <= 1e-4 * np.ptp(expected)
+
+
+def test_vgg_with_signs_runs_in_the_engine(tmp_path):
+    """BNN's order: signs in front of all layers but the first; pooled sums go through norms to signs."""
+    torch.manual_seed(0)
+    model = VGG(((8, 9), (10, 11)), (12,), (3, 9, 13), 5, "identity", True)
+    for name, plain in list(model.named_children()):
+        if isinstance(plain, nn.Conv2d) and name != "conv1":
+            sizes = plain.in_channels, plain.out_channels
+            setattr(model, name, QuantConv2d(*sizes, 3, padding=1, bias=False, input=Sign()))
+        elif isinstance(plain, nn.Linear):
+            setattr(model, name, QuantLinear(plain.in_features, plain.out_features, bias=False, input=Sign()))
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, QuantConv2d | QuantLinear):
+                layer.weight.copy_(torch.where(layer.weight >= 0, 1.0, -1.0))
+    model(torch.randn(50, 3, 9, 13))  # statistics
+    check_engine(model.eval(), torch.randn(20, 3, 9, 13), tmp_path)
 
 
 def test_resnet_18_has_torchvisions_names_and_first_weights():
@@ -170,6 +216,9 @@ def test_resnet_shortcut_takes_every_second_pixel_between_zero_channels():
 def test_first_weights_have_the_variance_that_their_source_says():
     he = create_model("resnet-20", seed=0).layer3[1].conv1.weight  # 36,864 values
     assert he.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.02)
+    glorot = create_model("vgg-7", seed=0, activation="hardtanh").conv6.weight
+    assert glorot.std().item() == pytest.approx((2 / (9 * 1024)) ** 0.5, rel=0.01)
+    assert glorot.abs().max().item() <= (6 / (9 * 1024)) ** 0.5
     xavier = create_model("lenet-5", seed=0).fc1.weight  # 400,000 values
     assert xavier.std().item() == pytest.approx((1 / 800) ** 0.5, rel=0.01)
     assert xavier.abs().max().item() <= (3 / 800) ** 0.5
@@ -192,7 +241,9 @@ def refused(message, name, **options):
 
 
 def test_wrong_names_and_options_are_refused():
-    refused(r"unknown model 'lenet5'; did you mean 'lenet-5'\? Known: lenet-300-100, lenet-5, mlp", "lenet5")
+    refused(
+        r"unknown model 'lenet5'; did you mean 'lenet-5'\? Known: lenet-300-100, lenet-5, lenet-5-bn, mlp", "lenet5"
+    )
     refused("unknown option of model 'lenet-5' 'classes'; did you mean 'num_classes'", "lenet-5", classes=10)
     refused("'resnet-20': num_classes is 1; expected a whole number >= 2", "resnet-20", num_classes=1)
     refused("'mlp': hidden is 2.5; expected a whole number >= 1", "mlp", hidden=[2.5])
@@ -201,6 +252,8 @@ def test_wrong_names_and_options_are_refused():
     refused("expected a number, or one for each of: the input, hidden layer 1", "lenet-300-100", dropout=[0.1])
     refused(r"dropout is 'much'; expected a number", "lenet-5", dropout=[0.1, 0.1, "much"])
     refused("unknown activation 'rleu'; did you mean 'relu'", "mlp", activation="rleu")
+    refused(r"'lenet-5-bn': channels is \[32\]; expected two numbers", "lenet-5-bn", channels=[32])
+    refused(r"too small; the smallest that works is \(3, 8, 8\)", "vgg-7", input_shape=(3, 7, 9))
     refused("unknown norm of model 'mlp' 'layer'. Known: batch", "mlp", norm="layer")
     refused("'mlp': norm_output without a norm; set norm to 'batch'", "mlp", norm_output=True)
     refused("'mlp': norm_output is 1; expected true or false", "mlp", norm="batch", norm_output=1)

@@ -26,7 +26,7 @@ class Shift(nn.Module):
 
 
 class RPReLU(nn.Module):
-    """x - b + c where x > b, else a (x - b) + c, per channel (Liu et al. 2020, "ReActNet", section 4.2, eq. 2).
+    """x - b + c where x > b, else a (x - b) + c, per channel (Liu et al. 2020, "ReActNet", section 4.2).
 
     First the slope a = 0.25, as `nn.PReLU` has it, and the shifts b = c = 0.
     """
@@ -74,7 +74,7 @@ class Residual(nn.Module):
 
 
 class BasicBlock(Residual):
-    """act(bn(conv(act(bn(conv(x))))) + shortcut(x)), act = ReLU (He et al. 2015, section 3.3)."""
+    """act(bn(conv(act(bn(conv(x))))) + shortcut(x)), act = ReLU (He et al. 2015, section 3.2)."""
 
     def __init__(self, channels_in: int, channels: int, stride: int, downsample: str, activation: str = "relu") -> None:
         super().__init__(channels_in, channels, stride, downsample)
@@ -108,8 +108,8 @@ class PreActivationBlock(Residual):
 class BiRealBlock(Residual):
     """A shortcut over every convolution: y = act(bn(conv(x)) + shortcut(x)), then act(bn(conv(y)) + y).
 
-    Liu et al. 2018, "Bi-Real Net", section 3.2: the sums stay real, only the convolutions see signs, and these are the
-    only nonlinearity (act = identity; IR-Net, Qin et al. 2020, has a hard tanh there). Shortcuts average 2x2 pixels.
+    Liu et al. 2018, "Bi-Real Net", section 3: the sums stay real, and the signs that convolutions see are the only
+    nonlinearity (act = identity; the code of IR-Net, Qin et al. 2020, has a hard tanh). Shortcuts average 2x2 pixels.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from torch import nn
 
 from bitwright.errors import BitwrightError
 from bitwright.models.initialize import xavier_
-from bitwright.models.options import choice, image_shape, new_activation, probabilities, whole, yes_or_no
+from bitwright.models.options import choice, image_shape, new_activation, probabilities, whole, widths, yes_or_no
 from bitwright.models.registry import register_model
 
 
@@ -67,7 +67,7 @@ def mlp(
     norm_output  the same after the last layer
 
     Sizes on MNIST: 300-100 without norm 266,610 parameters. BinaryConnect's net (Courbariaux et al. 2015, section 3.1)
-    is hidden 3 x 1024 with ReLU, and batch norm everywhere: 2,916,372. BNN's (Hubara et al. 2016, section 2.1) is
+    is hidden 3 x 1024 with ReLU, and batch norm everywhere: 2,916,372. BNN's (Hubara et al. 2016, section 2) is
     3 x 2048 (Torch) or 3 x 4096 (Theano) with hardtanh, and batch norm everywhere: 10,027,028 or 36,831,252.
 
     First weights: Caffe's xavier (see `xavier_`), Glorot's where two layers are equally wide; within [-1, 1], where
@@ -103,13 +103,12 @@ def _mlp(
     norm: bool = False,
     norm_output: bool = False,
 ) -> MLP:
-    if not isinstance(hidden, (list, tuple)):
-        raise BitwrightError(f"model {name!r}: hidden is {hidden!r}; expected a list of layer widths, e.g. [300, 100]")
-    places = ["the input", *(f"hidden layer {i}" for i, _ in enumerate(hidden, start=1))]
+    units = widths(name, "hidden", hidden)
+    places = ["the input", *(f"hidden layer {i}" for i, _ in enumerate(units, start=1))]
     return MLP(
         image_shape(name, input_shape),
         whole(name, "num_classes", num_classes, 2),
-        [whole(name, "hidden", units) for units in hidden],
+        units,
         probabilities(name, dropout, places),
         activation,
         norm,

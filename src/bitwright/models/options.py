@@ -45,6 +45,15 @@ def whole(model: str, option: str, value: object, least: int = 1) -> int:
     return value
 
 
+def widths(model: str, option: str, value: object) -> list[int]:
+    """`value` if it is a list of layer widths; an empty one too."""
+    if not isinstance(value, (list, tuple)):
+        raise BitwrightError(
+            f"model {model!r}: {option} is {value!r}; expected a list of layer widths, e.g. [300, 100]"
+        )
+    return [whole(model, option, units) for units in value]
+
+
 def image_shape(model: str, shape: Sequence[int], least: int = 1) -> tuple[int, int, int]:
     """`shape` as (channels, height, width), with height and width >= `least`, the smallest that the net can take."""
     try:

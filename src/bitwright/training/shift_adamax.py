@@ -14,14 +14,14 @@ _ROUND_UP = 0x4AFB0C
 _MANTISSA = 0x7FFFFF
 
 
-def ap2(x: Tensor) -> Tensor:
-    """The nearest power of two on a logarithmic scale, sign(x) 2^round(log2 |x|), float32; 0 for 0.
+def ap2_(x: Tensor) -> Tensor:
+    """In place, the power of two that is nearest on a logarithmic scale: sign(x) 2^round(log2 |x|), and 0 for 0.
 
-    By the bits of the number, so exact. Below 2^-126 it is 0 or 2^-126. Source: Courbariaux et al. 2016, section 1.3.
+    x is float32 and holds no NaN. By the bits of the numbers, so exact (below 2^-126: 0 or 2^-126).
+    Source: Courbariaux, Hubara et al. 2016, section 1.3.
     """
-    x = x.float()
-    power = x.view(torch.int32).add(_ROUND_UP).bitwise_and_(~_MANTISSA).view(torch.float32)
-    return torch.where(x.isfinite(), power, x)
+    x.view(torch.int32).add_(_ROUND_UP).bitwise_and_(~_MANTISSA)
+    return x
 
 
 class ShiftAdaMax(torch.optim.Optimizer):
@@ -56,10 +56,11 @@ class ShiftAdaMax(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, gradient: Tensor, lr: float, beta1: float, beta2: float) -> None:
         state = self.state[parameter]
         if not state:
-            state.update(step=0, m=torch.zeros_like(parameter), v=torch.zeros_like(parameter))
+            state.update(step=0, m=torch.zeros_like(parameter), v=torch.zeros_like(parameter, dtype=torch.float32))
+        m, v, buffer = state["m"], state["v"], gradient.abs()
         state["step"] += 1
-        state["m"].lerp_(gradient, 1 - beta1)
-        state["v"].copy_(ap2(torch.maximum(state["v"] * beta2, gradient.abs())))
         rate = lr / (1 - beta1 ** state["step"])
         rate = 2.0 ** round(math.log2(rate)) if rate > 0 else 0.0
-        parameter.addcdiv_(state["m"], state["v"] + 2.0**-27, value=-rate)
+        m.lerp_(gradient, 1 - beta1)
+        ap2_(torch.maximum(v.mul_(beta2), buffer, out=v))
+        parameter.addcdiv_(m, torch.add(v, 2.0**-27, out=buffer), value=-rate)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bitwright.errors import BitwrightError
+from bitwright.edits import edit
+from bitwright.errors import BitwrightError, unknown
 from bitwright.packing.lattice import Lattice, find_lattice
 from bitwright.runtime.domains import LARGEST_SCALE, LARGEST_ZERO_POINT, SIGNS, SMALLEST_SCALE, Domain, exact_sums
 from bitwright.runtime.shapes import MAX_CODE
 
-__all__ = ["QuantConv2d", "QuantLinear", "Quantize", "Sign", "quantize", "sign"]
+__all__ = ["QuantConv2d", "QuantLinear", "Quantize", "Sign", "quantised", "quantize", "sign"]
 
 _FLOAT32_SUMS = 1 << 22
 """Sums below this are exact in float32 after rounding, whatever algorithm a convolution uses."""
@@ -277,3 +278,29 @@ class QuantLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(N, I) -> (N, O)."""
         return _forward(self, x, F.linear)
+
+
+@edit("quantised")
+def quantised(old: nn.Module, *, kind: str, qmin: int = 0, qmax: int = 255) -> QuantConv2d | QuantLinear:
+    """The quantised layer that a convolution or linear layer becomes: the same parameters, and `input` in front.
+
+    kind is "sign", or "grid": a `Quantize` from qmin to qmax, whose scale of 1 the caller sets. A quantised layer gets
+    another `input`. Raises BitwrightError for other modules and kinds.
+    """
+    if kind not in ("sign", "grid"):
+        raise unknown("kind of a quantised layer's input", kind, ("sign", "grid"))
+    quantiser: nn.Module = Sign() if kind == "sign" else Quantize(1.0, 0, qmin, qmax)
+    new: QuantConv2d | QuantLinear
+    if isinstance(old, nn.Conv2d):
+        shape = (old.in_channels, old.out_channels, old.kernel_size, old.stride)
+        rest = (old.padding, old.dilation, old.groups, old.bias is not None, old.padding_mode)
+        new = QuantConv2d(*shape, *rest, device="meta", input=quantiser)
+    elif isinstance(old, nn.Linear):
+        new = QuantLinear(old.in_features, old.out_features, old.bias is not None, device="meta", input=quantiser)
+    else:
+        raise BitwrightError(
+            f"a {type(old).__name__} can't have a quantised input; only nn.Conv2d and nn.Linear can", kind="edit"
+        )
+    for name, parameter in old.named_parameters(recurse=False):
+        setattr(new, name, parameter)
+    return new.to(old.weight.device)

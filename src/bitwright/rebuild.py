@@ -6,6 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitwright import edits
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 
@@ -68,7 +69,7 @@ def _outputs(model: nn.Module, data: Dataset) -> int:
 
 
 def save_checkpoint(model: nn.Module, path: Path, label: str) -> None:
-    """Write the weights of a plain model; parametrizations and values that are not finite are refused."""
+    """Write the weights of a plain model and its edits; parametrizations and values that are not finite are refused."""
     import torch
     from safetensors.torch import save
     from torch.nn.utils import parametrize
@@ -82,15 +83,16 @@ def save_checkpoint(model: nn.Module, path: Path, label: str) -> None:
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise BitwrightError(f"step {label} left NaN or infinite values in {', '.join(bad)}", kind="not-finite")
-    write_atomic(path, save(state))
+    write_atomic(path, save(state, {"edits": edits.to_json(model)}))
 
 
 def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Load what `save_checkpoint` wrote into a model of the same shape."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
+    """Make the edits of a checkpoint on a model as its constructor built it, and load what `save_checkpoint` wrote."""
+    from safetensors import SafetensorError, safe_open
 
     try:
-        model.load_state_dict(load(path.read_bytes()))
+        with safe_open(path, "pt") as file:
+            edits.replay(model, edits.from_json((file.metadata() or {}).get("edits", "[]")))
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, RuntimeError, SafetensorError) as error:
         raise BitwrightError(f"cannot load the checkpoint {path}: {error}", kind="checkpoint") from None

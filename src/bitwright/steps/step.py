@@ -38,8 +38,10 @@ class Step:
 
 
 def matching(pattern: str, layers: Mapping[str, nn.Module]) -> set[str]:
-    """The paths of `layers` that a pattern means: a shell pattern over paths ("features.*"), a type name ("Linear"), or
-    "re:" and a regular expression."""
+    """The paths of `layers` that a pattern means: a shell pattern over paths ("features.*"), a type name ("Linear"),
+    "re:" and a regular expression, or "first" and "last" in the model's order."""
+    if pattern in ("first", "last") and pattern not in layers:
+        return set(list(layers)[:1] if pattern == "first" else list(layers)[-1:])
     if pattern.startswith("re:"):
         return {name for name in layers if re.search(pattern[3:], name)}
     return {n for n, m in layers.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}

@@ -1,0 +1,125 @@
+"""Weights of +1 and -1 in training (BinaryConnect)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.steps.latent import Latent, quantised_weights, signs, surrogate
+from bitwright.steps.layers import check_layers, check_untied, weight_of
+from bitwright.steps.masks import attached
+from bitwright.steps.step import Step, select_layers
+from bitwright.training.settings import Optimizer, Schedule, TrainSettings
+
+if TYPE_CHECKING:
+    from bitwright.context import Context
+
+Mode = Literal["deterministic", "stochastic"]
+
+_TRAIN = TrainSettings(
+    epochs=250,
+    batch_size=100,
+    optimizer=Optimizer("Adam", 1e-3, {}),
+    schedule=Schedule("exponential", gamma=math.log(1e-3 / 3e-6) / 250),
+    weight_decay=0.0,
+    loss="squared-hinge",
+)
+
+
+class BinarySigns(Latent):
+    """w = +1 or -1 from a latent weight in [-1, 1]; see `BinaryConnect`."""
+
+    def __init__(self, mode: Mode = "deterministic") -> None:
+        super().__init__()
+        self.mode = mode
+
+    def prepare(self, latent: Tensor) -> None:
+        """The clip after the update before, w <- clip(w, -1, 1)."""
+        latent.clamp_(-1, 1)
+
+    def quantise(self, latent: Tensor) -> Tensor:
+        """Signs, drawn in training if stochastic; the real weights of a stochastic layer at test time."""
+        if self.mode == "stochastic":
+            if not self.training:
+                return latent.clamp(-1, 1)
+            threshold = torch.rand_like(latent) * 2 - 1  # P(+1) = P(threshold <= w) = (w + 1) / 2
+            return surrogate(signs(latent.detach() - threshold), latent)
+        return surrogate(signs(latent.detach()), latent)
+
+
+def glorot_factor(weight: Tensor) -> float:
+    """1 / sqrt(1.5 / (fan_in + fan_out)), with fans of k k C (released code of Courbariaux et al. 2015)."""
+    field_size = weight[0, 0].numel()
+    return math.sqrt((weight.shape[0] + weight.shape[1]) * field_size / 1.5)
+
+
+@contextmanager
+def binary_weights(layers: dict[str, nn.Module], mode: Mode, scale_rates: bool) -> Iterator[None]:
+    """While inside, the layers compute with signs of latent weights; with `scale_rates` those learn faster."""
+    with quantised_weights(layers, lambda name, weight: BinarySigns(mode)):
+        for layer in layers.values():
+            free = attached(layer, "weight")[1]
+            free.lr_factor = glorot_factor(free) if scale_rates else 1.0  # type: ignore[attr-defined]
+        yield
+
+
+@dataclass(frozen=True)
+class BinaryConnect(Step):
+    """Train with weights of +1 and -1, keep the small changes in latent ones (Courbariaux, Bengio, David 2015).
+
+        deterministic  w_b = sign(w)                       stochastic  P(w_b = +1) = clip((w + 1) / 2, 0, 1)
+        dL/dw = dL/dw_b,     w <- clip(w - eta s dL/dw, -1, 1),      s = 1 / sqrt(1.5 / (fan_in + fan_out))
+
+    At test time a deterministic network has the signs (1 bit per weight), a stochastic one the real weights w (section
+    2.6, third way): stochastic binarisation regularises and gives no small file; a warning says so.
+
+    mode            "deterministic" or "stochastic" (section 2.3).
+    layers, ignore  which; all of them in the paper, the first and the last too. They need a norm behind them, as
+                    sums of signs grow with the fan-in.
+    scale_rates     multiply the latent weights' learning rates by s (section 2.5), as the released code does.
+    start           "uniform": latent weights start uniform in [-1, 1], as in the released code; "given": as they are.
+    train           the training: Adam from 1e-3 to 3e-6, batch 100, 250 epochs, square hinge loss (released code).
+    """
+
+    name: ClassVar[str] = "binaryconnect"
+    keeps_zeros: ClassVar[bool] = False
+    paper: ClassVar[str] = "Courbariaux, Bengio, David, NIPS 2015"
+
+    mode: Mode = "deterministic"
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+    scale_rates: bool = True
+    start: Literal["uniform", "given"] = "uniform"
+    train: TrainSettings = field(default_factory=lambda: _TRAIN)
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        layers = select_layers(model, self.layers, self.ignore)
+        check_layers(layers)
+        check_untied(model, layers)
+        if self.mode == "stochastic":
+            warnings.warn(
+                "stochastic BinaryConnect ends with real weights (section 2.6 of the paper): the packed file will not "
+                'be small; mode="deterministic" gives 1 bit per weight',
+                stacklevel=2,
+            )
+        if self.start == "uniform":
+            start_uniform(layers, context.seed)
+        with binary_weights(layers, self.mode, self.scale_rates):
+            context.train(model, self.train)
+        return model
+
+
+@torch.no_grad()
+def start_uniform(layers: dict[str, nn.Module], seed: int) -> None:
+    """Latent weights uniform in [-1, 1]; biases stay."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers.values():
+        weight = weight_of(layer)
+        weight.copy_(torch.rand(weight.shape, generator=generator) * 2 - 1)

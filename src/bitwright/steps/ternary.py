@@ -106,20 +106,22 @@ class TWN(Step):
 
 
 class TrainedTernary(Latent):
-    """w = W_p where latent > Delta, -W_n where latent < -Delta, else 0; see `TTQ`.
+    """w = u W_p where latent > Delta, -u W_n where latent < -Delta, else 0; see `TTQ`.
 
-    `positive` and `negative` are W_p and W_n, trained; float32 scalars.
+    `positive` and `negative` are W_p and W_n, trained scalars; `unit` is u, float32.
     """
+
+    unit: Tensor
 
     def __init__(self, weight: Tensor, threshold: float, sparsity: float | None, initial: str, rate: float) -> None:
         super().__init__()
         self.threshold, self.sparsity = threshold, sparsity
         with torch.no_grad():
             above, below = self.supports(weight)
-            ones = torch.ones((), device=weight.device)
-            means = [weight[s].abs().mean() if bool(s.any()) else ones for s in (above, below)]
-        start = [ones, ones] if initial == "one" else means
-        self.positive, self.negative = (nn.Parameter(s.clone().float()) for s in start)
+            sizes = [weight[s].abs().mean() for s in (above, below) if bool(s.any())]
+            unit = torch.stack(sizes).mean() if sizes and initial == "mean" else torch.ones(())
+        self.register_buffer("unit", unit.to(weight))
+        self.positive, self.negative = (nn.Parameter(torch.ones_like(self.unit)) for _ in range(2))
         for magnitude in (self.positive, self.negative):
             magnitude.lr_factor = rate  # type: ignore[attr-defined]
 
@@ -142,7 +144,7 @@ class TrainedTernary(Latent):
             above, below = self.supports(latent.detach())
             one = torch.ones((), device=latent.device)
             slope = torch.where(above, self.positive, torch.where(below, self.negative, one))
-        weight = self.positive * above - self.negative * below
+        weight = (self.unit * self.positive) * above - (self.unit * self.negative) * below
         return surrogate(weight, latent, slope)
 
 
@@ -150,8 +152,8 @@ class TrainedTernary(Latent):
 class TTQ(Step):
     """Trained ternary quantisation (Zhu, Han, Mao, Dally 2017): -W_n, 0 or +W_p, two trained magnitudes per layer.
 
-        Delta = t max |w|,    w~ = W_p where w > Delta,  -W_n where w < -Delta,  0 elsewhere
-        dL/dW_p = sum_{w > Delta} dL/dw~_i,              dL/dW_n = - sum_{w < -Delta} dL/dw~_i
+        Delta = t max |w|,    w~ = u W_p where w > Delta,  -u W_n where w < -Delta,  0 elsewhere
+        dL/dW_p = u sum_{w > Delta} dL/dw~_i,             dL/dW_n = - u sum_{w < -Delta} dL/dw~_i
         dL/dw_i = W_p dL/dw~_i,  dL/dw~_i,  W_n dL/dw~_i  for w_i > Delta,  |w_i| <= Delta,  w_i < -Delta
 
     (The paper's equation 7 leaves out the minus sign, which follows from w~ = -W_n.) Bits per weight: log2 3 at most
@@ -160,8 +162,10 @@ class TTQ(Step):
     layers, ignore  which; as in the paper all but the first and the last.
     threshold       t, 0.05 in the paper.
     sparsity        a fixed share of zeros instead of `threshold` (the paper's second way).
-    initial         "mean": W_p and W_n begin as the mean of the weights that they replace; "one": as 1, as in the
-                    authors' code. With "one" the network is another one at the start, which long trainings forget.
+    initial         W_p and W_n begin as 1, as in the authors' code, in units u of 1 ("one", as there) or of the mean
+                    size of the layer's weights above the threshold ("mean"). With "one" weights are many times what
+                    they were; with "mean" the network starts close to what it was. (W_p = W_n = u = mean instead
+                    would make weights near zero, whose slope is 1, move many times faster than the others.)
     rate            factor on the learning rate of W_p and W_n, whose gradients are sums over thousands of weights.
     train           the training; in the paper SGD from 0.1 with momentum 0.9, decay 2e-4 on latent weights and on
                     W_p and W_n, batch 128, hundreds of epochs. Here: 60 epochs, cosine.

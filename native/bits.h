@@ -45,7 +45,7 @@ static inline int64_t bits_steps(const BitSums* s) { return s->kernel_h * s->ker
 // sum = start +- (passes << shift). Where `limit` is set nothing but the bit of a sign is wanted, which is
 // (passes < limit) != flip, limits lying where starts lie.
 typedef struct {
-  SumEpilogue e;  // vectors padded to lanes; threshold and flip unused
+  SumEpilogue e;  // vectors padded to lanes
   int64_t channels;
   int shift, negate;
   const int32_t* start;     // [classes][lanes]

@@ -177,7 +177,7 @@ ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t l
     : RowOperation(input_sizes(window, x, finish), output_sizes(window, finish)), finish_(std::move(finish)) {
   const bool two = !finish_.negative.empty();
   const bool depthwise = !two && window.groups == window.in_c && window.groups == window.out_c && window.groups > 1;
-  conv_ = {window, x, low, step, padding, two, depthwise, nullptr, 0, nullptr, nullptr, nullptr, 0};
+  conv_ = {window, x, low, step, padding, two, depthwise, nullptr, 0, nullptr, nullptr, nullptr, 0, nullptr, nullptr};
   check_sums(conv_, weights);
   borders_ = find_borders(conv_, weights);
   const Variant variant = choose_variant(conv_);
@@ -190,13 +190,13 @@ ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t l
   conv_.column_class = borders_.column_class.data();
   conv_.start = borders_.start.data();
   conv_.column_classes = borders_.columns;
-  set_thresholds(weights);
+  set_limits(weights);
   name_ = variant.name;
   run_ = variant.run;
 }
 
-// Where only a sign is wanted, it is read off the exact sum.
-void ByteConvOp::set_thresholds(const int8_t* weights) {
+// Where only a sign is wanted, it is read off the sum of the codes.
+void ByteConvOp::set_limits(const int8_t* weights) {
   if (!finish_.encode || finish_.out || finish_.residual || conv_.two || finish_.encode->kind != ENCODE_SIGN) return;
   const int64_t taps = conv_.shape.in_c / conv_.shape.groups * conv_.shape.kernel_h * conv_.shape.kernel_w;
   const int64_t last = conv_.low + int64_t{255} * conv_.step;
@@ -210,20 +210,26 @@ void ByteConvOp::set_thresholds(const int8_t* weights) {
   if (!finish_.multiplier.empty()) e.multiplier = finish_.multiplier.data();
   e.rest = finish_.rest(nullptr);
   e.encode = finish_.encode->view();
-  for (const Threshold& t : find_thresholds(e, low, high)) {
-    threshold_.push_back(static_cast<int32_t>(t.at));
-    flip_.push_back(t.flip);
-  }
+  const std::vector<Threshold> thresholds = find_thresholds(e, low, high);
+  if (thresholds.empty()) return;
+  for (const Threshold& t : thresholds) flip_.push_back(t.flip);
+  const int64_t count = borders_.rows * borders_.columns * borders_.lanes;
+  limit_ = Aligned<int32_t>(count);
+  for_each_lane(conv_, [&](int64_t lane, int64_t o, int) {
+    for (int64_t i = lane; i < count; i += borders_.lanes) {
+      const int64_t least = thresholds[o].at - borders_.start.data()[i];  // of step * sum
+      limit_.data()[i] = static_cast<int32_t>(
+          std::clamp<int64_t>(conv_.step == 2 ? (least + 1) >> 1 : least, INT32_MIN, INT32_MAX));
+    }
+  });
+  conv_.limit = limit_.data();
+  conv_.flip = flip_.data();
 }
 
 void ByteConvOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   if (batch == 0) return;
   const Conv2dShape& s = conv_.shape;
-  SumEpilogue epilogue = finish_.view(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr, outputs);
-  if (!threshold_.empty()) {
-    epilogue.threshold = threshold_.data();
-    epilogue.flip = flip_.data();
-  }
+  const SumEpilogue epilogue = finish_.view(finish_.residual ? static_cast<const float*>(inputs[1]) : nullptr, outputs);
   threads = useful_threads(batch, threads);
   // Several per thread, so that one that the system holds up leaves its share to the others.
   const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1;

@@ -26,13 +26,14 @@ class ByteConvOp final : public RowOperation {
   std::string kernel() const override { return name_; }
 
  private:
-  void set_thresholds(const int8_t* weights);
+  void set_limits(const int8_t* weights);
 
   Finish finish_;
   ByteConv conv_;
   Borders borders_;
   Aligned<uint8_t> packed_;
-  std::vector<int32_t> threshold_, flip_;  // of SumEpilogue, or empty
+  Aligned<int32_t> limit_;  // of ByteConv, or empty
+  std::vector<int32_t> flip_;
   std::string name_;
   void (*run_)(BYTES_ARGUMENTS);
 };

@@ -65,15 +65,12 @@ static inline uint32_t encode_value(const Encode* e, float y, int64_t channel) {
 
 // What becomes of the exact sum of an output: y = (float)sum * multiplier[o]; where `negative` is set (ternary weights
 // of two magnitudes) y = (float)sum_of_P * multiplier[o] - (float)sum_of_N * negative[o]; then `rest` as for float
-// kernels; then y is stored in `out` and, encoded, in `codes`, each unless null. Where `threshold` is set, the code of
-// a sign is (sum >= threshold[o]) != flip[o], which gives the same bit, and nothing else is asked for.
+// kernels; then y is stored in `out` and, encoded, in `codes`, each unless null.
 typedef struct {
-  const float* multiplier;   // [O]
-  const float* negative;     // [O] or null
+  const float* multiplier;  // [O]
+  const float* negative;    // [O] or null
   Epilogue rest;
-  float* out;                // NHWC or null
+  float* out;               // NHWC or null
   Encode encode;
   void* codes;
-  const int32_t* threshold;  // [O] or null
-  const int32_t* flip;       // [O] 0 or 1, set exactly when threshold is
 } SumEpilogue;

@@ -13,7 +13,7 @@ Epilogue Finish::rest(const float* residual) const {
 }
 
 SumEpilogue Finish::view(const float* residual, void* const* outputs) const {
-  SumEpilogue e = {or_null(multiplier), or_null(negative), rest(residual), nullptr, {}, nullptr, nullptr, nullptr};
+  SumEpilogue e = {or_null(multiplier), or_null(negative), rest(residual), nullptr, {}, nullptr};
   e.encode.kind = ENCODE_NONE;
   if (out) e.out = static_cast<float*>(*outputs++);
   if (encode) {

@@ -32,11 +32,8 @@ static Lines divide(int64_t lines, int64_t length, int64_t columns) {
   return r;
 }
 
-// Cycles of four products of tiles, one per row; but each waits for the one before it.
-static int64_t cost(const Lines* l) {
-  const int64_t each = 4 * l->rows < 52 ? 52 : 4 * l->rows;
-  return ceil_div(l->lines * l->pieces, 2) * each;
-}
+// Pairs of tiles. These take 64 cycles for four products whatever their rows: the unit takes in two tiles of weights.
+static int64_t cost(const Lines* l) { return ceil_div(l->lines * l->pieces, 2); }
 
 static Lines choose_lines(const ByteConv* c, const ByteTask* task) {
   const Conv2dShape* s = &c->shape;
@@ -52,81 +49,79 @@ typedef struct {
   const uint8_t* x[2];  // first pixels
   int64_t pixel_step, kernel_h, tap_row_step, segments, segment_step, chunks;
   const uint8_t* weights;
-  int64_t width;  // bytes of the block's lanes of one word
-  int32_t* sums;  // [2][16][SUM_LANES]
-  int resume;     // adds to the sums
+  int64_t width;   // bytes of the block's lanes of one word
+  int32_t* sums;   // [2][16][SUM_LANES]
+  int32_t* before; // where what the registers hold from the call before goes, or null
+  int resume;      // adds to the sums
 } AmxTile;
 
-// NA tiles of pixels by NB tiles of lanes: sums in registers 0 to 3, pixels in 4 and 5, weights in 6 and 7.
+// Register REGISTER, whose sums begin AT lanes from the first, takes up the sums of this call. Its store lies between
+// two products of other registers: four stores in a row would keep the unit waiting.
+#define TAKE_UP(REGISTER, AT)                                              \
+  if (FIRST) {                                                             \
+    const int64_t step = SUM_LANES * sizeof(int32_t);                      \
+    if (t->before) _tile_stored(REGISTER, t->before + (AT), step);         \
+    if (t->resume)                                                         \
+      _tile_loadd(REGISTER, t->sums + (AT), step);                         \
+    else                                                                   \
+      _tile_zero(REGISTER);                                                \
+  }
+enum { SECOND = 16 * SUM_LANES };  // sums of the second tile of pixels
+
+// A product of each of NA tiles of pixels with each of NB tiles of lanes: sums in registers 0 to 3, pixels in 4 and 5,
+// weights in 6 and 7.
+template <int NA, int NB, bool FIRST>
+static inline void amx_step(const AmxTile* t, int64_t at, const uint8_t* w) {
+  _tile_loadd(6, w, t->width);
+  _tile_loadd(4, t->x[0] + at, t->pixel_step);
+  TAKE_UP(0, 0)
+  _tile_dpbusd(0, 4, 6);
+  if (NB > 1) _tile_loadd(7, w + 64, t->width);
+  TAKE_UP(1, 16)
+  if (NB > 1) _tile_dpbusd(1, 4, 7);
+  if (NA > 1) _tile_loadd(5, t->x[1] + at, t->pixel_step);
+  TAKE_UP(2, SECOND)
+  if (NA > 1) _tile_dpbusd(2, 5, 6);
+  TAKE_UP(3, SECOND + 16)
+  if (NA > 1 && NB > 1) _tile_dpbusd(3, 5, 7);
+}
+
 template <int NA, int NB>
 static void amx_tile(const AmxTile* t) {
-  const int64_t step = SUM_LANES * sizeof(int32_t);
-  int32_t* second = t->sums + 16 * SUM_LANES;
-  if (t->resume) {
-    _tile_loadd(0, t->sums, step);
-    if (NB > 1) _tile_loadd(1, t->sums + 16, step);
-    if (NA > 1) _tile_loadd(2, second, step);
-    if (NA > 1 && NB > 1) _tile_loadd(3, second + 16, step);
-  } else {
-    _tile_zero(0);
-    if (NB > 1) _tile_zero(1);
-    if (NA > 1) _tile_zero(2);
-    if (NA > 1 && NB > 1) _tile_zero(3);
-  }
   const uint8_t* w = t->weights;
   for (int64_t ky = 0; ky < t->kernel_h; ++ky)
     for (int64_t g = 0; g < t->segments; ++g) {
       int64_t at = ky * t->tap_row_step + g * t->segment_step;
-      for (int64_t k = 0; k < t->chunks; ++k, at += 64, w += 16 * t->width) {
-        _tile_loadd(6, w, t->width);
-        if (NB > 1) _tile_loadd(7, w + 64, t->width);
-        _tile_loadd(4, t->x[0] + at, t->pixel_step);
-        _tile_dpbusd(0, 4, 6);
-        if (NB > 1) _tile_dpbusd(1, 4, 7);
-        if (NA > 1) {
-          _tile_loadd(5, t->x[1] + at, t->pixel_step);
-          _tile_dpbusd(2, 5, 6);
-          if (NB > 1) _tile_dpbusd(3, 5, 7);
-        }
-      }
+      for (int64_t k = 0; k < t->chunks; ++k, at += 64, w += 16 * t->width)
+        w == t->weights ? amx_step<NA, NB, true>(t, at, w) : amx_step<NA, NB, false>(t, at, w);
     }
 }
 
-template <int NA, int NB>
-static void amx_store(const AmxTile* t) {
-  const int64_t step = SUM_LANES * sizeof(int32_t);
-  int32_t* second = t->sums + 16 * SUM_LANES;
-  _tile_stored(0, t->sums, step);
-  if (NB > 1) _tile_stored(1, t->sums + 16, step);
-  if (NA > 1) _tile_stored(2, second, step);
-  if (NA > 1 && NB > 1) _tile_stored(3, second + 16, step);
-}
-
-// The sums of one or two tiles of pixels, into registers; then from these into memory.
+// The sums of one or two tiles of pixels, into registers.
 static void add_products(int pieces, const AmxTile* t) {
   if (t->width == 4 * SUM_LANES)
     pieces == 2 ? amx_tile<2, 2>(t) : amx_tile<1, 2>(t);
   else
     pieces == 2 ? amx_tile<2, 1>(t) : amx_tile<1, 1>(t);
 }
-static void store_sums(int pieces, const AmxTile* t) {
-  if (t->width == 4 * SUM_LANES)
-    pieces == 2 ? amx_store<2, 2>(t) : amx_store<1, 2>(t);
-  else
-    pieces == 2 ? amx_store<2, 1>(t) : amx_store<1, 1>(t);
+static void store_sums(int32_t* sums) {
+  const int64_t step = SUM_LANES * sizeof(int32_t);
+  _tile_stored(0, sums, step);
+  _tile_stored(1, sums + 16, step);
+  _tile_stored(2, sums + SECOND, step);
+  _tile_stored(3, sums + SECOND + 16, step);
 }
 
 // The runs of the pixels of piece `i` of all lines, those left out that an earlier piece had or that are no outputs.
-static int64_t piece_runs(const ByteConv* c, const SumEpilogue* e, const ByteTask* task, const Lines* l, int64_t i,
-                          int64_t lane, const int32_t* sums, PixelRun* runs) {
-  const int across = task->image1 - task->image0 > 1;
+static int64_t piece_runs(const Outputs* o, int64_t row0, const Lines* l, int64_t i, int64_t lane, const int32_t* sums,
+                          PixelRun* runs) {
   const int64_t begin = piece_begin(l, i), end = begin + l->rows;
   PixelRun* r = runs;
   for (int64_t p = i % l->pieces * l->rows; p < end;) {
     const int64_t y = l->columns ? p / l->columns : i / l->pieces, x = l->columns ? p % l->columns : p;
-    const int64_t left = l->columns ? l->columns - x : end, outputs = l->columns ? c->shape.out_w - x : end;
+    const int64_t left = l->columns ? l->columns - x : end, outputs = l->columns ? o->conv->shape.out_w - x : end;
     if (outputs > 0) {
-      locate(r, c, e, across, lane, task->image0 + (across ? x : 0), task->row0 + y, across ? 0 : x);
+      locate(r, o, lane, row0 + y, x);
       r->count = outputs < end - p ? outputs : end - p;
       r++->sums = sums + (p - begin) * SUM_LANES;
     }
@@ -148,11 +143,12 @@ static void packed_block(const ByteConv* c, AmxTile t, int64_t block, const Line
     expand_words(c, block, lanes, words, word, count, (int8_t*)expanded);
     for (int64_t i = 0; i < l->pieces; i += 2) {
       for (int j = 0; j < 2; ++j) t.x[j] = first + piece_begin(l, i + j) * t.pixel_step + word * 4;
+      t.before = word || i ? t.sums : 0;
       t.sums = sums + i * 16 * SUM_LANES;
       add_products(i + 1 < l->pieces ? 2 : 1, &t);
-      store_sums(i + 1 < l->pieces ? 2 : 1, &t);
     }
   }
+  store_sums(t.sums);
 }
 
 // A pair of tiles of pixels.
@@ -171,6 +167,7 @@ void bytes_amx(BYTES_ARGUMENTS) {
   const int64_t pixel = code_pixel_units(&c->x), row = code_columns(&c->x) * pixel, image = code_image_bytes(&c->x);
   const uint8_t* first = x + task->image0 * image + (c->x.top + task->row0 * s->stride_h - s->pad_h) * row +
                          (c->x.left - s->pad_w) * pixel;
+  const Outputs outputs = task_outputs(c, epilogue, task);
   const Lines lines = choose_lines(c, task);
   configure(lines.rows);
   AmxTile t;
@@ -198,18 +195,20 @@ void bytes_amx(BYTES_ARGUMENTS) {
     t.width = 4 * byte_block_lanes(c, block);
     t.weights = (const uint8_t*)c->weights + lane * taps;
     t.sums = now->sums;
+    t.before = n > 0 ? before->sums : 0;
     now->block = b;
     now->runs_found = 0;
     for (int j = 0; j < pieces; ++j) {
       t.x[j] = first + group * code_group_units(&c->x) + (i + j) / lines.pieces * s->stride_h * row +
                piece_begin(&lines, i + j) * t.pixel_step;
       const int32_t* sums = t.sums + j * 16 * SUM_LANES;
-      now->runs_found += piece_runs(c, epilogue, task, &lines, i + j, lane, sums, now->runs + now->runs_found);
+      now->runs_found += piece_runs(&outputs, task->row0, &lines, i + j, lane, sums, now->runs + now->runs_found);
     }
     add_products(pieces, &t);
     if (n > 0) finish_block(c, epilogue, storage, before->block, before->runs, before->runs_found);
-    store_sums(pieces, &t);
-    if (n == pairs * blocks - 1) finish_block(c, epilogue, storage, b, now->runs, now->runs_found);
+    if (n < pairs * blocks - 1) continue;
+    store_sums(now->sums);
+    finish_block(c, epilogue, storage, b, now->runs, now->runs_found);
   }
   for (int64_t b = task->block0; b < task->block1 && c->bits; ++b) {
     PixelRun runs[BYTE_IMAGES];
@@ -217,7 +216,7 @@ void bytes_amx(BYTES_ARGUMENTS) {
     t.width = 4 * byte_block_lanes(c, b);
     packed_block(c, t, b, &lines, first, own->weights);
     for (int64_t i = 0; i < lines.pieces; ++i)
-      found += piece_runs(c, epilogue, task, &lines, i, b * SUM_LANES, t.sums + i * 16 * SUM_LANES, runs + found);
+      found += piece_runs(&outputs, task->row0, &lines, i, b * SUM_LANES, t.sums + i * 16 * SUM_LANES, runs + found);
     finish_block(c, epilogue, storage, b, runs, found);
   }
   _tile_release();

@@ -194,9 +194,9 @@ static void byte_conv(BYTES_ARGUMENTS) {
   t.resume = 0;
   const int64_t taps = t.kernel_h * t.segments * t.words;
   // A row of the tile: pixels of a row, or of images.
-  const int across = task->image1 - task->image0 > 1;
-  const int64_t length = across ? task->image1 - task->image0 : s->out_w;
-  const int64_t step = across ? source.image : s->stride_w * source.pixel;
+  const Outputs outputs = task_outputs(c, epilogue, task);
+  const int64_t length = outputs.across ? task->image1 - task->image0 : s->out_w;
+  const int64_t step = outputs.across ? source.image : s->stride_w * source.pixel;
   t.pixel_step = step;
   for (int64_t b = task->block0; b < task->block1; ++b) {
     const int64_t group = b / byte_group_blocks(c), block = b % byte_group_blocks(c);
@@ -206,7 +206,7 @@ static void byte_conv(BYTES_ARGUMENTS) {
     t.width = byte_block_lanes(c, block);
     if (c->bits) {
       PixelRun run;
-      locate(&run, c, epilogue, 1, lane, task->image0, 0, 0);
+      locate(&run, &outputs, lane, 0, 0);
       run.count = task->image1 - task->image0;
       run.sums = t.sums;
       t.x = first;
@@ -224,7 +224,7 @@ static void byte_conv(BYTES_ARGUMENTS) {
         const int64_t x0 = length * i / tiles, x1 = length * (i + 1) / tiles;
         PixelRun runs[2];
         for (int64_t j = 0; j < ry; ++j) {
-          locate(runs + j, c, epilogue, across, lane, task->image0 + (across ? x0 : 0), y + j, across ? 0 : x0);
+          locate(runs + j, &outputs, lane, y + j, x0);
           runs[j].count = x1 - x0;
           runs[j].sums = t.sums + j * (x1 - x0) * SUM_LANES;
         }

@@ -18,20 +18,38 @@ typedef struct {
   int64_t code_step;
 } PixelRun;
 
-// Sets all but the count and the sums. `lane`: the block's first of all groups.
-static inline void locate(PixelRun* r, const ByteConv* c, const SumEpilogue* e, int across, int64_t lane, int64_t image,
-                          int64_t y, int64_t x) {
+// Where the outputs of a task lie: pixels of its first image, or, where images have one, of all of its images.
+typedef struct {
+  const ByteConv* conv;
+  int64_t lanes;                // of all groups
+  int64_t position, row, step;  // in the float output: the first pixel, from row to row, from pixel to pixel
+  uint8_t* codes;               // of the first pixel, or null
+  int64_t code_row, code_step;
+  int across;  // images
+} Outputs;
+
+static inline Outputs task_outputs(const ByteConv* c, const SumEpilogue* e, const ByteTask* task) {
+  const Conv2dShape* s = &c->shape;
   const CodeLayout* l = &e->encode.layout;
-  const int64_t lanes = byte_groups(c) * byte_group_lanes(c), unit = l->planes ? 4 : 1;
-  r->start = c->start + c->row_class[y] * c->column_classes * lanes + lane;
-  r->column_class = across ? 0 : c->column_class + x;
-  r->position = ((image * c->shape.out_h + y) * c->shape.out_w + x) * c->shape.out_c;
-  r->step = c->shape.out_c;
-  r->codes = 0;
-  r->code_step = 0;
-  if (e->encode.kind == ENCODE_NONE) return;
-  r->codes = (uint8_t*)e->codes + image * code_image_bytes(l) + unit * code_pixel(l, y, x);
-  r->code_step = across ? code_image_bytes(l) : unit * code_pixel_units(l);
+  Outputs r = {c, byte_groups(c) * byte_group_lanes(c), task->image0 * s->out_h * s->out_w * s->out_c,
+               s->out_w * s->out_c, s->out_c, 0, 0, 0, task->image1 - task->image0 > 1};
+  if (e->encode.kind == ENCODE_NONE) return r;
+  const int64_t unit = l->planes ? 4 : 1, pixel = unit * code_pixel_units(l);
+  r.codes = (uint8_t*)e->codes + task->image0 * code_image_bytes(l) + unit * code_pixel(l, 0, 0);
+  r.code_row = code_columns(l) * pixel;
+  r.code_step = r.across ? code_image_bytes(l) : pixel;
+  return r;
+}
+
+// A run from pixel (y, x) on, all but the count and the sums. `lane`: the block's first of all groups.
+static inline void locate(PixelRun* r, const Outputs* o, int64_t lane, int64_t y, int64_t x) {
+  const ByteConv* c = o->conv;
+  r->start = c->start + c->row_class[y] * c->column_classes * o->lanes + lane;
+  r->column_class = o->across ? 0 : c->column_class + x;
+  r->position = o->position + y * o->row + x * o->step;
+  r->step = o->step;
+  r->codes = o->codes ? o->codes + y * o->code_row + x * o->code_step : 0;
+  r->code_step = o->code_step;
 }
 
 // The task of the first channels writes what is around the codes.
@@ -69,89 +87,107 @@ static inline void store_codes(const CodeLayout* l, int storage, uint8_t* pixel,
   }
 }
 
-// What most layers want, known when the loop is compiled: bytes by a multiplier, whole vectors of them, nothing else.
-static inline int only_bytes(const SumEpilogue* e, int storage, int32_t step, int64_t n) {
-  return storage == STORE_BYTES && n == LANES && e->multiplier && !e->negative && !e->rest.scale &&
-         !e->rest.residual && !e->out && !e->encode.scale && e->encode.kind == ENCODE_QUANTIZE && step == 1;
-}
-
-// Signs as bytes, where thresholds tell them: VECTORS vectors of a block from the v-th on; `channel` is their first.
+// Signs as bytes, where limits tell them: VECTORS vectors of a block from the v-th on; `channel` is their first.
 template <int VECTORS>
-static inline void finish_signs(const ByteConv* c, const SumEpilogue* e, int64_t v, int64_t channel,
-                                const PixelRun* run) {
+static inline void finish_signs(const ByteConv* c, int64_t v, int64_t channel, const PixelRun* run) {
   const int64_t lanes = byte_groups(c) * byte_group_lanes(c), count = run->count, code_step = run->code_step;
-  const int32_t *sums = run->sums + v * LANES, *starts = run->start + v * LANES, *column_class = run->column_class;
-  const int twice = c->step == 2;
-  ints at[VECTORS], flip[VECTORS];
+  const int32_t *sums = run->sums + v * LANES, *column_class = run->column_class;
+  const int32_t* limits = c->limit + (run->start - c->start) + v * LANES;
+  ints flip[VECTORS];
 #pragma GCC unroll 4
-  for (int k = 0; k < VECTORS; ++k) {
-    at[k] = ints_load(e->threshold + channel + k * LANES);
-    flip[k] = ints_load(e->flip + channel + k * LANES);
-  }
+  for (int k = 0; k < VECTORS; ++k) flip[k] = ints_load(c->flip + channel + k * LANES);
   uint8_t* pixel = run->codes + channel;
-  for (int64_t i = 0; i < count; ++i, sums += SUM_LANES, pixel += code_step) {
-    const int32_t* start = column_class ? starts + column_class[i] * lanes : starts;
 #pragma GCC unroll 4
-    for (int k = 0; k < VECTORS; ++k) {
-      const ints sum = ints_load(sums + k * LANES), scaled = twice ? ints_add(sum, sum) : sum;
-      const ints exact = ints_add(scaled, ints_load(start + k * LANES));
-      store_signs(pixel + k * LANES, exact, at[k], flip[k]);
-    }
+  for (int64_t i = 0; i < count; ++i, sums += SUM_LANES, pixel += code_step) {
+    const int32_t* limit = column_class ? limits + column_class[i] * lanes : limits;
+#pragma GCC unroll 4
+    for (int k = 0; k < VECTORS; ++k)
+      store_signs(pixel + k * LANES, ints_load(sums + k * LANES), ints_load(limit + k * LANES), flip[k]);
   }
 }
 
-// Vector v of a block, of which n lanes count; `channel` is the first. WHOLE: all of them, and codes are bytes or none.
-template <bool ONLY_BYTES, bool WHOLE>
+// What a vector of channels is multiplied by, added to and limited by; zeros where nothing is.
+typedef struct {
+  vec multiplier, negative, bias, scale, shift, code_scale, code_shift, reciprocal, low, high;
+  ints lowest;
+  int64_t lanes;  // from one class of columns to the next
+} Channels;
+
+static inline Channels load_channels(const ByteConv* c, const SumEpilogue* e, int64_t channel, int64_t n) {
+  const Encode* code = &e->encode;
+  const Channels r = {
+      load_or(e->multiplier, channel, n), load_or(e->negative, channel, n),  load_or(e->rest.bias, channel, n),
+      load_or(e->rest.scale, channel, n), load_or(e->rest.shift, channel, n), load_or(code->scale, channel, n),
+      load_or(code->shift, channel, n),   broadcast(code->reciprocal),       broadcast(code->low),
+      broadcast(code->high),              ints_all((int32_t)code->low),      byte_groups(c) * byte_group_lanes(c),
+  };
+  return r;
+}
+
+// What is wanted is looked up once for so many pixels.
+static const int TOGETHER = LANES / 2;
+#define EACH_PIXEL _Pragma("GCC unroll 8") for (int k = 0; k < PIXELS; ++k)
+
+// PIXELS pixels of a run, whose sums begin at lane `offset` of the block. WHOLE: all n lanes of the vector count, and
+// codes are bytes or none.
+template <int PIXELS, bool WHOLE>
+static inline void finish_pixels(const ByteConv* c, const SumEpilogue* e, const Channels* q, int storage,
+                                 int64_t offset, int64_t channel, int64_t n, const PixelRun* run, int64_t first) {
+  const int64_t position = run->position + first * run->step + channel;
+  const int32_t *sums = run->sums + first * SUM_LANES + offset, *starts[PIXELS];
+  const bool stepped = c->step == 2;
+  ints exact[PIXELS];
+  vec y[PIXELS];
+  EACH_PIXEL {
+    starts[k] = run->start + offset + (run->column_class ? run->column_class[first + k] * q->lanes : 0);
+    exact[k] = ints_load(sums + k * SUM_LANES);
+  }
+  if (stepped) EACH_PIXEL exact[k] = ints_add(exact[k], exact[k]);
+  EACH_PIXEL y[k] = to_float(ints_add(exact[k], ints_load(starts[k])));
+  if (e->multiplier) EACH_PIXEL y[k] = mul(y[k], q->multiplier);
+  if (e->negative) EACH_PIXEL {
+      ints less = ints_load(sums + k * SUM_LANES + HALF_LANES);
+      if (stepped) less = ints_add(less, less);
+      y[k] = minus(y[k], mul(to_float(ints_add(less, ints_load(starts[k] + HALF_LANES))), q->negative));
+    }
+  if (e->rest.bias) EACH_PIXEL y[k] = add(y[k], q->bias);
+  if (e->rest.scale) EACH_PIXEL y[k] = add(mul(y[k], q->scale), q->shift);
+  if (e->rest.residual) EACH_PIXEL {
+      const float* residual = e->rest.residual + position + k * run->step;
+      y[k] = add(y[k], WHOLE ? load(residual) : load_first(residual, n));
+    }
+  if (e->rest.relu) EACH_PIXEL y[k] = maximum(zero(), y[k]);
+  if (e->out) EACH_PIXEL {
+      float* out = e->out + position + k * run->step;
+      WHOLE ? store(out, y[k]) : store_first(out, y[k], n);
+    }
+  if (storage == STORE_NONE) return;
+  uint8_t* pixel = run->codes + first * run->code_step;
+  if (e->encode.scale) EACH_PIXEL y[k] = add(mul(y[k], q->code_scale), q->code_shift);
+  if (WHOLE && e->encode.kind == ENCODE_SIGN) {
+    EACH_PIXEL store_not_negative(pixel + k * run->code_step + channel, y[k]);
+    return;
+  }
+  if (e->encode.kind == ENCODE_SIGN) {
+    EACH_PIXEL exact[k] = not_negative(y[k]);
+  } else {
+    EACH_PIXEL exact[k] = ints_sub(round_between(mul(y[k], q->reciprocal), q->low, q->high), q->lowest);
+  }
+  EACH_PIXEL store_codes(&e->encode.layout, WHOLE ? (int)STORE_BYTES : storage, pixel + k * run->code_step, exact[k],
+                         channel, n);
+}
+
+// Vector v of a block, of which n lanes count; `channel` is the first.
+template <bool WHOLE>
 static inline void finish_vector(const ByteConv* c, const SumEpilogue* e, int storage, int64_t v, int64_t channel,
-                                 int64_t lanes_used, const PixelRun* run) {
+                                 int64_t lanes_used, const PixelRun* runs, int64_t count) {
   const int64_t n = WHOLE ? LANES : lanes_used;
-  const Epilogue rest = e->rest;
-  const Encode* encode = &e->encode;
-  const CodeLayout* layout = &encode->layout;
-  float* const out = e->out;
-  const bool two = e->negative != 0, scaled = e->multiplier != 0, encode_scaled = encode->scale != 0;
-  const bool sign = encode->kind == ENCODE_SIGN, stepped = c->step == 2;
-  const vec multiplier = load_or(e->multiplier, channel, n), negative = load_or(e->negative, channel, n);
-  const vec bias = load_or(rest.bias, channel, n);
-  const vec scale = load_or(rest.scale, channel, n), shift = load_or(rest.shift, channel, n);
-  const vec code_scale = load_or(encode->scale, channel, n), code_shift = load_or(encode->shift, channel, n);
-  const vec reciprocal = broadcast(encode->reciprocal), low = broadcast(encode->low), high = broadcast(encode->high);
-  const ints lowest = ints_all((int32_t)encode->low);
-  const int64_t lanes = byte_groups(c) * byte_group_lanes(c), count = run->count;
-  const int32_t *sums = run->sums + v * LANES, *starts = run->start + v * LANES, *column_class = run->column_class;
-  uint8_t* pixel = run->codes;
-  int64_t position = run->position + channel;
-  for (int64_t i = 0; i < count; ++i, sums += SUM_LANES, position += run->step, pixel += run->code_step) {
-    const int32_t* start = column_class ? starts + column_class[i] * lanes : starts;
-    ints exact = ints_load(sums);
-    if (!ONLY_BYTES && stepped) exact = ints_add(exact, exact);
-    vec y = to_float(ints_add(exact, ints_load(start)));
-    if (ONLY_BYTES || scaled) y = mul(y, multiplier);
-    if (!ONLY_BYTES && two) {
-      exact = ints_load(sums + HALF_LANES);
-      if (stepped) exact = ints_add(exact, exact);
-      y = minus(y, mul(to_float(ints_add(exact, ints_load(start + HALF_LANES))), negative));
-    }
-    if (rest.bias) y = add(y, bias);
-    if (!ONLY_BYTES) {
-      if (rest.scale) y = add(mul(y, scale), shift);
-      if (rest.residual) y = add(y, WHOLE ? load(rest.residual + position) : load_first(rest.residual + position, n));
-    }
-    if (rest.relu) y = maximum(zero(), y);
-    if (ONLY_BYTES) {
-      const ints codes = ints_sub(round_between(mul(y, reciprocal), low, high), lowest);
-      store_codes(layout, STORE_BYTES, pixel, codes, channel, LANES);
-      continue;
-    }
-    if (out) WHOLE ? store(out + position, y) : store_first(out + position, y, n);
-    if (storage == STORE_NONE) continue;
-    if (encode_scaled) y = add(mul(y, code_scale), code_shift);
-    if (WHOLE && sign) {
-      store_not_negative(pixel + channel, y);
-      continue;
-    }
-    const ints codes = sign ? not_negative(y) : ints_sub(round_between(mul(y, reciprocal), low, high), lowest);
-    store_codes(layout, WHOLE ? (int)STORE_BYTES : storage, pixel, codes, channel, n);
+  const Channels q = load_channels(c, e, channel, n);
+  for (const PixelRun* run = runs; run < runs + count; ++run) {
+    int64_t i = 0;
+    for (; i + TOGETHER <= run->count; i += TOGETHER)
+      finish_pixels<TOGETHER, WHOLE>(c, e, &q, storage, v * LANES, channel, n, run, i);
+    for (; i < run->count; ++i) finish_pixels<1, WHOLE>(c, e, &q, storage, v * LANES, channel, n, run, i);
   }
 }
 
@@ -160,24 +196,21 @@ static inline void finish_block(const ByteConv* c, const SumEpilogue* e, int sto
                                 const PixelRun* runs, int64_t count) {
   const int64_t group = block / byte_group_blocks(c), begin = block % byte_group_blocks(c) * byte_block_channels(c);
   const int64_t channels = byte_group_channels(c);
-  if (e->threshold && storage == STORE_BYTES && channels - begin >= (int64_t)SUM_LANES) {
-    for (int64_t i = 0; i < count; ++i)
-      finish_signs<SUM_LANES / LANES>(c, e, 0, group * channels + begin, runs + i);
+  const int signs = c->limit && storage == STORE_BYTES;
+  if (signs && channels - begin >= (int64_t)SUM_LANES) {
+    for (int64_t i = 0; i < count; ++i) finish_signs<SUM_LANES / LANES>(c, 0, group * channels + begin, runs + i);
     return;
   }
   for (int64_t v = 0; v * LANES < byte_block_channels(c) && begin + v * LANES < channels; ++v) {
     const int64_t left = channels - begin - v * LANES, n = left < LANES ? left : LANES;
     const int64_t channel = group * channels + begin + v * LANES;
-    const int simple = only_bytes(e, storage, c->step, n);
     const int whole = n == LANES && (storage == STORE_NONE || storage == STORE_BYTES);
-    for (int64_t i = 0; i < count; ++i)
-      if (whole && e->threshold && storage == STORE_BYTES)
-        finish_signs<1>(c, e, v, channel, runs + i);
-      else if (simple)
-        finish_vector<true, true>(c, e, storage, v, channel, n, runs + i);
-      else if (whole)
-        finish_vector<false, true>(c, e, storage, v, channel, n, runs + i);
-      else
-        finish_vector<false, false>(c, e, storage, v, channel, n, runs + i);
+    if (!whole) {
+      finish_vector<false>(c, e, storage, v, channel, n, runs, count);
+    } else if (!signs) {
+      finish_vector<true>(c, e, storage, v, channel, n, runs, count);
+    } else {
+      for (int64_t i = 0; i < count; ++i) finish_signs<1>(c, v, channel, runs + i);
+    }
   }
 }

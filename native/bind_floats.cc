@@ -1,6 +1,8 @@
 // Bindings of float operations: convolution, linear, pooling, element-wise, and what only moves numbers.
 #include <nanobind/stl/shared_ptr.h>
 
+#include <limits>
+
 #include "bind_operations.h"
 #include "floats.h"
 #include "pooled.h"
@@ -13,6 +15,7 @@ void check_float_finish(const Finish& f) {
   if (!f.multiplier.empty() || !f.negative.empty())
     refuse("finish has a multiplier, expected none: sums of floats have no scale of their own");
   if (f.encode) refuse("finish has an encode, expected none: float operations are followed by an EncodeOp");
+  check_simple(f);
 }
 
 const float* weight_data(const Array& weight, const Sizes& shape) {
@@ -111,7 +114,14 @@ void make_pooled(PooledOp* self, std::shared_ptr<RowOperation> layer, Pair kerne
   new (self) PooledOp(std::move(layer), pool, out, encode);
 }
 
-struct NormalizeOp : AffineOp { using AffineOp::AffineOp; };
+struct AffineOp : ChannelwiseOp { using ChannelwiseOp::ChannelwiseOp; };
+struct NormalizeOp : ChannelwiseOp { using ChannelwiseOp::ChannelwiseOp; };
+struct PreluOp : ChannelwiseOp { using ChannelwiseOp::ChannelwiseOp; };
+struct ReluOp : UnaryOp { using UnaryOp::UnaryOp; };
+struct ClampOp : UnaryOp { using UnaryOp::UnaryOp; };
+struct AbsOp : UnaryOp { using UnaryOp::UnaryOp; };
+struct AddOp : BinaryOp { using BinaryOp::BinaryOp; };
+struct MulOp : BinaryOp { using BinaryOp::BinaryOp; };
 
 template <class Op>
 void make_affine(Op* self, int64_t pixels, const Array& scale, const Array& shift, bool bytes) {
@@ -119,7 +129,14 @@ void make_affine(Op* self, int64_t pixels, const Array& scale, const Array& shif
   if (scale.ndim() != 1) refuse("scale has shape " + shape_text(scale) + ", expected 1 dimension");
   const auto channels = static_cast<int64_t>(scale.shape(0));
   product(pixels, channels, "the result");
-  new (self) Op(pixels, channel_vector(scale, channels, "scale"), channel_vector(shift, channels, "shift"), bytes);
+  new (self) Op(bytes ? ELEMENTWISE_NORMALIZE : ELEMENTWISE_AFFINE, pixels, channel_vector(scale, channels, "scale"),
+                channel_vector(shift, channels, "shift"), {});
+}
+
+void make_prelu(PreluOp* self, int64_t pixels, const OwnedPrelu& prelu) {
+  check_pair({pixels, pixels}, 1, "pixels");
+  product(pixels, static_cast<int64_t>(prelu.slope.size()), "the result");
+  new (self) PreluOp(ELEMENTWISE_PRELU, pixels, {}, {}, prelu);
 }
 
 int64_t checked_count(int64_t count) {
@@ -212,10 +229,33 @@ void bind_floats(nb::module_& m) {
   nb::class_<NormalizeOp, Operation>(m, "NormalizeOp")
       .def("__init__", &make_affine<NormalizeOp>, nb::arg("pixels"), nb::arg("scale"), nb::arg("shift"),
            nb::arg("uint8") = false);
+  nb::class_<PreluOp, Operation>(m, "PreluOp")
+      .def("__init__", &make_prelu, nb::arg("pixels"), nb::arg("prelu"));
   nb::class_<ReluOp, Operation>(m, "ReluOp")
-      .def("__init__", [](ReluOp* self, int64_t count) { new (self) ReluOp(checked_count(count)); }, nb::arg("count"));
+      .def("__init__", [](ReluOp* self, int64_t count) {
+             new (self) ReluOp(ELEMENTWISE_CLAMP, checked_count(count), 0.0f, std::numeric_limits<float>::infinity());
+           },
+           nb::arg("count"));
+  nb::class_<ClampOp, Operation>(m, "ClampOp")
+      .def("__init__", [](ClampOp* self, int64_t count, float low, float high) {
+             if (!(low <= high)) refuse("low and high: found low > high or NaN, expected low <= high");
+             new (self) ClampOp(ELEMENTWISE_CLAMP, checked_count(count), low, high);
+           },
+           nb::arg("count"), nb::arg("low"), nb::arg("high"));
+  nb::class_<AbsOp, Operation>(m, "AbsOp")
+      .def("__init__", [](AbsOp* self, int64_t count) { new (self) AbsOp(ELEMENTWISE_ABS, checked_count(count), 0, 0); },
+           nb::arg("count"));
   nb::class_<AddOp, Operation>(m, "AddOp")
-      .def("__init__", [](AddOp* self, int64_t count) { new (self) AddOp(checked_count(count)); }, nb::arg("count"));
+      .def("__init__", [](AddOp* self, int64_t count) { new (self) AddOp(ELEMENTWISE_ADD, checked_count(count), 1); },
+           nb::arg("count"));
+  nb::class_<MulOp, Operation>(m, "MulOp")
+      .def("__init__", [](MulOp* self, int64_t count, int64_t channels) {
+             checked_count(count);
+             if (channels < 1 || count % channels)
+               refuse("channels is " + std::to_string(channels) + ", expected a divisor of the count");
+             new (self) MulOp(channels == 1 ? ELEMENTWISE_MUL : ELEMENTWISE_MUL_ROWS, count, channels);
+           },
+           nb::arg("count"), nb::arg("channels") = 1);
   nb::class_<TransposeOp, Operation>(m, "TransposeOp")
       .def("__init__", [](TransposeOp* self, int64_t rows, int64_t columns, int64_t element_bytes) {
              check_pair({rows, columns}, 1, "(rows, columns)");

@@ -17,6 +17,7 @@ namespace {
 
 using Bytes = nb::ndarray<nb::numpy, uint8_t>;
 using Optional = std::optional<Array>;
+using Limits = std::optional<std::pair<float, float>>;
 
 void check_size(int64_t value, int64_t least, const char* name) { check_pair({value, value}, least, name); }
 
@@ -56,12 +57,25 @@ OwnedEncode make_encode(const std::string& kind, const CodeLayout& layout, const
   return e;
 }
 
+OwnedPrelu make_prelu(const Array& slope, const Optional& scale, const Optional& shift, const Optional& after_scale,
+                      const Optional& after_shift) {
+  if (slope.ndim() != 1) refuse("slope has shape " + shape_text(slope) + ", expected 1 dimension");
+  const auto channels = static_cast<int64_t>(slope.shape(0));
+  const auto vector = [&](const Optional& v, float missing, const char* name) {
+    return v ? channel_vector(v, channels, name) : std::vector<float>(channels, missing);
+  };
+  return {vector(scale, 1, "scale"), vector(shift, 0, "shift"), vector(slope, 0, "slope"),
+          vector(after_scale, 1, "after_scale"), vector(after_shift, 0, "after_shift")};
+}
+
 Finish make_finish(int64_t channels, const Optional& multiplier, const Optional& negative, const Optional& bias,
-                   const Optional& scale, const Optional& shift, bool residual, bool relu, bool out,
+                   const Optional& scale, const Optional& shift, bool residual, bool relu,
+                   const std::optional<OwnedPrelu>& prelu, const Limits& limits, bool out,
                    const std::optional<OwnedEncode>& encode) {
   check_size(channels, 1, "channels");
   if (scale.has_value() != shift.has_value()) refuse("scale and shift: found one of them, expected both or neither");
   if (!out && !encode) refuse("out is false and there is no encode: nothing would be written");
+  if (prelu && static_cast<int64_t>(prelu->slope.size()) != channels) refuse("prelu has other channels than the finish");
   if (encode && encode->layout.channels != channels) refuse("encode has other channels than the finish");
   Finish f;
   f.channels = channels;
@@ -72,6 +86,9 @@ Finish make_finish(int64_t channels, const Optional& multiplier, const Optional&
   f.shift = channel_vector(shift, channels, "shift");
   f.residual = residual;
   f.relu = relu;
+  if (prelu) f.prelu = *prelu;
+  if (limits && !(limits->first <= limits->second)) refuse("limits: found low > high or NaN, expected low <= high");
+  f.limits = limits;
   f.out = out;
   f.encode = encode;
   return f;
@@ -232,6 +249,10 @@ void check_input_layout(const CodeLayout& l, const Conv2dShape& s) {
     refuse("the margins of x are smaller than the window's padding");
 }
 
+void check_simple(const Finish& f) {
+  if (!f.prelu.slope.empty() || f.limits) refuse("finish has a prelu or limits, expected none: they belong to exact sums");
+}
+
 void check_finish(const Finish& f, const Conv2dShape& s) {
   if (f.channels != s.out_c)
     refuse("finish is for " + std::to_string(f.channels) + " channels, expected " + std::to_string(s.out_c));
@@ -279,18 +300,28 @@ void bind_operations(nb::module_& m) {
            },
            nb::arg("kind"), nb::arg("layout"), nb::kw_only(), nb::arg("scale") = none, nb::arg("shift") = none,
            nb::arg("reciprocal") = 1.0f, nb::arg("low") = 0.0f, nb::arg("high") = 1.0f);
+  nb::class_<OwnedPrelu>(m, "Prelu")
+      .def("__init__", [](OwnedPrelu* self, const Array& slope, const Optional& scale, const Optional& shift,
+                          const Optional& after_scale, const Optional& after_shift) {
+             new (self) OwnedPrelu(make_prelu(slope, scale, shift, after_scale, after_shift));
+           },
+           nb::arg("slope"), nb::kw_only(), nb::arg("scale") = none, nb::arg("shift") = none,
+           nb::arg("after_scale") = none, nb::arg("after_shift") = none);
   nb::class_<Finish>(m, "Finish")
       .def(
           "__init__",
           [](Finish* self, int64_t channels, const Optional& multiplier, const Optional& negative, const Optional& bias,
-             const Optional& scale, const Optional& shift, bool residual, bool relu, bool out,
+             const Optional& scale, const Optional& shift, bool residual, bool relu,
+             const std::optional<OwnedPrelu>& prelu, const Limits& limits, bool out,
              const std::optional<OwnedEncode>& encode) {
             new (self)
-                Finish(make_finish(channels, multiplier, negative, bias, scale, shift, residual, relu, out, encode));
+                Finish(make_finish(channels, multiplier, negative, bias, scale, shift, residual, relu, prelu,
+                                   limits, out, encode));
           },
           nb::arg("channels"), nb::kw_only(), nb::arg("multiplier") = none, nb::arg("negative") = none,
           nb::arg("bias") = none, nb::arg("scale") = none, nb::arg("shift") = none, nb::arg("residual") = false,
-          nb::arg("relu") = false, nb::arg("out") = true, nb::arg("encode") = none);
+          nb::arg("relu") = false, nb::arg("prelu") = none, nb::arg("limits") = none, nb::arg("out") = true,
+          nb::arg("encode") = none);
   nb::class_<Conv2dShape>(m, "Window")
       .def(
           "__init__",

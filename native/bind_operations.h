@@ -16,6 +16,8 @@ std::vector<float> channel_vector(const std::optional<Array>& a, int64_t length,
 // `layout` must be the image that a window reads (what = "x") or the one that it writes ("encode"): refuses others, and
 // margins of an input too small for the window.
 void check_input_layout(const CodeLayout& layout, const Conv2dShape& shape);
+// Refuses what only operations on exact sums can end in.
+void check_simple(const Finish& finish);
 void check_finish(const Finish& finish, const Conv2dShape& shape);
 
 // The whole numbers of a convolution's weight, [O][C / groups][kernel_h][kernel_w] of the window: refuses other shapes.

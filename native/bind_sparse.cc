@@ -55,6 +55,7 @@ void check_float_finish(const Finish& finish, int64_t channels) {
   if (finish.encode) refuse("finish has an encode, expected none: an operation of its own encodes floats");
   if (!finish.multiplier.empty() || !finish.negative.empty())
     refuse("finish has multipliers, expected none: they belong to exact sums");
+  check_simple(finish);
 }
 
 void make_sparse_linear(SparseLinear* self, int64_t rows, int64_t cols, const Array& positions, const Optional& codes,

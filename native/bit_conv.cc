@@ -121,6 +121,8 @@ BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int ste
   }
 
   for (auto* v : {&finish_.multiplier, &finish_.negative, &finish_.bias, &finish_.scale, &finish_.shift}) *v = lane_vector(*v);
+  OwnedPrelu& p = finish_.prelu;
+  for (auto* v : {&p.scale, &p.shift, &p.slope, &p.after_scale, &p.after_shift}) *v = lane_vector(*v);
   if (!finish_.encode) return;
   for (auto* v : {&finish_.encode->scale, &finish_.encode->shift}) *v = lane_vector(*v);
   place_codes();
@@ -267,9 +269,7 @@ void BitConvOp::set_limits() {
     low[lane] -= most;
     high[lane] += most;
   }
-  SumEpilogue e = {};
-  if (!finish_.multiplier.empty()) e.multiplier = finish_.multiplier.data();
-  e.rest = finish_.rest(nullptr);
+  SumEpilogue e = finish_.of_sums(nullptr);
   e.encode = finish_.encode->view();
   const auto thresholds = find_thresholds(e, low, high);
   if (thresholds.empty()) return;

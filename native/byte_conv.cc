@@ -206,9 +206,7 @@ void ByteConvOp::set_limits(const int8_t* weights) {
     for (int64_t i = 0; i < taps; ++i) high[o] += largest * std::abs(int64_t{weights[o * taps + i]});
     low[o] = -high[o];
   }
-  SumEpilogue e = {};
-  if (!finish_.multiplier.empty()) e.multiplier = finish_.multiplier.data();
-  e.rest = finish_.rest(nullptr);
+  SumEpilogue e = finish_.of_sums(nullptr);
   e.encode = finish_.encode->view();
   const std::vector<Threshold> thresholds = find_thresholds(e, low, high);
   if (thresholds.empty()) return;

@@ -65,11 +65,15 @@ static inline uint32_t encode_value(const Encode* e, float y, int64_t channel) {
 
 // What becomes of the exact sum of an output: y = (float)sum * multiplier[o]; where `negative` is set (ternary weights
 // of two magnitudes) y = (float)sum_of_P * multiplier[o] - (float)sum_of_N * negative[o]; then `rest` as for float
-// kernels; then y is stored in `out` and, encoded, in `codes`, each unless null.
+// kernels; then `prelu`; then, where `limited` is set, y between low and high, where NaN stays; then y is stored in
+// `out` and, encoded, in `codes`, each unless null.
 typedef struct {
   const float* multiplier;  // [O]
   const float* negative;    // [O] or null
   Epilogue rest;
+  Prelu prelu;
+  int limited;
+  float low, high;
   float* out;               // NHWC or null
   Encode encode;
   void* codes;

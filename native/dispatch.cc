@@ -132,7 +132,7 @@ void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int thre
     Elementwise part = work;
     part.rows = std::min(step, work.rows - row);
     part.x = static_cast<const char*>(work.x) + first * size;
-    if (work.other) part.other = work.other + first;
+    if (work.other) part.other = work.other + (work.kind == ELEMENTWISE_MUL_ROWS ? row : first);
     part.out = work.out + first;
     kernel(&part);
   });

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/sums_ref.h"
 #include "parallel.h"
 
 namespace {
@@ -99,15 +100,7 @@ void ExactConvOp::run(const void* const* inputs, void* const* outputs, int64_t b
     int64_t at = row * s.out_w * s.out_c;
     for (int64_t x = 0; x < s.out_w; ++x)
       for (int64_t o = 0; o < s.out_c; ++o, ++at) {
-        float value = output(e, image, row % s.out_h, x, o);
-        if (e.rest.bias) value += e.rest.bias[o];
-        if (e.rest.scale) {
-          value *= e.rest.scale[o];
-          value += e.rest.shift[o];
-        }
-        if (e.rest.residual) value += e.rest.residual[at];
-        if (e.rest.relu) value = value < 0 ? 0.0f : value;  // NaN stays
-        e.out[at] = value;
+        e.out[at] = finish_sum(&e, output(e, image, row % s.out_h, x, o), o, at);
       }
   });
 }

@@ -1,5 +1,7 @@
 #include "finish.h"
 
+#include <tuple>
+
 namespace {
 
 const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
@@ -8,13 +10,28 @@ const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr :
 
 Encode OwnedEncode::view() const { return {kind, or_null(scale), or_null(shift), reciprocal, low, high, layout}; }
 
+Prelu OwnedPrelu::view() const {
+  return {or_null(scale), or_null(shift), or_null(slope), or_null(after_scale), or_null(after_shift)};
+}
+
 Epilogue Finish::rest(const float* residual) const {
   return {or_null(bias), or_null(scale), or_null(shift), residual, relu};
 }
 
-SumEpilogue Finish::view(const float* residual, void* const* outputs) const {
-  SumEpilogue e = {or_null(multiplier), or_null(negative), rest(residual), nullptr, {}, nullptr};
+SumEpilogue Finish::of_sums(const float* residual) const {
+  SumEpilogue e = {};
+  e.multiplier = or_null(multiplier);
+  e.negative = or_null(negative);
+  e.rest = rest(residual);
+  e.prelu = prelu.view();
+  e.limited = limits.has_value();
+  if (limits) std::tie(e.low, e.high) = *limits;
   e.encode.kind = ENCODE_NONE;
+  return e;
+}
+
+SumEpilogue Finish::view(const float* residual, void* const* outputs) const {
+  SumEpilogue e = of_sums(residual);
   if (out) e.out = static_cast<float*>(*outputs++);
   if (encode) {
     e.encode = encode->view();

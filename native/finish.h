@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "codes.h"
@@ -15,16 +16,26 @@ struct OwnedEncode {
   Encode view() const;
 };
 
+struct OwnedPrelu {
+  std::vector<float> scale, shift, slope, after_scale, after_shift;  // all of one size; empty: left out
+
+  Prelu view() const;
+};
+
 struct Finish {
   int64_t channels = 0;
   std::vector<float> multiplier, negative, bias, scale, shift;  // empty: left out
   bool residual = false;  // the operation's last input is added
   bool relu = false;
+  OwnedPrelu prelu;                               // of exact sums
+  std::optional<std::pair<float, float>> limits;  // likewise
   bool out = true;  // the floats are the operation's first output
   std::optional<OwnedEncode> encode;  // the codes are its last output
 
   // Of the part for floats; `residual` is a buffer or null.
   Epilogue rest(const float* residual) const;
+  // Of an exact sum, without outputs and codes.
+  SumEpilogue of_sums(const float* residual) const;
   // All of it. `outputs`: the buffers of the operation's outputs.
   SumEpilogue view(const float* residual, void* const* outputs) const;
 

@@ -102,43 +102,63 @@ std::vector<float> repeated(const std::vector<float>& channels) {
 
 }  // namespace
 
-AffineOp::AffineOp(int64_t pixels, const std::vector<float>& scale, const std::vector<float>& shift, bool bytes)
-    : Operation({pixels * static_cast<int64_t>(scale.size()) * (bytes ? 1 : kFloat)},
-                {pixels * static_cast<int64_t>(scale.size()) * kFloat}),
-      count_(output_bytes()[0] / kFloat), scale_(repeated(scale)), shift_(repeated(shift)), bytes_(bytes),
+ChannelwiseOp::ChannelwiseOp(int kind, int64_t pixels, const std::vector<float>& scale,
+                             const std::vector<float>& shift, const OwnedPrelu& p)
+    : Operation({pixels * static_cast<int64_t>(scale.size() + p.slope.size()) * (kind == ELEMENTWISE_NORMALIZE ? 1 : kFloat)},
+                {pixels * static_cast<int64_t>(scale.size() + p.slope.size()) * kFloat}),
+      kind_(kind), count_(output_bytes()[0] / kFloat), scale_(repeated(scale)), shift_(repeated(shift)),
+      prelu_({repeated(p.scale), repeated(p.shift), repeated(p.slope), repeated(p.after_scale), repeated(p.after_shift)}),
       kernel_(elementwise_kernel()), level_(float_level()) {}
 
-void AffineOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  const int64_t count = batch * count_, width = static_cast<int64_t>(scale_.size());
-  Elementwise work = {bytes_ ? ELEMENTWISE_NORMALIZE : ELEMENTWISE_AFFINE, count / width, width, inputs[0], nullptr,
-                      scale_.data(), shift_.data(), floats(outputs[0])};
+void ChannelwiseOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  const int64_t count = batch * count_, width = static_cast<int64_t>(scale_.size() + prelu_.slope.size());
+  Elementwise work = {};
+  work.kind = kind_;
+  work.rows = count / width;
+  work.channels = width;
+  work.x = inputs[0];
+  work.scale = scale_.data();
+  work.shift = shift_.data();
+  work.prelu = prelu_.view();
+  work.out = floats(outputs[0]);
   run_elementwise(kernel_, work, threads);
   const int64_t done = work.rows * width;
   work.rows = 1;
   work.channels = count - done;
-  work.x = static_cast<const char*>(inputs[0]) + done * (bytes_ ? 1 : kFloat);
+  work.x = static_cast<const char*>(inputs[0]) + done * (kind_ == ELEMENTWISE_NORMALIZE ? 1 : kFloat);
   work.out += done;
   kernel_(&work);
 }
 
-ReluOp::ReluOp(int64_t count)
-    : Operation({count * kFloat}, {count * kFloat}), kernel_(elementwise_kernel()), level_(float_level()) {}
+UnaryOp::UnaryOp(int kind, int64_t count, float low, float high)
+    : Operation({count * kFloat}, {count * kFloat}), kind_(kind), low_(low), high_(high),
+      kernel_(elementwise_kernel()), level_(float_level()) {}
 
-void ReluOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  const int64_t count = batch * output_bytes()[0] / kFloat;
-  float* out = floats(outputs[0]);
-  run_elementwise(kernel_, {ELEMENTWISE_RELU, count, 1, inputs[0], nullptr, nullptr, nullptr, out}, threads);
+void UnaryOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  Elementwise work = {};
+  work.kind = kind_;
+  work.rows = batch * output_bytes()[0] / kFloat;
+  work.channels = 1;
+  work.x = inputs[0];
+  work.low = low_;
+  work.high = high_;
+  work.out = floats(outputs[0]);
+  run_elementwise(kernel_, work, threads);
 }
 
-AddOp::AddOp(int64_t count)
-    : Operation({count * kFloat, count * kFloat}, {count * kFloat}), kernel_(elementwise_kernel()),
-      level_(float_level()) {}
+BinaryOp::BinaryOp(int kind, int64_t count, int64_t channels)
+    : Operation({count * kFloat, count / channels * kFloat}, {count * kFloat}), kind_(kind), channels_(channels),
+      kernel_(elementwise_kernel()), level_(float_level()) {}
 
-void AddOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
-  const int64_t count = batch * output_bytes()[0] / kFloat;
-  const float* other = floats(inputs[1]);
-  float* out = floats(outputs[0]);
-  run_elementwise(kernel_, {ELEMENTWISE_ADD, count, 1, inputs[0], other, nullptr, nullptr, out}, threads);
+void BinaryOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  Elementwise work = {};
+  work.kind = kind_;
+  work.rows = batch * output_bytes()[0] / kFloat / channels_;
+  work.channels = channels_;
+  work.x = inputs[0];
+  work.other = floats(inputs[1]);
+  work.out = floats(outputs[0]);
+  run_elementwise(kernel_, work, threads);
 }
 
 TransposeOp::TransposeOp(int64_t rows, int64_t columns, int64_t element_bytes)

@@ -49,42 +49,51 @@ class PoolOp : public Operation {
   std::string level_;
 };
 
-// y = x * scale + shift per channel. Inputs are floats or, as pixels, bytes that are divided by 255 first.
-class AffineOp : public Operation {
+// An Elementwise of vectors per channel. Inputs are floats or, to normalise, bytes.
+class ChannelwiseOp : public Operation {
  public:
-  AffineOp(int64_t pixels, const std::vector<float>& scale, const std::vector<float>& shift, bool bytes);
+  // Those that the kind has no use for are empty.
+  ChannelwiseOp(int kind, int64_t pixels, const std::vector<float>& scale, const std::vector<float>& shift,
+                const OwnedPrelu& prelu);
   std::string kernel() const override { return "elementwise " + level_; }
-  int in_place() const override { return bytes_ ? -1 : 0; }
+  int in_place() const override { return kind_ == ELEMENTWISE_NORMALIZE ? -1 : 0; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
+  int kind_;
   int64_t count_;
-  std::vector<float> scale_, shift_;  // repeated, so that few channels fill registers too
-  bool bytes_;
+  std::vector<float> scale_, shift_;
+  OwnedPrelu prelu_;  // all repeated, so that few channels fill registers too
   ElementwiseKernel kernel_;
   std::string level_;
 };
 
-class ReluOp final : public Operation {
+// Every number by itself: a clamp (a relu is one from zero on) or an ELEMENTWISE_ABS.
+class UnaryOp : public Operation {
  public:
-  explicit ReluOp(int64_t count);
+  UnaryOp(int kind, int64_t count, float low, float high);
   int in_place() const override { return 0; }
   std::string kernel() const override { return "elementwise " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
+  int kind_;
+  float low_, high_;
   ElementwiseKernel kernel_;
   std::string level_;
 };
 
-class AddOp final : public Operation {
+// A sum or a product; of the second input there may be one number for every `channels` of the first.
+class BinaryOp : public Operation {
  public:
-  explicit AddOp(int64_t count);
+  BinaryOp(int kind, int64_t count, int64_t channels);
   int in_place() const override { return 0; }
   std::string kernel() const override { return "elementwise " + level_; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
+  int kind_;
+  int64_t channels_;
   ElementwiseKernel kernel_;
   std::string level_;
 };

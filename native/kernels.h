@@ -23,6 +23,12 @@ typedef struct {
   int relu;
 } Epilogue;
 
+// z = y * scale + shift, then (z >= 0 ? z : z * slope) * after_scale + after_shift, rounded after each operation. All or none
+// (null) are there: a scale of 1 and a shift of 0 change nothing.
+typedef struct {
+  const float *scale, *shift, *slope, *after_scale, *after_shift;  // [C]
+} Prelu;
+
 typedef struct {
   int64_t batch, in_h, in_w, in_c;
   int64_t out_h, out_w, out_c;
@@ -167,15 +173,26 @@ void pool2d_ref(POOL2D_ARGUMENTS);
 void pool2d_avx2(POOL2D_ARGUMENTS);
 void pool2d_avx512(POOL2D_ARGUMENTS);
 
-// x + other; relu, which keeps NaN; x * scale + shift, rounded after each; the same with x = byte / 255.
-enum { ELEMENTWISE_ADD, ELEMENTWISE_RELU, ELEMENTWISE_AFFINE, ELEMENTWISE_NORMALIZE };
+// x + other; x * other, of the element or of the row; |x|; x between low and high, where NaN stays; x * scale + shift, rounded
+// after each; the same with x = byte / 255; what Prelu says.
+enum {
+  ELEMENTWISE_ADD,
+  ELEMENTWISE_MUL,
+  ELEMENTWISE_MUL_ROWS,
+  ELEMENTWISE_ABS,
+  ELEMENTWISE_CLAMP,
+  ELEMENTWISE_AFFINE,
+  ELEMENTWISE_NORMALIZE,
+  ELEMENTWISE_PRELU
+};
 typedef struct {
   int kind;
   int64_t rows, channels;  // of x, other and out
   const void* x;           // uint8_t to normalise, else float
   const float* other;
-  const float* scale;  // [channels]
-  const float* shift;  // [channels]
+  const float *scale, *shift;  // [channels]
+  Prelu prelu;
+  float low, high;
   float* out;
 } Elementwise;
 void elementwise_ref(const Elementwise* e);

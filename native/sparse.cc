@@ -6,6 +6,7 @@
 #include "sparse.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "ceil_div.h"
 #include "cpu.h"
@@ -98,9 +99,16 @@ void SparseLinear::run(const void* const* inputs, void* const* outputs, int64_t 
   if (finish_.residual) {
     const auto kernel = elementwise_kernel();
     const auto* residual = static_cast<const float*>(inputs[1]);
-    run_elementwise(kernel, {ELEMENTWISE_ADD, batch * rows, 1, out, residual, nullptr, nullptr, out}, threads);
-    if (finish_.relu)
-      run_elementwise(kernel, {ELEMENTWISE_RELU, batch * rows, 1, out, nullptr, nullptr, nullptr, out}, threads);
+    Elementwise work = {};
+    work.kind = ELEMENTWISE_ADD;
+    work.rows = batch * rows;
+    work.channels = 1;
+    work.x = work.out = out;
+    work.other = residual;
+    run_elementwise(kernel, work, threads);
+    work.kind = ELEMENTWISE_CLAMP;
+    work.high = std::numeric_limits<float>::infinity();
+    if (finish_.relu) run_elementwise(kernel, work, threads);
   }
 }
 

@@ -8,6 +8,8 @@
 std::vector<Threshold> find_thresholds(const SumEpilogue& e, const std::vector<int64_t>& low,
                                        const std::vector<int64_t>& high) {
   std::vector<Threshold> thresholds;
+  for (size_t o = 0; e.prelu.slope && o < low.size(); ++o)
+    if (!(e.prelu.slope[o] >= 0)) return {};
   for (size_t o = 0; o < low.size(); ++o) {
     const auto channel = static_cast<int64_t>(o);
     const auto value = [&](int64_t sum) { return sum_value(&e, static_cast<int32_t>(sum), 0, channel, 0); };

@@ -13,6 +13,6 @@ struct Threshold {
 
 // Of each channel, derived from the very sequence of float operations that `e` asks for (a sign of the sum alone:
 // neither residual nor second sums), by bisection of [low[o], high[o]], since every step of it is monotone. Empty if
-// for some channel the sequence leaves the finite numbers: then it need not be monotone.
+// for some channel it is not: the sequence leaves the finite numbers, or a slope is negative.
 std::vector<Threshold> find_thresholds(const SumEpilogue& e, const std::vector<int64_t>& low,
                                        const std::vector<int64_t>& high);

@@ -369,6 +369,19 @@ def test_elementwise(isa: str, shape: tuple[int, int, int]) -> None:
     for threads in (1, 2):
         assert np.array_equal(run(_native.AddOp(pixels * channels), a, b, threads=threads), flat(a + b))
         assert np.array_equal(run(_native.ReluOp(pixels * channels), a, threads=threads), flat(np.maximum(a, 0)))
+        assert np.array_equal(run(_native.AbsOp(pixels * channels), a, threads=threads), flat(np.abs(a)))
+        clamped = run(_native.ClampOp(pixels * channels, -0.5, 0.25), a, threads=threads)
+        assert np.array_equal(clamped, flat(a.clip(-0.5, 0.25)))
+        assert np.array_equal(run(_native.MulOp(pixels * channels), a, b, threads=threads), flat(a * b))
+        rows = np.ascontiguousarray(b[..., :1])
+        found = run(_native.MulOp(pixels * channels, channels), a, rows, threads=threads)
+        assert np.array_equal(found, flat(a * rows))
+        found = run(_native.PreluOp(pixels, _native.Prelu(scale)), a, threads=threads)
+        assert np.array_equal(found, flat(np.where(a >= 0, a, a * scale)))
+        z = a * scale + shift
+        vectors = {"scale": scale, "shift": shift, "after_scale": shift, "after_shift": scale}
+        found = run(_native.PreluOp(pixels, _native.Prelu(scale[::-1].copy(), **vectors)), a, threads=threads)
+        assert np.array_equal(found, flat(np.where(z >= 0, z, z * scale[::-1]) * shift + scale))
         expected = flat(a * scale + shift)
         assert np.array_equal(run(_native.AffineOp(pixels, scale, shift), a, threads=threads), expected)
         assert np.array_equal(run(_native.NormalizeOp(pixels, scale, shift), a, threads=threads), expected)
@@ -561,6 +574,13 @@ REFUSALS = {
     r"size is \(0, 1\)": lambda: _native.AdaptiveAvgPoolOp((4, 4), 1, (0, 1)),
     r"shift has shape \(2\), expected \(3\)": lambda: _native.AffineOp(5, numbers(3), numbers(2)),
     "count is": lambda: _native.ReluOp(0),
+    "found low > high": lambda: _native.ClampOp(4, 1.0, 0.5),
+    "expected a divisor of the count": lambda: _native.MulOp(4, 3),
+    "slope has shape": lambda: _native.Prelu(numbers(2, 2)),
+    "after_shift": lambda: _native.Prelu(numbers(2), after_shift=numbers(3)),
+    "finish has a prelu or limits": lambda: _native.FloatLinearOp(2, numbers(3, 2), _native.Finish(3, limits=(0, 1))),
+    "prelu has other channels": lambda: _native.Finish(3, prelu=_native.Prelu(numbers(2))),
+    "limits: found low > high": lambda: _native.Finish(3, limits=(1, 0)),
     "element_bytes is 2, expected 1 or 4": lambda: _native.TransposeOp(2, 2, 2),
     "before and after have 1 and 2 entries": lambda: _native.PadOp([2, 2], [1], [1, 1], 0.0),
     "expected 0 <= start < stop <= 3": lambda: _native.SliceOp([3], 0, 1, 4),

@@ -104,6 +104,10 @@ LAYERS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "identity": (nn.Sequential(nn.Identity(), nn.ReLU()), (5,)),
     "softmax": (nn.Softmax(dim=1), (5,)),
     "softmax-last": (nn.Softmax(dim=-1), (3, 4, 5)),
+    "prelu": (nn.PReLU(), (3, 4, 5)),
+    "prelu-channels": (nn.PReLU(3), (3, 4, 5)),
+    "prelu-features": (nn.PReLU(5), (5,)),
+    "hardtanh": (nn.Hardtanh(-0.5, 1), (5,)),
     "zero-pad": (nn.ZeroPad2d((1, 0, 2, 3)), (3, 4, 5)),
 }
 
@@ -129,6 +133,20 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "add-itself": (lambda m, x: x + x.relu() + x, (3, 4, 5)),
     "per-channel": (lambda m, x: (x - torch.ones(3, 1, 1)) / torch.tensor([1.0, 2.0, 4.0]).view(1, 3, 1, 1), (3, 4, 5)),
     "scalars": (lambda m, x: 2 * (1 + x * 0.5) - 3, (3, 4, 5)),
+    "leaky": (lambda m, x: F.leaky_relu(x, 0.1), (3, 4, 5)),
+    "limits": (
+        lambda m, x: F.relu6(3 * x) + F.hardtanh(x) + x.clamp(-0.5, 2) + x.clamp(max=1) + x.clamp(min=0),
+        (3, 4),
+    ),
+    "tensor-limits": (lambda m, x: x.clamp(torch.tensor(-0.5), torch.tensor(0.5)), (3, 4, 5)),
+    "product": (lambda m, x: x * x.relu(), (3, 4, 5)),
+    "channel-mean": (lambda m, x: x * F.avg_pool2d(x.abs().mean(1, keepdim=True), 3, 1, 1), (3, 4, 5)),
+    "channel-mean-first": (lambda m, x: x.abs().mean(1, keepdim=True) * x, (3, 4, 5)),
+    "learned-shift": (
+        lambda m, x: x + torch.ones(1, 3, 1, 1).expand_as(x) - torch.arange(3.0).view(3, 1, 1),
+        (3, 4, 5),
+    ),
+    "scale-then-shift": (lambda m, x: x * torch.arange(3.0).view(3, 1, 1) + torch.ones(3, 1, 1), (3, 4, 5)),
     "casts": (lambda m, x: x.float().contiguous().to(torch.float32).clone().detach().relu(), (3, 4, 5)),
 }
 
@@ -154,12 +172,32 @@ def test_functions():
         lambda m, x: quantized(x.clamp(0, 1), 1 / 3),
         lambda m, x: quantized(F.relu6(x), 2.0),
         lambda m, x: quantized(x.clamp(max=1), 0.25),
+        lambda m, x: torch.ops.bitwright.sign(F.dropout(F.hardtanh(F.hardtanh(x, -2, 1)), training=False).flatten(1)),
+        lambda m, x: torch.ops.bitwright.sign(F.max_pool2d(F.hardtanh(x), 2)),
+        lambda m, x: quantized(F.max_pool2d(x.clamp(0, 1), 2).flatten(1), 1 / 3),
     ],
 )
 def test_limits_in_front_of_quantisers_are_nothing(function):
     model, x = Call(function), 3 * images(3, 4, 4)
     graph, weights = lower(model, (x,))
-    assert [node.op for node in graph.nodes] in (["sign"], ["quantize"])
+    assert {node.op for node in graph.nodes} <= {"sign", "quantize", "max_pool2d", "flatten"}
+    assert torch.equal(torch.from_numpy(run_reference(graph, weights, (x.numpy(),))[0]), model(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "ops"),
+    [
+        (lambda m, x: torch.ops.bitwright.sign(x.clamp(0, 1)), ["clamp", "sign"]),
+        (lambda m, x: torch.ops.bitwright.sign(x.clamp(max=-0.25)), ["clamp", "sign"]),
+        (lambda m, x: quantized(x.clamp(0, 1), 0.5), ["clamp", "quantize"]),
+        (lambda m, x: quantized(F.max_pool2d(F.hardtanh(x), 2), 0.5), ["clamp", "max_pool2d", "quantize"]),
+        (lambda m, x: (y := F.hardtanh(x)) + torch.ops.bitwright.sign(y), ["clamp", "sign", "add"]),
+    ],
+)
+def test_limits_that_count_stay(function, ops):
+    model, x = Call(function), 3 * images(3, 4, 4)
+    graph, weights = lower(model, (x,))
+    assert [node.op for node in graph.nodes] == ops
     assert torch.equal(torch.from_numpy(run_reference(graph, weights, (x.numpy(),))[0]), model(x))
 
 
@@ -356,7 +394,8 @@ def test_inputs_that_are_refused(inputs, preprocess, message):
         (lambda m, x: F.avg_pool2d(x, 2, divisor_override=3), "divisor_override is not known"),
         (lambda m, x: torch.add(x, x, alpha=2), "its alpha is 2; expected 1"),
         (lambda m, x: x + x.mean((2, 3), keepdim=True), r"shapes \(3, 4, 4\) and \(3, 1, 1\); expected equal ones"),
-        (lambda m, x: x * x, "two activations can only be added; mul needs"),
+        (lambda m, x: x / x, "two activations can only be added or multiplied; div needs"),
+        (lambda m, x: x * x.mean((2, 3), keepdim=True), r"expected equal ones, or \(1, ...\) for all channels"),
         (lambda m, x: 1 - x, "rsub.*no such operation"),
         (lambda m, x: torch.ones(3, 1, 1) - x, "its first operand is a constant; write it with the activation first"),
         (lambda m, x: x.mean(1, keepdim=True) + torch.ones(3, 1, 1), r"shape \(3, 1, 1\) does not broadcast over"),
@@ -376,10 +415,9 @@ def test_inputs_that_are_refused(inputs, preprocess, message):
         (lambda m, x: x.flatten(1) @ torch.ones(48), "its weight has 1 axes; expected 2"),
         (lambda m, x: torch.sign(x), "for signs use torch.ops.bitwright.sign"),
         (lambda m, x: torch.where(x >= 0, 1.0, -1.0), "for signs use torch.ops.bitwright.sign"),
-        (lambda m, x: F.relu6(x), "known only in front of signs and quantisers, and output reads it"),
-        (lambda m, x: m.conv(F.hardtanh(x)), "and aten.conv2d.default reads it"),
-        (lambda m, x: torch.ops.bitwright.sign(x.clamp(0, 1)), "its limits 0.* and 1.* change what"),
-        (lambda m, x: quantized(x.clamp(0, 1), 0.5), "its limits 0.* and 1.* change what"),
+        (lambda m, x: x.clamp(torch.tensor([[0.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])), "has 4 different numbers"),
+        (lambda m, x: x.clamp(2, 1), "limits are 2.* and 1.*; expected the lower one first"),
+        (lambda m, x: x.mean(1, keepdim=True).expand_as(x).relu(), "it repeats an activation"),
         (lambda m, x: quantized(x, 0.5, qmax=2.5), r"its qmax is \[2.5\]; expected one whole number"),
     ],
 )

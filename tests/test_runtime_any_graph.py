@@ -56,7 +56,7 @@ class Builder:
         draw = self.draw
         value = draw(st.sampled_from([len(self.shapes) - 1, draw(st.integers(0, len(self.shapes) - 1))]))
         shape = self.shapes[value]
-        ops = ["affine", "relu", "add", "flatten", "pad", "slice", "mean", "softmax"]
+        ops = ["affine", "relu", "prelu", "clamp", "abs", "add", "mul", "flatten", "pad", "slice", "mean", "softmax"]
         ops += ["conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"] * 2 if len(shape) == 3 else ["linear"] * 3
         ops += ["normalize"] if value < len(self.inputs) else []
         getattr(self, draw(st.sampled_from(ops)))(value, shape)
@@ -82,8 +82,9 @@ class Builder:
         if others and draw(st.booleans()):
             pair = [len(self.shapes) - 1, draw(st.sampled_from(others))]
             self.append("add", *(pair if draw(st.booleans()) else pair[::-1]))
-        if draw(st.booleans()):
-            self.append("relu", len(self.shapes) - 1)
+        follow = draw(st.sampled_from(["", "relu", "prelu", "clamp"]))
+        if follow:
+            getattr(self, follow)(len(self.shapes) - 1, self.shapes[-1])
 
     def linear(self, value: int, shape: tuple[int, ...]) -> None:
         if len(shape) == 1:
@@ -95,6 +96,23 @@ class Builder:
 
     def relu(self, value: int, shape: tuple[int, ...]) -> None:
         self.append("relu", value)
+
+    def prelu(self, value: int, shape: tuple[int, ...]) -> None:
+        if shape:
+            self.append("prelu", value, slope=self.weight(shape[0]))
+
+    def clamp(self, value: int, shape: tuple[int, ...]) -> None:
+        low, high = self.draw(st.sampled_from([(-1.0, 1), (0, 0.5), (None, 0.25), (-0.5, None), (0.125, 0.125)]))
+        self.append("clamp", value, attributes={"low": low, "high": high})
+
+    def abs(self, value: int, shape: tuple[int, ...]) -> None:
+        self.append("abs", value)
+
+    def mul(self, value: int, shape: tuple[int, ...]) -> None:
+        if shape and self.draw(st.booleans()):
+            self.append("mean", value, attributes={"axes": [0], "keepdim": True})
+        others = [i for i, other in enumerate(self.shapes) if other in (shape, (1, *shape[1:]))]
+        self.append("mul", value, self.draw(st.sampled_from(others)))
 
     def add(self, value: int, shape: tuple[int, ...]) -> None:
         others = [i for i, other in enumerate(self.shapes) if other == shape]

@@ -34,6 +34,11 @@ GOOD: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, str], dict[str,
     ("linear", (4,), {}, {"weight": "w"}, {"w": (3, 4)}, (3,)),
     ("linear", (4,), {}, {"weight": "w", "bias": "b"}, {"w": (3, 4), "b": (3,)}, (3,)),
     ("relu", IMAGE, {}, {}, {}, IMAGE),
+    ("prelu", IMAGE, {}, {"slope": "s"}, {"s": (4,)}, IMAGE),
+    ("prelu", (4,), {}, {"slope": "s"}, {"s": (4,)}, (4,)),
+    ("clamp", IMAGE, {"low": -1, "high": 1.5}, {}, {}, IMAGE),
+    ("clamp", IMAGE, {"low": None, "high": 0}, {}, {}, IMAGE),
+    ("abs", IMAGE, {}, {}, {}, IMAGE),
     ("max_pool2d", IMAGE, MAX_POOL, {}, {}, (4, 3, 4)),
     ("max_pool2d", IMAGE, {**MAX_POOL, "kernel": [3, 3], "padding": [1, 1]}, {}, {}, (4, 3, 4)),
     ("max_pool2d", IMAGE, {**MAX_POOL, "kernel": [3, 3], "ceil": True}, {}, {}, (4, 3, 4)),
@@ -71,12 +76,21 @@ def test_the_format_lists_every_operation_with_its_attributes_and_weights():
 
 
 def test_every_operation_has_a_good_example():
-    assert {case[0] for case in GOOD} | {"add"} == set(OPERATIONS)
+    assert {case[0] for case in GOOD} | {"add", "mul"} == set(OPERATIONS)
 
 
 def test_add_and_values_read_twice():
     graph = Graph((IMAGE, IMAGE), (Node("add", (0, 1)), Node("add", (2, 2))), (3, 0, 3))
     assert validate(graph, {}) == [IMAGE] * 4
+
+
+def test_products_take_one_channel_for_all():
+    one = (1, *IMAGE[1:])
+    for shapes in [(IMAGE, IMAGE), (IMAGE, one), (one, one), ((4,), (1,))]:
+        assert validate(Graph(shapes, (Node("mul", (0, 1)),), (2,)), {})[2] == shapes[0]
+    for shapes in [(one, IMAGE), (IMAGE, (4, 1, 1)), (IMAGE, (4,)), ((4,), (2,))]:
+        with pytest.raises(BitwrightError, match="expected the second equal to the first, or with a first axis of 1"):
+            validate(Graph(shapes, (Node("mul", (0, 1)),), (2,)), {})
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case[0])
@@ -86,6 +100,8 @@ def test_wrong_types_everywhere_are_refused(case):
     strangers: list[Any] = [None, "1", 1.5, float("nan"), [], [1], [1.0, 1.0, 1.0], [True, True, True], {}, 2**31]
     for name in attributes:
         for value in [*strangers, *([True, [1, True]] if not isinstance(attributes[name], bool) else [1, 0])]:
+            if op == "clamp" and value in (None, 1.5, 2**31):
+                continue
             if op == "pad" and name == "value" and value in (1.5, 2**31):
                 continue
             if op == "mean" and value == [1]:
@@ -118,7 +134,7 @@ def one(op: str, attributes: dict[str, Any] | None = None, roles: dict[str, str]
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (one("warp"), "no such operation; the operations are adaptive_avg_pool2d, add"),
+        (one("warp"), "no such operation; the operations are abs, adaptive_avg_pool2d, add"),
         (Node("relu", ()), "has 0 inputs; expected 1"),
         (Node("add", (0,)), "has 1 inputs; expected 2"),
         (Node("relu", (1,)), "reads value 1; only values 0 to 0 come before it"),
@@ -139,6 +155,10 @@ def one(op: str, attributes: dict[str, Any] | None = None, roles: dict[str, str]
         (one("slice", {**SLICE, "stop": 5}), "stop is 5"),
         (one("slice", {**SLICE, "axis": 3}), "axis is 3"),
         (one("slice", {**SLICE, "step": 0}), "step is 0"),
+        (one("clamp", {"low": 1, "high": 0.5}), r"its limits are \[1.0, 0.5\]; expected one or two, low <= high"),
+        (one("clamp", {"low": None, "high": None}), r"its limits are \[\]; expected one or two"),
+        (one("clamp", {"low": "0", "high": None}), "low is '0'; expected a finite float32 number"),
+        (one("clamp", {"low": 0, "high": float("nan")}), "high is nan; expected a finite float32 number"),
         (one("pad", {**PAD, "before": [-1, 0, 0]}), "before is"),
         (one("pad", {**PAD, "value": float("inf")}), "value is inf; expected a finite"),
         (one("mean", {**MEAN, "axes": [1, 1]}), "names an axis twice"),

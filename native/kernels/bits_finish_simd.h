@@ -94,6 +94,7 @@ static inline void finish_limits(const BitFinish* f, const BitFinishTask* t) {
 // The vectors of a unit, in registers while its pixels pass.
 typedef struct {
   vec multiplier[VECTORS], negative[VECTORS], bias[VECTORS], scale[VECTORS], shift[VECTORS];
+  vec before_scale[VECTORS], before_shift[VECTORS], slope[VECTORS], after_scale[VECTORS], after_shift[VECTORS];
   vec code_scale[VECTORS], code_shift[VECTORS];
 } UnitVectors;
 
@@ -113,6 +114,7 @@ static inline void finish_values(const BitFinish* all, const BitFinishTask* of, 
   const int signs = encode->kind == ENCODE_SIGN;
   const uint32_t valid = (1u << channels) - 1;
   const vec reciprocal = broadcast(encode->reciprocal), low = broadcast(encode->low), high = broadcast(encode->high);
+  const vec least = broadcast(e->low), most = broadcast(e->high);
   const ints lowest = ints_all((int32_t)encode->low);
   UnitVectors u;
   load_unit(u.multiplier, e->multiplier, lane);
@@ -120,6 +122,11 @@ static inline void finish_values(const BitFinish* all, const BitFinishTask* of, 
   load_unit(u.bias, rest->bias, lane);
   load_unit(u.scale, rest->scale, lane);
   load_unit(u.shift, rest->shift, lane);
+  load_unit(u.before_scale, e->prelu.scale, lane);
+  load_unit(u.before_shift, e->prelu.shift, lane);
+  load_unit(u.slope, e->prelu.slope, lane);
+  load_unit(u.after_scale, e->prelu.after_scale, lane);
+  load_unit(u.after_shift, e->prelu.after_shift, lane);
   load_unit(u.code_scale, encode->scale, lane);
   load_unit(u.code_shift, encode->shift, lane);
   for (int64_t i = 0; i < t.pixels; ++i) {
@@ -140,6 +147,11 @@ static inline void finish_values(const BitFinish* all, const BitFinishTask* of, 
       if (rest->scale) y = add(mul(y, u.scale[v]), u.shift[v]);
       if (rest->residual && left > 0) y = add(y, load_first(rest->residual + position, left));
       if (rest->relu) y = maximum(zero(), y);
+      if (e->prelu.slope) {
+        y = sloped(add(mul(y, u.before_scale[v]), u.before_shift[v]), u.slope[v]);
+        y = add(mul(y, u.after_scale[v]), u.after_shift[v]);
+      }
+      if (e->limited) y = minimum(most, maximum(least, y));
       if (e->out && left > 0) store_first(e->out + position, y, left);
       if (!e->codes) continue;
       if (encode->scale) y = add(mul(y, u.code_scale[v]), u.code_shift[v]);

@@ -10,6 +10,11 @@ static inline ints ints_sub(ints a, ints b) { return _mm256_sub_epi32(a, b); }
 static inline ints ints_mul(ints a, ints b) { return _mm256_mullo_epi32(a, b); }
 static inline ints ints_keep_first(ints v, int64_t n) { return _mm256_and_si256(v, first(n)); }
 static inline vec to_float(ints v) { return _mm256_cvtepi32_ps(v); }
+static inline vec minimum(vec a, vec b) { return _mm256_min_ps(a, b); }  // b where a is not less: NaN passes
+// y >= 0 ? y : y * slope
+static inline vec sloped(vec y, vec slope) {
+  return _mm256_blendv_ps(_mm256_mul_ps(y, slope), y, _mm256_cmp_ps(y, _mm256_setzero_ps(), _CMP_GE_OQ));
+}
 static inline vec minus(vec a, vec b) { return _mm256_sub_ps(a, b); }
 // Rounded to the nearest whole number, ties to even, between whole numbers; NaN gives the low one.
 static inline ints round_between(vec v, vec low, vec high) {

@@ -109,6 +109,7 @@ static inline void finish_signs(const ByteConv* c, int64_t v, int64_t channel, c
 // What a vector of channels is multiplied by, added to and limited by; zeros where nothing is.
 typedef struct {
   vec multiplier, negative, bias, scale, shift, code_scale, code_shift, reciprocal, low, high;
+  vec before_scale, before_shift, slope, after_scale, after_shift, least, most;
   ints lowest;
   int64_t lanes;  // from one class of columns to the next
 } Channels;
@@ -119,7 +120,10 @@ static inline Channels load_channels(const ByteConv* c, const SumEpilogue* e, in
       load_or(e->multiplier, channel, n), load_or(e->negative, channel, n),  load_or(e->rest.bias, channel, n),
       load_or(e->rest.scale, channel, n), load_or(e->rest.shift, channel, n), load_or(code->scale, channel, n),
       load_or(code->shift, channel, n),   broadcast(code->reciprocal),       broadcast(code->low),
-      broadcast(code->high),              ints_all((int32_t)code->low),      byte_groups(c) * byte_group_lanes(c),
+      broadcast(code->high),
+      load_or(e->prelu.scale, channel, n), load_or(e->prelu.shift, channel, n), load_or(e->prelu.slope, channel, n),
+      load_or(e->prelu.after_scale, channel, n), load_or(e->prelu.after_shift, channel, n), broadcast(e->low),
+      broadcast(e->high), ints_all((int32_t)code->low), byte_groups(c) * byte_group_lanes(c),
   };
   return r;
 }
@@ -157,6 +161,11 @@ static inline void finish_pixels(const ByteConv* c, const SumEpilogue* e, const 
       y[k] = add(y[k], WHOLE ? load(residual) : load_first(residual, n));
     }
   if (e->rest.relu) EACH_PIXEL y[k] = maximum(zero(), y[k]);
+  if (e->prelu.slope) {
+    EACH_PIXEL y[k] = sloped(add(mul(y[k], q->before_scale), q->before_shift), q->slope);
+    EACH_PIXEL y[k] = add(mul(y[k], q->after_scale), q->after_shift);
+  }
+  if (e->limited) EACH_PIXEL y[k] = minimum(q->most, maximum(q->least, y[k]));
   if (e->out) EACH_PIXEL {
       float* out = e->out + position + k * run->step;
       WHOLE ? store(out, y[k]) : store_first(out, y[k], n);

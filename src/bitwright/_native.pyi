@@ -58,6 +58,17 @@ class Encode:  # kind: "sign" or "quantize"
         high: float = 1.0,
     ) -> None: ...
 
+class Prelu:  # z = x * scale + shift, then (z >= 0 ? z : z * slope) * after_scale + after_shift
+    def __init__(
+        self,
+        slope: np.ndarray,
+        *,
+        scale: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        after_scale: np.ndarray | None = None,
+        after_shift: np.ndarray | None = None,
+    ) -> None: ...
+
 class Finish:
     def __init__(
         self,
@@ -70,6 +81,8 @@ class Finish:
         shift: np.ndarray | None = None,
         residual: bool = False,
         relu: bool = False,
+        prelu: Prelu | None = None,
+        limits: tuple[float, float] | None = None,
         out: bool = True,
         encode: Encode | None = None,
     ) -> None: ...
@@ -231,11 +244,23 @@ class AffineOp(Operation):  # [pixels, C]: x * scale + shift
 class NormalizeOp(Operation):  # the same; with uint8, x is a byte / 255
     def __init__(self, pixels: int, scale: np.ndarray, shift: np.ndarray, uint8: bool = False) -> None: ...
 
+class PreluOp(Operation):  # [pixels, C]
+    def __init__(self, pixels: int, prelu: Prelu) -> None: ...
+
 class ReluOp(Operation):
+    def __init__(self, count: int) -> None: ...
+
+class ClampOp(Operation):
+    def __init__(self, count: int, low: float, high: float) -> None: ...
+
+class AbsOp(Operation):
     def __init__(self, count: int) -> None: ...
 
 class AddOp(Operation):
     def __init__(self, count: int) -> None: ...
+
+class MulOp(Operation):  # by the other of equal size, or by one number for every `channels`
+    def __init__(self, count: int, channels: int = 1) -> None: ...
 
 # [rows, columns] to [columns, rows], elements of 1 or 4 bytes: channels first to last and back.
 class TransposeOp(Operation):

@@ -13,7 +13,7 @@ import numpy as np
 
 from bitwright.errors import BitwrightError
 from bitwright.runtime.graph import Graph, Node, validate
-from bitwright.runtime.shapes import window_count
+from bitwright.runtime.shapes import limits, window_count
 
 OPSET = 17
 IR_VERSION = 8
@@ -137,6 +137,20 @@ class _Writer:
 
     def _relu(self, node: Node, inputs: list[str], result: str) -> None:
         self.emit("Relu", inputs, result)
+
+    def _prelu(self, node: Node, inputs: list[str], result: str) -> None:
+        slope = self.weights[node.weights["slope"]].reshape(-1, *(1,) * (len(self.input_shape(node)) - 1))
+        self.emit("PRelu", [*inputs, self.constant(f"{result} slope", slope)], result)
+
+    def _clamp(self, node: Node, inputs: list[str], result: str, low: float | None, high: float | None) -> None:
+        bounds = [self.constant(f"number {n}", np.array(n, np.float32)) for n in limits(low, high)]
+        self.emit("Clip", [*inputs, *bounds], result)
+
+    def _abs(self, node: Node, inputs: list[str], result: str) -> None:
+        self.emit("Abs", inputs, result)
+
+    def _mul(self, node: Node, inputs: list[str], result: str) -> None:
+        self.emit("Mul", inputs, result)
 
     def _add(self, node: Node, inputs: list[str], result: str) -> None:
         self.emit("Add", inputs, result)

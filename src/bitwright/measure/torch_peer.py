@@ -122,6 +122,20 @@ def _relu(roles: Weights, attributes: Attributes) -> Call:
     return functional.relu
 
 
+def _prelu(roles: Weights, attributes: Attributes) -> Call:
+    from torch.nn import functional
+
+    return lambda x: functional.prelu(x, roles["slope"])
+
+
+def _clamp(roles: Weights, attributes: Attributes) -> Call:
+    return lambda x: x.clamp(attributes["low"], attributes["high"])
+
+
+def _abs(roles: Weights, attributes: Attributes) -> Call:
+    return lambda x: x.abs()
+
+
 def _sign(roles: Weights, attributes: Attributes) -> Call:
     import torch
 
@@ -164,6 +178,10 @@ def _add(roles: Weights, attributes: Attributes) -> Call:
     return lambda a, b: a + b
 
 
+def _mul(roles: Weights, attributes: Attributes) -> Call:
+    return lambda a, b: a * b
+
+
 def _flatten(roles: Weights, attributes: Attributes) -> Call:
     return lambda x: x.flatten(1)
 
@@ -197,12 +215,16 @@ OPERATIONS: dict[str, Callable[[Weights, Attributes], Call]] = {
     "conv2d": _conv2d,
     "linear": _linear,
     "relu": _relu,
+    "prelu": _prelu,
+    "clamp": _clamp,
+    "abs": _abs,
     "sign": _sign,
     "quantize": _quantize,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "add": _add,
+    "mul": _mul,
     "flatten": _flatten,
     "pad": _pad,
     "slice": _slice,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bitwright.runtime.shapes import limits
+
 if TYPE_CHECKING:
     from bitwright.packing.lower import Constant, Lowering
 
@@ -21,7 +23,6 @@ Arguments = dict[str, Any]
 Rule = Callable[["Lowering", Any, Arguments], "int | Constant"]
 
 RULES: dict[str, Rule] = {}
-QUANTIZERS = ("bitwright.sign.default", "bitwright.quantize.default")
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
@@ -110,6 +111,14 @@ def same_elements(lowering: Lowering, node: Any, arguments: Arguments) -> int | 
     """Nothing to do: the elements stay in their order. Whoever reads the result sees to its shape."""
     if arguments.get("train"):
         lowering.fail(node, remedy(str(node.target)))
+    return lowering.known(node.args[0])
+
+
+@rule("aten.expand.default")
+def expand(lowering: Lowering, node: Any, arguments: Arguments) -> int | Constant:
+    """Nothing to do for a constant: operations broadcast."""
+    if not lowering.is_constant(node.args[0]) and _shape(node) != _shape(node.args[0]):
+        lowering.fail(node, "it repeats an activation; leave that to what reads it, such as x * scale")
     return lowering.known(node.args[0])
 
 
@@ -216,13 +225,19 @@ def batch_norm(lowering: Lowering, node: Any, arguments: Arguments) -> int:
 
 
 def _affine(lowering: Lowering, node: Any, x: int, scale: torch.Tensor, shift: torch.Tensor) -> int:
+    """x * scale + shift; a product written apart from the sum behind it is one with it, since both round anyway."""
+    maker = lowering.producer(x)
+    if maker is not None and maker.op == "affine" and bool((scale == 1).all()):
+        before, added = (torch.from_numpy(lowering.weights[maker.weights[role]]) for role in ("scale", "shift"))
+        if not bool(added.any()):
+            return _affine(lowering, node, maker.inputs[0], before.double(), shift)
     weights = {"scale": lowering.computed(scale), "shift": lowering.computed(shift)}
     return lowering.emit(node, "affine", (x,), lowering.shape(x), None, weights)
 
 
 @rule("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor")
 def arithmetic(lowering: Lowering, node: Any, arguments: Arguments) -> int:
-    """Two activations added, or an activation and a constant per channel."""
+    """Two activations added or multiplied, or an activation and a constant per channel."""
     a, b, name = arguments["self"], arguments["other"], str(node.target).split(".")[1]
     if arguments.get("alpha", 1) != 1:
         lowering.fail(node, f"its alpha is {arguments['alpha']}; expected 1")
@@ -234,13 +249,15 @@ def arithmetic(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     if lowering.is_constant(b):
         return _with_constant(lowering, node, name, x, lowering.constant(node, b))
     y = lowering.value(node, b)
-    if name != "add":
-        lowering.fail(node, f"two activations can only be added; {name} needs a constant per channel")
-    if lowering.shape(x) != lowering.shape(y):
-        lowering.fail(
-            node, f"its operands have shapes {lowering.shape(x)} and {lowering.shape(y)}; expected equal ones"
-        )
-    return lowering.emit(node, "add", (x, y), lowering.shape(x))
+    if name not in ("add", "mul"):
+        lowering.fail(node, f"two activations can only be added or multiplied; {name} needs a constant per channel")
+    shapes = lowering.shape(x), lowering.shape(y)
+    if name == "mul" and shapes[0] == (1, *shapes[1][1:]):  # what is multiplied comes first
+        return lowering.emit(node, name, (y, x), shapes[1])
+    if shapes[1] != shapes[0] and not (name == "mul" and shapes[1] == (1, *shapes[0][1:])):
+        more = ", or (1, ...) for all channels" if name == "mul" else ""
+        lowering.fail(node, f"its operands have shapes {shapes[0]} and {shapes[1]}; expected equal ones{more}")
+    return lowering.emit(node, name, (x, y), shapes[0])
 
 
 def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: Constant) -> int:
@@ -278,28 +295,80 @@ def relu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     return lowering.emit(node, "relu", (x,), lowering.shape(x))
 
 
-@rule("aten.clamp.default", "aten.hardtanh.default", "aten.relu6.default")
-def clamp(lowering: Lowering, node: Any, arguments: Arguments) -> int | Constant:
-    """Nothing, where only signs and quantisers read it that need no limits: their rules see to that.
+@rule("aten.prelu.default", "aten._prelu_kernel.default")
+def prelu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """x where x >= 0, else slope * x; one slope, or one per channel."""
+    x = lowering.value(node, arguments["self"])
+    slope = lowering.constant(node, arguments["weight"])
+    vector = slope.tensor.reshape(-1).expand(lowering.shape(x)[0])
+    return _prelu(lowering, node, x, type(slope)(vector, slope.origin))
 
-    Networks are trained so, for the gradient: a hard tanh before each sign, a clamp to 0..1 before each quantiser.
+
+@rule("aten.leaky_relu.default")
+def leaky_relu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """The same slope for all."""
+    x = lowering.value(node, arguments["self"])
+    slope = torch.full((lowering.shape(x)[0],), float(arguments["negative_slope"]))
+    return _prelu(lowering, node, x, lowering.computed(slope))
+
+
+def _prelu(lowering: Lowering, node: Any, x: int, slope: Constant) -> int:
+    return lowering.emit(node, "prelu", (x,), lowering.shape(x), None, {"slope": slope})
+
+
+@rule("aten.abs.default")
+def absolute(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """|x|."""
+    x = lowering.value(node, arguments["self"])
+    return lowering.emit(node, "abs", (x,), lowering.shape(x))
+
+
+@rule(
+    "aten.clamp.default",
+    "aten.clamp.Tensor",
+    "aten.clamp_min.default",
+    "aten.clamp_max.default",
+    "aten.hardtanh.default",
+    "aten.relu6.default",
+)
+def clamp(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """min(max(x, low), high); signs and quantisers behind it may not need it, see `_unlimited`."""
+    x = lowering.value(node, arguments["self"])
+    if "relu6" in str(node.target):
+        arguments = {"min": 0.0, "max": 6.0}
+    low, high = (_limit(lowering, node, arguments.get(key, arguments.get(f"{key}_val"))) for key in ("min", "max"))
+    if low is not None and high is not None and low > high:
+        lowering.fail(node, f"its limits are {low} and {high}; expected the lower one first")
+    if low is None and high is None:
+        return x
+    if (low, high) == (0, None):
+        return lowering.emit(node, "relu", (x,), lowering.shape(x))
+    return lowering.emit(node, "clamp", (x,), lowering.shape(x), {"low": low, "high": high})
+
+
+def _limit(lowering: Lowering, node: Any, argument: Any) -> float | None:
+    """A limit of a clamp, which is one number for all; None for none."""
+    if argument is None:
+        return None
+    numbers = lowering.constant(node, argument).tensor.float().unique().tolist()
+    if len(numbers) != 1:
+        lowering.fail(node, f"its limit has {len(numbers)} different numbers; expected one for all channels")
+    return float(numbers[0]) if math.isfinite(numbers[0]) else None
+
+
+def _unlimited(lowering: Lowering, node: Any, x: int, enough: Callable[[float, float], bool]) -> int:
+    """x without a clamp before it that changes nothing, its limits being `enough`.
+
+    Networks are trained so, for the gradient: a hard tanh before each sign, a clamp to 0..1 before each quantiser. Both
+    are monotone, so that a maximum between them changes nothing either.
     """
-    others = [reader for reader in node.users if str(reader.target) not in QUANTIZERS]
-    if others:
-        lowering.fail(node, f"it is known only in front of signs and quantisers, and {others[0].target} reads it")
-    return lowering.known(arguments["self"])
-
-
-def _check_limits(
-    lowering: Lowering, node: Any, argument: Any, enough: Callable[[float, float], bool], expected: str
-) -> None:
-    """Refuse a `clamp` that changes what a sign or quantiser makes of its result."""
-    if RULES.get(str(argument.target)) is not clamp:
-        return
-    given = bind(argument)
-    low, high = given.get("min", given.get("min_val", 0.0)), given.get("max", given.get("max_val", 6.0))
-    if not enough(-math.inf if low is None else low, math.inf if high is None else high):
-        lowering.fail(argument, f"its limits {low} and {high} change what {node.target} gives; expected {expected}")
+    maker = lowering.producer(x)
+    if maker is not None and maker.op == "clamp" and enough(*limits(**maker.attributes)):
+        return _unlimited(lowering, node, maker.inputs[0], enough)
+    if maker is not None and maker.op in ("max_pool2d", "flatten"):
+        source = _unlimited(lowering, node, maker.inputs[0], enough)
+        return x if source == maker.inputs[0] else lowering.repeat(x, source)
+    return x
 
 
 @rule("aten.max_pool2d.default", "aten.max_pool2d_with_indices.default")
@@ -392,8 +461,7 @@ def softmax(lowering: Lowering, node: Any, arguments: Arguments) -> int:
 @rule("bitwright.sign.default")
 def sign(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """+1 or -1."""
-    _check_limits(lowering, node, arguments["x"], lambda low, high: low < 0 <= high, "one below 0, one of 0 or above")
-    x = lowering.value(node, arguments["x"])
+    x = _unlimited(lowering, node, lowering.value(node, arguments["x"]), lambda low, high: low < 0 <= high)
     return lowering.emit(node, "sign", (x,), lowering.shape(x))
 
 
@@ -414,7 +482,7 @@ def quantize(lowering: Lowering, node: Any, arguments: Arguments) -> int:
         first, last = (torch.round(torch.tensor(limit) * (1 / scale)) + zero for limit in (low, high))
         return bool((first <= attributes["qmin"]).all() and (last >= attributes["qmax"]).all())
 
-    _check_limits(lowering, node, arguments["x"], enough, "them to reach its lowest and highest number")
+    x = _unlimited(lowering, node, x, enough)
     return lowering.emit(node, "quantize", (x,), lowering.shape(x), attributes, weights)
 
 

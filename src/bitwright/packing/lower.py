@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -190,6 +190,13 @@ class Lowering:
         roles = {role: self._store(node, constant, role, name) for role, constant in (weights or {}).items()}
         self.nodes.append(Node(op, inputs, dict(attributes or {}), roles, name))
         self._shapes.append(shape)
+        return len(self._shapes) - 1
+
+    def repeat(self, value: int, source: int) -> int:
+        """What the node that made `value` from one other makes from `source`, which has the same shape."""
+        made = self.nodes[value - len(self.inputs)]
+        self.nodes.append(replace(made, inputs=(source,)))
+        self._shapes.append(self._shapes[value])
         return len(self._shapes) - 1
 
     # How the walk works.

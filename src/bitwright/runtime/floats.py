@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bitwright.runtime.graph import Node
+from bitwright.runtime.shapes import limits
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -43,6 +44,8 @@ def memory_axis(shape: Shape, axis: int) -> int:
 
 def operations(native: Any, node: Node, weights: Weights, inputs: Sequence[Shape]) -> list[Any]:
     """What computes a node whose inputs have the logical shapes `inputs`."""
+    if node.op == "mul":
+        return [native.MulOp(math.prod(inputs[0]), math.prod(inputs[0]) // math.prod(inputs[1]))]
     return OPERATIONS[node.op](native, inputs[0], weights, **node.attributes)
 
 
@@ -56,6 +59,18 @@ def normalize(native: Any, shape: Shape, weights: Weights, uint8: bool = False) 
 
 def relu(native: Any, shape: Shape, weights: Weights) -> list[Any]:
     return [native.ReluOp(math.prod(shape))]
+
+
+def prelu(native: Any, shape: Shape, weights: Weights) -> list[Any]:
+    return [native.PreluOp(math.prod(shape[1:]), native.Prelu(**weights))]
+
+
+def clamp(native: Any, shape: Shape, weights: Weights, low: float | None, high: float | None) -> list[Any]:
+    return [native.ClampOp(math.prod(shape), *limits(low, high))]
+
+
+def absolute(native: Any, shape: Shape, weights: Weights) -> list[Any]:
+    return [native.AbsOp(math.prod(shape))]
 
 
 def add(native: Any, shape: Shape, weights: Weights) -> list[Any]:
@@ -115,6 +130,9 @@ OPERATIONS: dict[str, Callable[..., list[Any]]] = {
     "normalize": normalize,
     "affine": affine,
     "relu": relu,
+    "prelu": prelu,
+    "clamp": clamp,
+    "abs": absolute,
     "max_pool2d": _pool("MaxPoolOp"),
     "avg_pool2d": _pool("AvgPoolOp"),
     "adaptive_avg_pool2d": _pool("AdaptiveAvgPoolOp"),

@@ -17,7 +17,7 @@ import numpy as np
 from bitwright.packing.lattice import Lattice, find_lattice
 from bitwright.runtime.domains import Domain, domains, integer_layer
 from bitwright.runtime.graph import Graph, Node
-from bitwright.runtime.shapes import window_count
+from bitwright.runtime.shapes import limits, window_count
 
 Array = np.ndarray
 Weights = Mapping[str, Array]
@@ -183,6 +183,22 @@ def relu(weights: Weights, x: Array) -> Array:
     return np.maximum(x, np.float32(0))
 
 
+def prelu(weights: Weights, x: Array) -> Array:
+    """x where x >= 0, else slope * x per channel."""
+    return np.where(x >= 0, x, x * per_channel(weights["slope"], x.ndim))
+
+
+def clamp(weights: Weights, x: Array, *, low: float | None, high: float | None) -> Array:
+    """min(max(x, low), high)."""
+    low, high = limits(low, high)
+    return np.minimum(np.maximum(x, np.float32(low)), np.float32(high))
+
+
+def absolute(weights: Weights, x: Array) -> Array:
+    """|x|."""
+    return np.abs(x)
+
+
 def max_pool2d(
     weights: Weights,
     x: Array,
@@ -243,6 +259,11 @@ def add(weights: Weights, a: Array, b: Array) -> Array:
     return a + b
 
 
+def mul(weights: Weights, x: Array, y: Array) -> Array:
+    """The product of two values; the second may have one channel, for all of the first's."""
+    return x * y
+
+
 def flatten(weights: Weights, x: Array) -> Array:
     """All axes but the first in one."""
     return x.reshape(len(x), int(np.prod(x.shape[1:])))
@@ -275,10 +296,14 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "linear": linear,
     "affine": affine,
     "relu": relu,
+    "prelu": prelu,
+    "clamp": clamp,
+    "abs": absolute,
     "max_pool2d": max_pool2d,
     "avg_pool2d": avg_pool2d,
     "adaptive_avg_pool2d": adaptive_avg_pool2d,
     "add": add,
+    "mul": mul,
     "flatten": flatten,
     "pad": pad,
     "slice": slice_axis,

@@ -20,6 +20,8 @@ Shape = tuple[int, ...]
 
 MAX_INTEGER = 2**31 - 1
 """Sizes and attributes fit the 32-bit integers of native code."""
+LARGEST_FLOAT = 3.4028234663852886e38
+"""Of float32."""
 MAX_CODE = 2**16
 """The range of `quantize` is within plus or minus this."""
 MAX_ELEMENTS = 2**28
@@ -178,6 +180,12 @@ class _Check:
             self.fail(f"{name} is {value!r}; expected {count} integers from {low} to {high}")
         return list(value)
 
+    def number(self, name: str) -> float:
+        value = self.node.attributes[name]
+        if type(value) not in (int, float) or not abs(value) <= LARGEST_FLOAT:
+            self.fail(f"{name} is {value!r}; expected a finite float32 number")
+        return float(value)
+
     def flag(self, name: str) -> bool:
         value = self.node.attributes[name]
         if not isinstance(value, bool):
@@ -204,6 +212,11 @@ def window_count(size: int, kernel: int, stride: int, before: int, dilation: int
     if ceil and (count - 1) * stride >= size + before:
         count -= 1
     return count
+
+
+def limits(low: float | None, high: float | None) -> tuple[float, float]:
+    """Those of a clamp, infinite where it has none."""
+    return (-math.inf if low is None else low, math.inf if high is None else high)
 
 
 def _windows(check: _Check, kernel: list[int], dilation: list[int], ceil: bool) -> Shape:
@@ -241,6 +254,19 @@ def _scale_and_shift(check: _Check) -> Shape:
     check.weight("scale", (shape[0],))
     check.weight("shift", (shape[0],))
     return shape
+
+
+def _prelu(check: _Check) -> Shape:
+    shape = check.input()
+    check.weight("slope", (shape[0],))
+    return shape
+
+
+def _clamp(check: _Check) -> Shape:
+    limits = [check.number(name) for name in ("low", "high") if check.node.attributes[name] is not None]
+    if not limits or limits[0] > limits[-1]:
+        check.fail(f"its limits are {limits}; expected one or two, low <= high")
+    return _same(check)
 
 
 def _normalize(check: _Check) -> Shape:
@@ -291,6 +317,13 @@ def _add(check: _Check) -> Shape:
     return a
 
 
+def _mul(check: _Check) -> Shape:
+    a, b = (check.shapes[value] for value in check.node.inputs)
+    if b not in (a, (1, *a[1:])):
+        check.fail(f"inputs have shapes {a} and {b}; expected the second equal to the first, or with a first axis of 1")
+    return a
+
+
 def _flatten(check: _Check) -> Shape:
     return (math.prod(_same(check)),)
 
@@ -298,9 +331,7 @@ def _flatten(check: _Check) -> Shape:
 def _pad(check: _Check) -> Shape:
     shape = check.input()
     before, after = check.integers("before", len(shape), 0), check.integers("after", len(shape), 0)
-    value = check.node.attributes["value"]
-    if type(value) not in (int, float) or not abs(value) <= 3.4028234663852886e38:
-        check.fail(f"value is {value!r}; expected a finite float32 number")
+    check.number("value")
     return tuple(b + n + a for b, n, a in zip(before, shape, after, strict=True))
 
 
@@ -347,10 +378,14 @@ OPERATIONS: dict[str, Operation] = {
     "linear": Operation(_linear, weights=("weight",), optional=("bias",)),
     "affine": Operation(_scale_and_shift, weights=("scale", "shift")),
     "relu": Operation(_same),
+    "prelu": Operation(_prelu, weights=("slope",)),
+    "clamp": Operation(_clamp, ("low", "high")),
+    "abs": Operation(_same),
     "max_pool2d": Operation(_max_pool2d, ("kernel", "stride", "padding", "dilation", "ceil")),
     "avg_pool2d": Operation(_avg_pool2d, ("kernel", "stride", "padding", "ceil", "count_include_pad")),
     "adaptive_avg_pool2d": Operation(_adaptive_avg_pool2d, ("size",)),
     "add": Operation(_add, inputs=2),
+    "mul": Operation(_mul, inputs=2),
     "flatten": Operation(_flatten),
     "pad": Operation(_pad, ("before", "after", "value")),
     "slice": Operation(_slice, ("axis", "start", "stop", "step")),

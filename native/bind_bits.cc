@@ -38,7 +38,10 @@ void make_encode_image(EncodeImageOp* self, const OwnedEncode& encode, bool uint
   new (self) EncodeImageOp(encode, uint8);
 }
 
-void make_pool(PoolCodesOp* self, const Conv2dShape& s, const CodeLayout& x, const CodeLayout& out) {
+void make_pool(PoolCodesOp* self, const Conv2dShape& s, const CodeLayout& x, const CodeLayout& out,
+               const std::vector<bool>& least) {
+  if (!least.empty() && static_cast<int64_t>(least.size()) != x.channels)
+    refuse("least has " + std::to_string(least.size()) + " entries, expected one per channel");
   if (x.height != s.in_h || x.width != s.in_w || x.channels != s.in_c)
     refuse("the layout of x is not that of the window's image and channels");
   // One more than the window counts: its last position in ceil mode.
@@ -46,7 +49,7 @@ void make_pool(PoolCodesOp* self, const Conv2dShape& s, const CodeLayout& x, con
     refuse("the layout of the result is not that of the window's output");
   if (out.channels != x.channels || out.groups != x.groups || out.planes != x.planes)
     refuse("the layout of the result has other channels, groups or planes than that of x");
-  new (self) PoolCodesOp(s, x, out);
+  new (self) PoolCodesOp(s, x, out, least);
 }
 
 auto peak_variant() {
@@ -71,7 +74,8 @@ void bind_bits(nb::module_& m) {
   nb::class_<EncodeImageOp, Operation>(m, "EncodeImageOp")
       .def("__init__", &make_encode_image, nb::arg("encode"), nb::arg("uint8") = false);
   nb::class_<PoolCodesOp, Operation>(m, "PoolCodesOp")
-      .def("__init__", &make_pool, nb::arg("window"), nb::arg("x"), nb::arg("out"));
+      .def("__init__", &make_pool, nb::arg("window"), nb::arg("x"), nb::arg("out"),
+           nb::arg("least") = std::vector<bool>());
   nb::class_<BitConvOp, Operation>(m, "BitConvOp")
       .def("__init__", &make_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("step"), nb::arg("weights"),
            nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"), nb::arg("kernel") = "");

@@ -243,7 +243,8 @@ void bind_floats(nb::module_& m) {
            },
            nb::arg("count"), nb::arg("low"), nb::arg("high"));
   nb::class_<AbsOp, Operation>(m, "AbsOp")
-      .def("__init__", [](AbsOp* self, int64_t count) { new (self) AbsOp(ELEMENTWISE_ABS, checked_count(count), 0, 0); },
+      .def("__init__",
+           [](AbsOp* self, int64_t count) { new (self) AbsOp(ELEMENTWISE_ABS, checked_count(count), 0, 0); },
            nb::arg("count"));
   nb::class_<AddOp, Operation>(m, "AddOp")
       .def("__init__", [](AddOp* self, int64_t count) { new (self) AddOp(ELEMENTWISE_ADD, checked_count(count), 1); },

@@ -75,7 +75,8 @@ Finish make_finish(int64_t channels, const Optional& multiplier, const Optional&
   check_size(channels, 1, "channels");
   if (scale.has_value() != shift.has_value()) refuse("scale and shift: found one of them, expected both or neither");
   if (!out && !encode) refuse("out is false and there is no encode: nothing would be written");
-  if (prelu && static_cast<int64_t>(prelu->slope.size()) != channels) refuse("prelu has other channels than the finish");
+  if (prelu && static_cast<int64_t>(prelu->slope.size()) != channels)
+    refuse("prelu has other channels than the finish");
   if (encode && encode->layout.channels != channels) refuse("encode has other channels than the finish");
   Finish f;
   f.channels = channels;
@@ -250,7 +251,8 @@ void check_input_layout(const CodeLayout& l, const Conv2dShape& s) {
 }
 
 void check_simple(const Finish& f) {
-  if (!f.prelu.slope.empty() || f.limits) refuse("finish has a prelu or limits, expected none: they belong to exact sums");
+  if (!f.prelu.slope.empty() || f.limits)
+    refuse("finish has a prelu or limits, expected none: they belong to exact sums");
 }
 
 void check_finish(const Finish& f, const Conv2dShape& s) {

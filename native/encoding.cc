@@ -95,12 +95,49 @@ void EncodeImageOp::run(const void* const* inputs, void* const* outputs, int64_t
   });
 }
 
-PoolCodesOp::PoolCodesOp(const Conv2dShape& shape, const CodeLayout& x, const CodeLayout& out)
-    : Operation({code_image_bytes(&x)}, {code_image_bytes(&out)}), shape_(shape), x_(x), out_(out) {}
+namespace {
+
+// Bytes of a pixel's codes in one plane.
+int64_t pixel_bytes(const CodeLayout& l) { return (l.planes ? 4 : 1) * code_pixel_units(&l); }
+
+}  // namespace
+
+PoolCodesOp::PoolCodesOp(const Conv2dShape& shape, const CodeLayout& x, const CodeLayout& out,
+                         const std::vector<bool>& least)
+    : Operation({code_image_bytes(&x)}, {code_image_bytes(&out)}), shape_(shape), x_(x), out_(out) {
+  if (std::find(least.begin(), least.end(), true) == least.end()) return;
+  complement_.resize(pixel_bytes(x));
+  for (int64_t c = 0; c < x.channels; ++c) {
+    const int64_t of_group = x.channels / x.groups, unit = c / of_group * code_group_units(&x), i = c % of_group;
+    if (!least[c]) continue;
+    if (x.planes)
+      complement_[4 * (unit + i / 32) + i % 32 / 8] |= static_cast<uint8_t>(1 << i % 8);
+    else
+      complement_[unit + i] = 0xff;
+  }
+}
+
+// The codes of all pixels of the image, in every plane, with the bits of `complement_` turned over.
+void PoolCodesOp::turn(const CodeLayout& l, const uint8_t* from, uint8_t* to) const {
+  const int64_t pixel = pixel_bytes(l), plane = 4 * code_plane_units(&l);
+  for (int64_t n = 0; n < std::max<int64_t>(l.planes, 1); ++n)
+    for (int64_t y = 0; y < l.height; ++y) {
+      const int64_t row = n * plane + ((l.top + y) * code_columns(&l) + l.left) * pixel;
+      for (int64_t x = 0; x < l.width; ++x)
+        for (int64_t i = 0, at = row + x * pixel; i < pixel; ++i) to[at + i] = from[at + i] ^ complement_[i];
+    }
+}
 
 void PoolCodesOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   parallel_for(batch, threads, [&](int64_t image) {
-    pool_codes_portable(&shape_, &x_, &out_, static_cast<const uint8_t*>(inputs[0]) + image * code_image_bytes(&x_),
-                        static_cast<uint8_t*>(outputs[0]) + image * code_image_bytes(&out_));
+    const auto* x = static_cast<const uint8_t*>(inputs[0]) + image * code_image_bytes(&x_);
+    auto* const out = static_cast<uint8_t*>(outputs[0]) + image * code_image_bytes(&out_);
+    if (!complement_.empty()) {
+      auto* const turned = static_cast<uint8_t*>(thread_scratch(code_image_bytes(&x_)));
+      turn(x_, x, turned);
+      x = turned;
+    }
+    pool_codes_portable(&shape_, &x_, &out_, x, out);
+    if (!complement_.empty()) turn(out_, out, out);
   });
 }

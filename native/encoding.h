@@ -38,13 +38,17 @@ class EncodeImageOp final : public Operation {
   const char* level_;
 };
 
-// Max pooling of codes; what is outside the image does not count. The layouts have the same channels, groups and planes.
+// Max pooling of codes, or min pooling of those channels where `least` is set; what is outside the image does not count.
+// The layouts have the same channels, groups and planes. `least`: a number per channel, or empty.
 class PoolCodesOp final : public Operation {
  public:
-  PoolCodesOp(const Conv2dShape& shape, const CodeLayout& x, const CodeLayout& out);
+  PoolCodesOp(const Conv2dShape& shape, const CodeLayout& x, const CodeLayout& out, const std::vector<bool>& least);
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
   Conv2dShape shape_;
   CodeLayout x_, out_;
+  std::vector<uint8_t> complement_;  // of a pixel in one plane: the least codes are the largest of the complements
+
+  void turn(const CodeLayout& layout, const uint8_t* from, uint8_t* to) const;
 };

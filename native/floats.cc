@@ -93,6 +93,11 @@ void PoolOp::run(const void* const* inputs, void* const* outputs, int64_t batch,
 
 namespace {
 
+// Channels: one of the two is empty.
+int64_t size(const std::vector<float>& scale, const OwnedPrelu& prelu) {
+  return static_cast<int64_t>(scale.size() + prelu.slope.size());
+}
+
 std::vector<float> repeated(const std::vector<float>& channels) {
   constexpr size_t kEnough = 64;
   std::vector<float> result(channels);
@@ -104,10 +109,11 @@ std::vector<float> repeated(const std::vector<float>& channels) {
 
 ChannelwiseOp::ChannelwiseOp(int kind, int64_t pixels, const std::vector<float>& scale,
                              const std::vector<float>& shift, const OwnedPrelu& p)
-    : Operation({pixels * static_cast<int64_t>(scale.size() + p.slope.size()) * (kind == ELEMENTWISE_NORMALIZE ? 1 : kFloat)},
-                {pixels * static_cast<int64_t>(scale.size() + p.slope.size()) * kFloat}),
+    : Operation({pixels * size(scale, p) * (kind == ELEMENTWISE_NORMALIZE ? 1 : kFloat)},
+                {pixels * size(scale, p) * kFloat}),
       kind_(kind), count_(output_bytes()[0] / kFloat), scale_(repeated(scale)), shift_(repeated(shift)),
-      prelu_({repeated(p.scale), repeated(p.shift), repeated(p.slope), repeated(p.after_scale), repeated(p.after_shift)}),
+      prelu_({repeated(p.scale), repeated(p.shift), repeated(p.slope), repeated(p.after_scale),
+              repeated(p.after_shift)}),
       kernel_(elementwise_kernel()), level_(float_level()) {}
 
 void ChannelwiseOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
@@ -220,6 +226,19 @@ void SliceOp::run(const void* const* inputs, void* const* outputs, int64_t batch
 
 namespace {
 
+// In a few sums side by side, which vectors hold.
+double sum_of(const float* x, int64_t count) {
+  constexpr int64_t kSums = 8;
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums)
+    for (int64_t k = 0; k < kSums; ++k) sums[k] += x[i + k];
+  double total = 0;
+  for (; i < count; ++i) total += x[i];
+  for (double sum : sums) total += sum;
+  return total;
+}
+
 Sizes kept(const Sizes& shape, const std::vector<bool>& reduced) {
   Sizes size(shape);
   for (size_t i = 0; i < size.size(); ++i)
@@ -243,6 +262,10 @@ void MeanOp::run(const void* const* inputs, void* const* outputs, int64_t batch,
     auto* sums = static_cast<double*>(thread_scratch(out_count_ * sizeof(double)));
     std::fill(sums, sums + out_count_, 0.0);
     for_rows(shape_, strides_, [&](int64_t from, int64_t to, int64_t run) {
+      if (strides_.back() == 0) {
+        sums[to] += sum_of(x + from, run);
+        return;
+      }
       for (int64_t i = 0; i < run; ++i) sums[to + i * strides_.back()] += x[from + i];
     });
     const double divisor = static_cast<double>(in_count_ / out_count_);

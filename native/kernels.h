@@ -23,8 +23,8 @@ typedef struct {
   int relu;
 } Epilogue;
 
-// z = y * scale + shift, then (z >= 0 ? z : z * slope) * after_scale + after_shift, rounded after each operation. All or none
-// (null) are there: a scale of 1 and a shift of 0 change nothing.
+// z = y * scale + shift, then (z >= 0 ? z : z * slope) * after_scale + after_shift, rounded after each operation. All or
+// none (null) are there: a scale of 1 and a shift of 0 change nothing.
 typedef struct {
   const float *scale, *shift, *slope, *after_scale, *after_shift;  // [C]
 } Prelu;
@@ -173,8 +173,8 @@ void pool2d_ref(POOL2D_ARGUMENTS);
 void pool2d_avx2(POOL2D_ARGUMENTS);
 void pool2d_avx512(POOL2D_ARGUMENTS);
 
-// x + other; x * other, of the element or of the row; |x|; x between low and high, where NaN stays; x * scale + shift, rounded
-// after each; the same with x = byte / 255; what Prelu says.
+// x + other; x * other, of the element or of the row; |x|; x between low and high, where NaN stays; x * scale + shift,
+// rounded after each; the same with x = byte / 255; what Prelu says.
 enum {
   ELEMENTWISE_ADD,
   ELEMENTWISE_MUL,

@@ -193,6 +193,14 @@ def per_channel(rng: np.random.Generator, channels: int) -> np.ndarray:
     return (rng.standard_normal(channels) * rng.choice([0.01, 1.0, 0.0], channels, p=[0.3, 0.6, 0.1])).astype(f32)
 
 
+def activated(y: np.ndarray, prelu: dict[str, np.ndarray], limits: tuple[float, float] | None) -> np.ndarray:
+    """What may follow a residual and a relu."""
+    if prelu:
+        z = y * prelu["scale"] + prelu["shift"]
+        y = np.where(z >= 0, z, z * prelu["slope"]) * prelu["after_scale"] + prelu["after_shift"]
+    return y if limits is None else np.minimum(np.maximum(y, f32(limits[0])), f32(limits[1]))
+
+
 def finished(sums: np.ndarray, parts: dict, residual: np.ndarray | None, relu: bool, two: bool) -> np.ndarray:
     y = sums[0].astype(f32)
     if "multiplier" in parts:
@@ -226,7 +234,10 @@ def test_convolution(case: Conv) -> None:
     residual = rng.standard_normal(shape).astype(f32) if rng.random() < 0.4 else None
     relu, out = bool(rng.random() < 0.3), bool(rng.random() < 0.6)
     encode, expected_codes, layout = None, None, None
-    y = finished(built.sums, parts, residual, relu, two)
+    names = ("scale", "shift", "slope", "after_scale", "after_shift")
+    prelu = {name: per_channel(rng, case.out_c) for name in names} if rng.random() < 0.3 else {}
+    limits = (-0.5, float(rng.choice([1, np.inf]))) if rng.random() < 0.3 else None
+    y = activated(finished(built.sums, parts, residual, relu, two), prelu, limits)
     if not out or rng.random() < 0.6:
         kind = str(rng.choice(["sign", "quantize"]))
         low = int(rng.integers(-5, 2)) if kind == "quantize" else 0
@@ -241,7 +252,8 @@ def test_convolution(case: Conv) -> None:
         layout = Layout(shape[1], shape[2], case.out_c, groups, tuple(rng.integers(0, 3, 4).tolist()), planes)
         encode = _native.Encode(kind, layout.native, reciprocal=reciprocal, low=low, high=high, **affine)
         expected_codes = layout.store(encoded(kind, z, reciprocal, low, high))
-    finish = _native.Finish(case.out_c, **parts, residual=residual is not None, relu=relu, out=out, encode=encode)
+    ends = {"prelu": _native.Prelu(**prelu) if prelu else None, "limits": limits, "out": out, "encode": encode}
+    finish = _native.Finish(case.out_c, **parts, residual=residual is not None, relu=relu, **ends)
     inputs = [built.layout.store(built.codes)] + ([residual] if residual is not None else [])
     for level, kernel in KERNELS:
         _native.set_isa(level)
@@ -380,7 +392,9 @@ def test_pooling_codes(layout: Layout, seed: int) -> None:
     stride = rng.integers(1, 4, 2)
     size = (image + 2 * padding - kernel) // stride + 1
     codes = rng.integers(0, 1 << (layout.planes or 8), (batch, *image, layout.channels))
-    padded = np.pad(codes, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
+    least = rng.random(layout.channels) < rng.choice([0, 0.5])
+    turn = np.where(least, (1 << (layout.planes or 8)) - 1, 0)  # the least codes have the largest complements
+    padded = np.pad(codes ^ turn, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
     expected = np.zeros((batch, *size, layout.channels), np.int64)
     for y in range(kernel[0]):
         for x in range(kernel[1]):
@@ -391,9 +405,9 @@ def test_pooling_codes(layout: Layout, seed: int) -> None:
     out = Layout(*map(int, size), layout.channels, layout.groups, tuple(rng.integers(0, 3, 4).tolist()), layout.planes)
     pairs = [tuple(map(int, pair)) for pair in (image, kernel, stride, padding)]
     window = _native.Window(pairs[0], layout.channels, layout.channels, *pairs[1:])
-    operation = _native.PoolCodesOp(window, layout.native, out.native)
+    operation = _native.PoolCodesOp(window, layout.native, out.native, least.tolist())
     (result,) = _native.run_operation(operation, [layout.store(codes)], batch, int(rng.integers(1, 4)))
-    assert np.array_equal(result, out.store(expected).ravel())
+    assert np.array_equal(result, out.store(expected ^ turn).ravel())
 
 
 # --- refusals

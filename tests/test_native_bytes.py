@@ -82,6 +82,8 @@ class Case:
     scale: bool = False
     residual: bool = False
     relu: bool = False
+    prelu: bool = False
+    limits: tuple[float, float] | None = None
     out: bool = True
     encode: str = ""  # "", "sign" or "quantize"
     encode_scale: bool = False
@@ -154,6 +156,8 @@ class Problem:
         }
         if "multiplier" in self.vectors:
             self.vectors["multiplier"] *= np.float32(0.01)
+        names = ("scale", "shift", "slope", "after_scale", "after_shift")
+        self.prelu = {name: rng.standard_normal(case.out_c).astype(np.float32) for name in names}
         self.encode_vectors = {
             name: rng.standard_normal(case.out_c).astype(np.float32) for name in ("scale", "shift") if case.encode_scale
         }
@@ -178,7 +182,9 @@ class Problem:
                 low=self.low,
                 high=self.high,
             )
-        finish = _native.Finish(c.out_c, **self.vectors, residual=c.residual, relu=c.relu, out=c.out, encode=encode)
+        ends = {"prelu": _native.Prelu(**self.prelu) if c.prelu else None, "limits": c.limits}
+        ends |= {"out": c.out, "encode": encode}
+        finish = _native.Finish(c.out_c, **self.vectors, residual=c.residual, relu=c.relu, **ends)
         window = _native.Window(c.image, c.in_c, c.out_c, c.kernel, c.stride, c.padding, c.dilation, c.groups)
         arguments = {"weights": self.weights, "padding": c.outside, "step": c.step, "low": c.low, **changes}
         return _native.ByteConvOp(window, self.x_layout.native, finish=finish, **arguments)
@@ -205,6 +211,10 @@ class Problem:
         y = y * v["scale"] + v["shift"] if c.scale else y
         y = y + self.residual if c.residual else y
         y = np.where(y < 0, f32(0), y) if c.relu else y
+        if c.prelu:
+            z = y * self.prelu["scale"] + self.prelu["shift"]
+            y = np.where(z >= 0, z, z * self.prelu["slope"]) * self.prelu["after_scale"] + self.prelu["after_shift"]
+        y = y if c.limits is None else np.minimum(np.maximum(y, f32(c.limits[0])), f32(c.limits[1]))
         assert y.dtype == f32
         return Computed(y if c.out else None, self.out_layout.pack(self.encoded(y)) if c.encode else None)
 
@@ -251,6 +261,8 @@ CASES = st.builds(
     scale=st.booleans(),
     residual=st.booleans(),
     relu=st.booleans(),
+    prelu=st.booleans(),
+    limits=st.sampled_from([None, None, (-0.5, 1.5), (-1.0, float("inf"))]),
     out=st.booleans(),
     encode=st.sampled_from(["", "sign", "quantize"]),
     encode_scale=st.booleans(),

@@ -108,7 +108,8 @@ class Builder:
         if draw(st.booleans()):
             roles["bias"] = self.numbers(outputs)
         value = self.append("conv2d" if attributes else "linear", value, attributes=attributes, **roles)
-        for follow in ("affine", "add", "relu", "max_pool2d"):
+        activations = (("relu",), ("clamp",), ("affine", "prelu", "affine"), ("prelu",), ())
+        for follow in ("affine", "add", *draw(st.sampled_from(activations)), "max_pool2d"):
             if draw(st.booleans()):
                 value = getattr(self, follow)(value)
         return value
@@ -123,6 +124,14 @@ class Builder:
 
     def relu(self, value: int) -> int:
         return self.append("relu", value)
+
+    def prelu(self, value: int) -> int:
+        slope = self.weight(self.random.choice([-0.5, 0, 0.25, 0.5], self.shapes[value][0]))
+        return self.append("prelu", value, slope=slope)
+
+    def clamp(self, value: int) -> int:
+        low, high = self.draw(st.sampled_from([(-1, 1), (0, 2.5), (None, 0.5), (-0.25, None)]))
+        return self.append("clamp", value, attributes={"low": low, "high": high})
 
     def flatten(self, value: int) -> int:
         return self.append("flatten", value)

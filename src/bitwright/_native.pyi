@@ -142,7 +142,7 @@ class EncodeImageOp(Operation):
 # Max pooling; the layouts differ in size and margins only. Codes outside the image don't count. `out` may be one larger
 # than the window's output, as in ceil mode.
 class PoolCodesOp(Operation):
-    def __init__(self, window: Window, x: CodeLayout, out: CodeLayout) -> None: ...
+    def __init__(self, window: Window, x: CodeLayout, out: CodeLayout, least: list[bool] = ...) -> None: ...
 
 # x: planes of codes u, activations m = low + step * u (step 1 or 2), outside the image m = padding. weights: int8
 # [O, C / groups, kernel_h, kernel_w], at most 8 in magnitude, 1 where finish has `negative`. `kernel` names one

@@ -19,6 +19,7 @@ from bitwright.runtime.domains import SIGNS, Domain, domains, integer_layer
 from bitwright.runtime.fuse import LAYERS, Chain, Coder, find_coders, fuse
 from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.kernels import Form, Layer, Pair, Row, Tensor, choose
+from bitwright.runtime.shapes import LARGEST_FLOAT
 
 Shape = tuple[int, ...]
 
@@ -67,9 +68,9 @@ class Forms:
     ) -> None:
         self.graph, self.shapes, self.tensors = graph, shapes, tensors
         self.domains = [_coding(domain) for domain in domains(graph, tensors)]
-        self.chains = fuse(graph, self.domains)
-        self.coders = find_coders(self.chains, self.domains)
         self._lattices: dict[str, Lattice | None] = {}
+        self.chains = fuse(graph, self.domains, self._integer)
+        self.coders = find_coders(self.chains, self.domains)
         self._makers = {chain.result: chain.node for chain in self.chains}
         self._pads = {chain.result: chain.node for chain in self.chains if chain.node.op == "pad"}
         self.choices = {c.result: self._choose(c, preferred) for c in self.chains if c.node.op in LAYERS}
@@ -135,7 +136,24 @@ class Forms:
     def _takes(self, coder: Coder) -> bool:
         """Whether the kernel that computes what is coded gives the codes, too."""
         row, chain = self.choices[coder.source].row, self._layers[coder.source]
-        return (row.pools if chain.pool else row.encodes) and chain.coder == coder
+        return chain.coder == coder and (not chain.pool or row.pools or self.codes_first(chain)) and row.encodes
+
+    def codes_first(self, chain: Chain) -> bool:
+        """Whether a layer's codes can be pooled in place of its results. Coding is monotone: the code of the largest
+        number is the largest of the codes, or the least where the coder's scale is negative. A NaN must not occur."""
+        coder, pool, layer = chain.coder, chain.pool, self.choices[chain.result].layer
+        if coder is None or pool is None or list(pool.attributes["dilation"]) != [1, 1] or chain.residual is not None:
+            return False
+        if layer.domain is None or layer.lattice is None:
+            return False
+        largest = 2.0**32 * float(
+            max(layer.lattice.positive.max(), layer.lattice.negative.max(), 1) * layer.domain.scale
+        )
+        for node in (chain.node, chain.affine, *chain.activation, coder.affine):
+            for role, name in node.weights.items() if node else ():
+                number = 1.0 if role == "weight" else float(np.abs(self.tensors[name].dense()).max())
+                largest = max(largest, 1.0) * max(number, 1.0) + number
+        return largest < LARGEST_FLOAT
 
     def _pass_on(self, node: Node, wanted: Wanted) -> None:
         below = self.wanted[node.inputs[0]]
@@ -146,9 +164,7 @@ class Forms:
     def _choose(self, chain: Chain, preferred: Sequence[str]) -> Choice:
         node = chain.node
         source, name = node.inputs[0], node.weights["weight"]
-        domain, lattice = self.domains[source], self._lattice(name) if self.domains[source] else None
-        if not integer_layer(node, domain, lattice):
-            domain = lattice = None
+        domain, lattice = (self.domains[source], self._lattice(name)) if self._integer(node) else (None, None)
         padding: Pair = tuple(node.attributes.get("padding", (0, 0)))
         outside = 0
         merged = self._merge_pad(source, padding, domain) if node.op == "conv2d" else None
@@ -174,6 +190,11 @@ class Forms:
             return None
         outside = 0 if domain is None else int(np.rint(np.float64(np.float32(number)) / np.float64(domain.scale)))
         return source, (padding[0] + before[1], padding[1] + before[2]), outside
+
+    def _integer(self, node: Node) -> bool:
+        """Whether a layer is computed in integers."""
+        domain = self.domains[node.inputs[0]]
+        return domain is not None and integer_layer(node, domain, self._lattice(node.weights["weight"]))
 
     def _lattice(self, name: str) -> Lattice | None:
         if name not in self._lattices:

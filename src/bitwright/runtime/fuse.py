@@ -1,19 +1,20 @@
 """Which nodes one kernel computes together: a convolution or linear layer, and what follows it.
 
-A chain is y = (node + bias) * scale + shift + residual, then relu, then max pooling, and perhaps a second result
-besides: the codes of sign(y) or quantize(y), or of these after one more affine. Every part rounds by itself, in kernels
-as in separate nodes, so fusing changes no bit.
+A chain is y = (node + bias) * scale + shift + residual, then an activation (relu, clamp, or prelu with an affine before
+and one behind it), then max pooling, and perhaps a second result besides: the codes of sign(y) or quantize(y), or of
+these after one more affine. Every part rounds by itself, in kernels as in separate nodes, so fusing changes no bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bitwright.runtime.domains import Domain
 from bitwright.runtime.graph import Graph, Node
 
 LAYERS = ("conv2d", "linear")
+ACTIVATIONS = ("relu", "clamp", "prelu")
 CODERS = ("sign", "quantize")
 
 
@@ -42,7 +43,7 @@ class Chain:
     result: int
     affine: Node | None = None
     residual: int | None = None
-    relu: bool = False
+    activation: tuple[Node, ...] = ()
     pool: Node | None = None
     pooled: int = -1
     coder: Coder | None = None
@@ -50,17 +51,18 @@ class Chain:
     @property
     def parts(self) -> list[str]:
         """The operations in order, up to the pool."""
-        flags = (self.affine, "affine"), (self.residual is not None, "add"), (self.relu, "relu")
-        return [self.node.op, *(name for has, name in flags if has)]
+        flags = (self.affine, "affine"), (self.residual is not None, "add")
+        return [self.node.op, *(name for has, name in flags if has), *(node.op for node in self.activation)]
 
 
-def fuse(graph: Graph, coded: Sequence[Domain | None]) -> list[Chain]:
-    """The nodes in order, each followed as far as its kernel reaches; `coded` are the domains of the values.
+def fuse(graph: Graph, coded: Sequence[Domain | None], integer: Callable[[Node], bool]) -> list[Chain]:
+    """The nodes in order, each followed as far as its kernel reaches; `coded` are the domains of the values, `integer`
+    says which layers add up whole numbers: they end in any activation, others in a relu only.
 
     A chain stands where its last node stood: there, all that it reads has been computed. Signs and quantisers stay in
     the list, since their values may be wanted in other forms than their chain can give.
     """
-    chains = _chains(graph)
+    chains = _chains(graph, integer)
     makers = {chain.result: chain for chain in chains if chain.node.op in LAYERS}
     for coder in find_coders(chains, coded).values():
         if (maker := makers.get(coder.source)) is not None and maker.coder is None:
@@ -83,7 +85,7 @@ def find_coders(chains: Sequence[Chain], coded: Sequence[Domain | None]) -> dict
     return coders
 
 
-def _chains(graph: Graph) -> list[Chain]:
+def _chains(graph: Graph, integer: Callable[[Node], bool]) -> list[Chain]:
     first = len(graph.inputs)
     readers = _readers(graph)
     absorbed: set[int] = set()
@@ -92,17 +94,26 @@ def _chains(graph: Graph) -> list[Chain]:
         if index in absorbed:
             continue
         chain, last = Chain(node, first + index), index
+        activations = ACTIVATIONS if node.op in LAYERS and integer(node) else ACTIVATIONS[:1]
         while node.op in LAYERS:
-            follower = readers.get(chain.result, [])
-            if len(follower) != 1 or follower[0] < 0 or follower[0] in absorbed:
+            followers = _followers(graph, readers, chain.result, absorbed)
+            taken = _absorb(chain, [graph.nodes[i] for i in followers], activations)
+            if not taken:
                 break
-            if not _absorb(chain, graph.nodes[follower[0]]):
-                break
-            last = follower[0]
-            absorbed.add(last)
+            absorbed.update(followers[:taken])
+            last = followers[taken - 1]
             chain.result = first + last
         chains[last] = chain
     return [chains[index] for index in sorted(chains)]
+
+
+def _followers(graph: Graph, readers: dict[int, list[int]], value: int, absorbed: set[int]) -> list[int]:
+    """The node that alone reads a value, and the one that alone reads its result, as far as there are such."""
+    found: list[int] = []
+    while len(found) < 2 and len(follower := readers.get(value, [])) == 1 and follower[0] not in (-1, *absorbed):
+        found += follower
+        value = len(graph.inputs) + follower[0]
+    return found
 
 
 def _readers(graph: Graph) -> dict[int, list[int]]:
@@ -114,20 +125,27 @@ def _readers(graph: Graph) -> dict[int, list[int]]:
     return readers
 
 
-def _absorb(chain: Chain, node: Node) -> bool:
-    """Take `node`, the only reader of the chain's result, into the chain if its place there is still free."""
-    if chain.pool is not None:
-        return False
+def _absorb(chain: Chain, nodes: Sequence[Node], activations: Sequence[str]) -> int:
+    """How many of `nodes`, which follow the chain one by one, it takes over where their places in it are still free."""
+    ops = [node.op for node in nodes]
+    if not nodes or chain.pool is not None:
+        return 0
+    node, done = nodes[0], [node.op for node in chain.activation]
     if node.op == "max_pool2d":
         chain.pool, chain.pooled = node, chain.result
-    elif chain.relu:
-        return False
-    elif node.op == "relu":
-        chain.relu = True
+    elif done:
+        if done[-1] != "prelu" or node.op != "affine":
+            return 0
+        chain.activation += (node,)
+    elif node.op in activations:
+        chain.activation = (node,)
     elif node.op == "affine" and chain.affine is None and chain.residual is None:
         chain.affine = node
     elif node.op == "add" and chain.residual is None:
         chain.residual = node.inputs[1] if node.inputs[0] == chain.result else node.inputs[0]
+    elif ops == ["affine", "prelu"] and "prelu" in activations:
+        chain.activation = tuple(nodes)
+        return 2
     else:
-        return False
-    return True
+        return 0
+    return 1

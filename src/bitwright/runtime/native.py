@@ -19,6 +19,7 @@ from bitwright.runtime.forms import Choice, Forms
 from bitwright.runtime.fuse import LAYERS, Chain, Coder
 from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.kernels import Form, Tensor
+from bitwright.runtime.shapes import limits
 
 Array = np.ndarray
 Shape = tuple[int, ...]
@@ -204,13 +205,13 @@ class _Binder:
         operation = self.native.EncodeImageOp(encode)
         self._step(coder.node.name, " + ".join(coder.parts), operation, [source], [result], of_input, of_pixels)
 
-    def _encode(self, coder: Coder, form: Form) -> Any:
+    def _encode(self, coder: Coder, form: Form, layout: Any = None) -> Any:
         domain = self.forms.domains[coder.result]
         assert domain is not None
         arguments: dict[str, Any] = self._weights(coder.affine) if coder.affine else {}
         if coder.node.op == "quantize":
             arguments |= {"reciprocal": np.float32(1) / domain.scale, "low": domain.low, "high": domain.high}
-        return self.native.Encode(coder.node.op, self._layout((coder.result, form)), **arguments)
+        return self.native.Encode(coder.node.op, layout or self._layout((coder.result, form)), **arguments)
 
     def _image(self, value: int) -> tuple[int, int]:
         _, *image = self.shapes[value]
@@ -233,6 +234,8 @@ class _Binder:
         source, result = (choice.source, choice.form), chain.result
         sources: list[Slot] = [source] if chain.residual is None else [source, (chain.residual, None)]
         results: list[Slot] = [(result, None)] if self.forms.wanted[result].floats else []
+        if chain.pool and result in self.forms.encoded and not results and self._codes_first(chain, sources):
+            return
         if chain.pool and not choice.row.pools:
             self._step(chain.node.name, " + ".join(chain.parts), self._kernel(chain), sources, [(chain.pooled, None)])
             (operation,) = floats.operations(self.native, chain.pool, {}, [self.shapes[chain.pooled]])
@@ -252,6 +255,25 @@ class _Binder:
             operation = self._kernel(chain, **ends)
         self._step(chain.node.name, " + ".join(does), operation, sources, results)
 
+    def _codes_first(self, chain: Chain, sources: list[Slot]) -> bool:
+        """The codes of a layer's results, then the pool of these, if they can be pooled."""
+        coder, form = self.forms.encoded[chain.result]
+        if chain.pool is None or not self.forms.codes_first(chain):
+            return False
+        size, channels = self._image(chain.pooled), self.shapes[chain.result][0]
+        layout = self.native.CodeLayout(*size, channels, form.groups, planes=form.planes)
+        operation = self._kernel(chain, out=False, encode=self._encode(coder, form, layout))
+        least = (self._weights(coder.affine)["scale"] < 0).tolist() if coder.affine else []
+        pairs = {key: tuple(chain.pool.attributes[key]) for key in ("kernel", "stride", "padding")}
+        window = self.native.Window(size, channels, channels, **pairs)
+        made = (coder.result, form)
+        pool = self.native.PoolCodesOp(window, layout, self._layout(made), least)
+        self._step(
+            chain.node.name, " + ".join([*chain.parts, *coder.parts]), operation, sources, [(chain.pooled, form)]
+        )
+        self._step(chain.pool.name, chain.pool.op, pool, [(chain.pooled, form)], [made])
+        return True
+
     def _kernel(self, chain: Chain, **ends: Any) -> Any:
         """The operation of a layer; `ends`: what becomes of its floats, if not just an output."""
         choice = self.forms.choices[chain.result]
@@ -260,7 +282,7 @@ class _Binder:
 
     def _finish(self, chain: Chain, choice: Choice) -> dict[str, Any]:
         layer = choice.layer
-        finish: dict[str, Any] = {"residual": chain.residual is not None, "relu": chain.relu}
+        finish: dict[str, Any] = {"residual": chain.residual is not None, **self._activation(chain)}
         if layer.domain is not None and layer.lattice is not None:
             finish["multiplier"] = layer.lattice.positive * layer.domain.scale
             if layer.lattice.two_magnitudes:
@@ -268,6 +290,19 @@ class _Binder:
         if "bias" in chain.node.weights:
             finish["bias"] = self._vector(chain.node.weights["bias"])
         return finish | (self._weights(chain.affine) if chain.affine else {})
+
+    def _activation(self, chain: Chain) -> dict[str, Any]:
+        ops = [node.op for node in chain.activation]
+        if "clamp" in ops:
+            return {"limits": limits(**chain.activation[0].attributes)}
+        if "prelu" not in ops:
+            return {"relu": ops == ["relu"]}
+        vectors: dict[str, Array] = {}
+        prefix = ""
+        for node in chain.activation:
+            vectors |= {f"{prefix}{role}": vector for role, vector in self._weights(node).items()}
+            prefix = "after_" if node.op == "prelu" else prefix
+        return {"prelu": self.native.Prelu(**vectors)}
 
     # --- steps
 

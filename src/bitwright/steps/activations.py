@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright import edits
+from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, QuantLinear
+from bitwright.steps.latent import signs
 
 QuantLayer = QuantConv2d | QuantLinear
 
@@ -41,3 +47,90 @@ def training_inputs(layers: Mapping[str, QuantLayer], make: Callable[[str], nn.M
             with torch.no_grad():
                 if callable(settle := getattr(trained, "settle", None)):
                     settle(plain[name])
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a layer is given: the least and the largest number, and the mean magnitude."""
+
+    low: float
+    high: float
+    magnitude: float
+
+
+def input_ranges(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> dict[str, Range]:
+    """What each layer (path -> module of `model`) is given for preprocessed images (N, C, H, W).
+
+    Batch norms use the statistics of these images, so that networks that have not been trained yet can be asked, too;
+    all else is in eval mode, and `model` stays as it is. Raises BitwrightError for a layer that the model doesn't use.
+    """
+    model, found = copy.deepcopy(model).eval(), {}
+    for norm in (m for m in model.modules() if isinstance(m, _BatchNorm)):
+        norm.train()
+    for name in layers:
+
+        def look(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+            x = inputs[0].detach().float()
+            found[name] = Range(float(x.min()), float(x.max()), float(x.abs().mean()))
+
+        model.get_submodule(name).register_forward_pre_hook(look)
+    with torch.no_grad():
+        model(images.to(next(model.parameters()).device))
+    for name in layers:
+        if name not in found:
+            raise BitwrightError(f"layer {name!r} sees no input: the model doesn't use it; `ignore` it", kind="unused")
+    return found
+
+
+def check_signs(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> None:
+    """Raise BitwrightError, naming the layer, where the sign of an input would be the same for all of these images."""
+    for name, numbers in input_ranges(model, layers, images).items():
+        if numbers.low >= 0 or numbers.high < 0:
+            behind = " (a ReLU in front of it?)" if numbers.low == 0 else ""
+            raise BitwrightError(
+                f"layer {name!r}: its input is from {numbers.low:g} to {numbers.high:g}{behind}, so all of its signs "
+                "are equal; put a batch norm in front of it and no activation: in the models, block: bireal, or "
+                "react, or pre-activation and activation: identity",
+                kind="constant-sign",
+            )
+
+
+class _Sign(torch.autograd.Function):
+    """See `TrainingSign`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, curve: bool, binarise: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.curve, ctx.binarise = curve, binarise
+        return signs(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,), (x,) = gradients, ctx.saved_tensors
+        if ctx.binarise:
+            largest = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
+            gradient = gradient.sign().mul_(largest)
+        if not ctx.curve:
+            return torch.ops.aten.hardtanh_backward(gradient, x, -1, 1), None, None
+        slope = x.abs().mul_(-2).add_(2).clamp_(min=0)
+        return slope.mul_(gradient), None, None
+
+
+class TrainingSign(nn.Module):
+    """sign(x) in front of a layer in training. The gradient g of the result becomes
+
+        "clip"        g 1{|x| < 1}                (Hubara et al. 2016)
+        "polynomial"  g max(0, 2 - 2 |x|)         (Liu et al. 2018, "Bi-Real Net", equation 6)
+
+    With `binarise` g is first replaced by max|g| sign(g), the maximum over a sample (Rastegari et al. 2016, section
+    3.2, "Binary gradient").
+    """
+
+    def __init__(self, gradient: Literal["clip", "polynomial"], binarise: bool = False) -> None:
+        super().__init__()
+        self.curve, self.binarise = gradient == "polynomial", binarise
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        result: Tensor = _Sign.apply(x, self.curve, self.binarise)
+        return result

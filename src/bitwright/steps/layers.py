@@ -89,3 +89,12 @@ def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
                     f"each its own: layer.{role} = torch.nn.Parameter(layer.{role}.detach().clone())",
                     kind="tied",
                 )
+
+
+def check_bits(what: str, bits: object, least: int, most: int) -> None:
+    """Raise BitwrightError unless it is a whole number of bits from `least` to `most`, or a mapping to such."""
+    for number in bits.values() if isinstance(bits, Mapping) else [bits]:
+        if isinstance(number, bool) or not isinstance(number, int) or not least <= number <= most:
+            raise BitwrightError(
+                f"{what} is {number!r}; expected a whole number of bits from {least} to {most}", kind="setting"
+            )

@@ -289,14 +289,23 @@ def quantised(old: nn.Module, *, kind: str, qmin: int = 0, qmax: int = 255) -> Q
     """
     if kind not in ("sign", "grid"):
         raise unknown("kind of a quantised layer's input", kind, ("sign", "grid"))
-    quantiser: nn.Module = Sign() if kind == "sign" else Quantize(1.0, 0, qmin, qmax)
+    return quantised_like(old, Sign() if kind == "sign" else Quantize(1.0, 0, qmin, qmax))
+
+
+def quantised_like(
+    old: nn.Module,
+    quantiser: nn.Module,
+    conv: type[QuantConv2d] = QuantConv2d,
+    linear: type[QuantLinear] = QuantLinear,
+) -> QuantConv2d | QuantLinear:
+    """A quantised layer with the sizes and the very parameters of `old`, of the class for its kind."""
     new: QuantConv2d | QuantLinear
     if isinstance(old, nn.Conv2d):
         shape = (old.in_channels, old.out_channels, old.kernel_size, old.stride)
         rest = (old.padding, old.dilation, old.groups, old.bias is not None, old.padding_mode)
-        new = QuantConv2d(*shape, *rest, device="meta", input=quantiser)
+        new = conv(*shape, *rest, device="meta", input=quantiser)
     elif isinstance(old, nn.Linear):
-        new = QuantLinear(old.in_features, old.out_features, old.bias is not None, device="meta", input=quantiser)
+        new = linear(old.in_features, old.out_features, old.bias is not None, device="meta", input=quantiser)
     else:
         raise BitwrightError(
             f"a {type(old).__name__} can't have a quantised input; only nn.Conv2d and nn.Linear can", kind="edit"

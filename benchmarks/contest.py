@@ -258,12 +258,16 @@ def as_timer(contestant: Timer | Calls, threads: int) -> Timer:
 
 
 def measure(case: Case, rounds: int, threads: int, turn: float = 0.002) -> dict[str, dict[str, float]]:
-    """Median and median absolute deviation, in milliseconds, and Gop/s of every contestant; a turn takes `turn` s."""
+    """Median and median absolute deviation, in milliseconds, and Gop/s of every contestant.
+
+    A turn is a call that is not timed and then `turn` seconds of calls, at least five: what is measured is a network
+    that is called again and again, not one in the caches that another network has just left.
+    """
     timers = {name: as_timer(contestant, threads) for name, contestant in case.contestants.items() if contestant}
     repeats = {}
     for name, timer in timers.items():
         timer(3)  # warm
-        repeats[name] = max(1, int(turn / max(timer(5), 1e-9)))
+        repeats[name] = max(5, int(turn / max(timer(5), 1e-9)))
     times: dict[str, list[float]] = {name: [] for name in timers}
     for _ in range(rounds):
         for name, timer in timers.items():

@@ -193,7 +193,7 @@ void make_mean(MeanOp* self, const Sizes& shape, const Sizes& axes) {
 
 void bind_floats(nb::module_& m) {
   const Pair none = {0, 0}, one = {1, 1};
-  nb::class_<FloatConvOp, Operation>(m, "FloatConvOp")
+  nb::class_<FloatConvOp, RowOperation>(m, "FloatConvOp")
       .def("__init__", &make_conv, nb::arg("window"), nb::arg("weight"), nb::arg("finish"));
   nb::class_<FloatLinearOp, Operation>(m, "FloatLinearOp")
       .def("__init__", &make_linear, nb::arg("in_c"), nb::arg("weight"), nb::arg("finish"));

@@ -37,6 +37,14 @@ int64_t conv_rows(const Conv2dShape& s, int threads) {
   return ceil_div(s.out_h, ceil_div(s.out_h, rows));  // tasks of about one size
 }
 
+int64_t conv_blocks(const Conv2dShape& s, const Conv2dWeights& weights) {
+  return weights.depthwise ? block_count(s.out_c) : s.groups * block_count(s.out_c / s.groups);
+}
+
+int64_t conv_scratch(const Conv2dShape& s, const Conv2dWeights& weights, int64_t rows) {
+  return weights.in_parts ? parts_scratch(&s, rows).end : conv2d_scratch(&s, rows);
+}
+
 }  // namespace
 
 bool has_tiles() { return current_isa() >= Isa::amx; }
@@ -61,22 +69,39 @@ LinearKernel linear_kernel() {
   return linear_ref;
 }
 
+int conv2d_threads(const Conv2dShape& s, const Conv2dWeights& weights, int threads) {
+  const int64_t taps = s.kernel_h * s.kernel_w * weights.group_c;
+  return useful_threads(threads, s.batch * s.out_h * s.out_w * s.out_c * taps);
+}
+
 void run_conv2d(Conv2dKernel kernel, const Conv2dShape& s, const Conv2dWeights& weights, const Epilogue& epilogue,
                 const float* x, float* out, int threads) {
   if (s.batch == 0) return;
-  const int64_t taps = s.kernel_h * s.kernel_w * weights.group_c;
-  threads = useful_threads(threads, s.batch * s.out_h * s.out_w * s.out_c * taps);
-  const int64_t blocks = weights.depthwise ? block_count(s.out_c) : s.groups * block_count(s.out_c / s.groups);
+  threads = conv2d_threads(s, weights, threads);
+  const int64_t blocks = conv_blocks(s, weights);
   const int64_t rows = conv_rows(s, threads), row_tasks = ceil_div(s.out_h, rows);
   // Few rows: the channels are divided too.
   const int64_t parts = std::clamp<int64_t>(ceil_div(wanted_tasks(threads), s.batch * row_tasks), 1, blocks);
-  const size_t scratch = weights.in_parts ? parts_scratch(&s, rows).end : conv2d_scratch(&s, rows);
+  const size_t scratch = conv_scratch(s, weights, rows);
   parallel_for(s.batch * row_tasks * parts, threads, [&](int64_t index) {
     const int64_t part = index % parts, chunk = index / parts % row_tasks, image = index / parts / row_tasks;
     const Conv2dTask task = {image, chunk * rows, std::min((chunk + 1) * rows, s.out_h), blocks * part / parts,
                              blocks * (part + 1) / parts};
     kernel(&s, weights.packed.data(), &epilogue, x, out, &task, thread_scratch(scratch));
   });
+}
+
+int64_t conv2d_rows_scratch(const Conv2dShape& s, const Conv2dWeights& weights, int64_t rows) {
+  return conv_scratch(s, weights, std::min(rows, conv_rows(s, 1)));
+}
+
+void run_conv2d_rows(Conv2dKernel kernel, const Conv2dShape& s, const Conv2dWeights& weights, const Epilogue& epilogue,
+                     const float* x, float* out, int64_t image, int64_t row0, int64_t row1, void* scratch) {
+  const int64_t rows = conv_rows(s, 1);
+  for (int64_t row = row0; row < row1; row += rows) {
+    const Conv2dTask task = {image, row, std::min(row + rows, row1), 0, conv_blocks(s, weights)};
+    kernel(&s, weights.packed.data(), &epilogue, x, out, &task, scratch);
+  }
 }
 
 void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& w, const Epilogue& epilogue, const float* x,

@@ -14,6 +14,13 @@ LinearKernel linear_kernel();
 
 void run_conv2d(Conv2dKernel kernel, const Conv2dShape& shape, const Conv2dWeights& weights, const Epilogue& epilogue,
                 const float* x, float* out, int threads);
+// How many of `threads` are worth waking.
+int conv2d_threads(const Conv2dShape& shape, const Conv2dWeights& weights, int threads);
+// Rows [row0, row1) of one image; x and out: the batch. scratch: conv2d_rows_scratch bytes for so many rows.
+void run_conv2d_rows(Conv2dKernel kernel, const Conv2dShape& shape, const Conv2dWeights& weights,
+                     const Epilogue& epilogue, const float* x, float* out, int64_t image, int64_t row0, int64_t row1,
+                     void* scratch);
+int64_t conv2d_rows_scratch(const Conv2dShape& shape, const Conv2dWeights& weights, int64_t rows);
 void run_linear(LinearKernel kernel, int64_t batch, const LinearWeights& weights, const Epilogue& epilogue,
                 const float* x, float* out, int threads);
 

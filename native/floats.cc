@@ -60,7 +60,8 @@ void for_rows(const Sizes& shape, const Sizes& strides, const Body& body) {
 }  // namespace
 
 FloatConvOp::FloatConvOp(const Conv2dShape& s, const float* weight, Finish finish)
-    : Operation(inputs_of(finish, s.in_h * s.in_w * s.in_c, s.out_h * s.out_w), outputs_of(finish, s.out_h * s.out_w)),
+    : RowOperation(inputs_of(finish, s.in_h * s.in_w * s.in_c, s.out_h * s.out_w),
+                   outputs_of(finish, s.out_h * s.out_w)),
       shape_(s), weights_(weight, s, has_tiles()),
       finish_(std::move(finish)), kernel_(conv2d_kernel(weights_)),
       level_(weights_.in_parts ? "amx" : float_level()) {}
@@ -72,6 +73,21 @@ void FloatConvOp::run(const void* const* inputs, void* const* outputs, int64_t b
   shape.batch = batch;
   const Epilogue epilogue = finish_.rest(residual_of(finish_, inputs));
   run_conv2d(kernel_, shape, weights_, epilogue, floats(inputs[0]), floats(outputs[0]), threads);
+}
+
+int FloatConvOp::useful_threads(int64_t batch, int threads) const {
+  Conv2dShape shape = shape_;
+  shape.batch = batch;
+  return conv2d_threads(shape, weights_, threads);
+}
+
+int64_t FloatConvOp::rows_scratch(int64_t rows) const { return conv2d_rows_scratch(shape_, weights_, rows); }
+
+void FloatConvOp::run_rows(const void* const* inputs, int64_t image, int64_t row0, int64_t row1, float* image_out,
+                           void* scratch) const {
+  float* const out = image_out - image * shape_.out_h * shape_.out_w * shape_.out_c;  // where the batch would begin
+  const Epilogue epilogue = finish_.rest(residual_of(finish_, inputs));
+  run_conv2d_rows(kernel_, shape_, weights_, epilogue, floats(inputs[0]), out, image, row0, row1, scratch);
 }
 
 FloatLinearOp::FloatLinearOp(int64_t in_c, const float* weight, Finish finish)

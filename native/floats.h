@@ -6,7 +6,7 @@
 #include "finish.h"
 #include "operation.h"
 
-class FloatConvOp final : public Operation {
+class FloatConvOp final : public RowOperation {
  public:
   // weight: [O][C / groups][kernel_h][kernel_w]. `finish` has neither multiplier nor encode; the same holds below.
   FloatConvOp(const Conv2dShape& shape, const float* weight, Finish finish);
@@ -14,6 +14,12 @@ class FloatConvOp final : public Operation {
   int64_t weight_bytes() const override { return weights_.packed.bytes(); }
   int in_place() const override { return finish_.residual ? 1 : -1; }
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
+  bool makes_floats_only() const override { return true; }
+  const Conv2dShape& window() const override { return shape_; }
+  int useful_threads(int64_t batch, int threads) const override;
+  int64_t rows_scratch(int64_t rows) const override;
+  void run_rows(const void* const* inputs, int64_t image, int64_t row0, int64_t row1, float* image_out,
+                void* scratch) const override;
 
  private:
   Conv2dShape shape_;

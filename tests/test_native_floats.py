@@ -179,6 +179,8 @@ PARTS = [  # channels in and out, image, kernel, options: shapes that tiles of b
     (32, 100, (11, 23), (3, 3), {"padding": (1, 1), "stride": (2, 2)}),
     (30, 33, (7, 17), (5, 3), {"padding": (4, 0), "dilation": (2, 1)}),
     (160, 50, (3, 33), (1, 1), {}),
+    (3, 40, (25, 40), (7, 7), {"padding": (3, 3), "stride": (2, 2)}),  # rows of an output row are merged
+    (2, 33, (23, 35), (9, 9), {"padding": (9, 2), "dilation": (2, 1)}),
 ]
 
 

@@ -46,6 +46,24 @@ def check(image, channels, outputs, pool, encode, out, residual, batch, threads)
         assert np.array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("channels", "outputs", "groups"), [(3, 64, 1), (40, 40, 1), (20, 20, 20)])
+def test_pooled_floats(channels: int, outputs: int, groups: int, threads: int) -> None:
+    """Of layers of floats, in every form of their weights: in parts, plain, per channel."""
+    rng = np.random.default_rng(0)
+    window = _native.Window((61, 40), channels, outputs, (7, 7), padding=(3, 3), stride=(2, 2), groups=groups)
+    weight = rng.standard_normal((outputs, channels // groups, 7, 7), np.float32)
+    finish = _native.Finish(outputs, bias=rng.standard_normal(outputs, np.float32), residual=True, relu=True)
+    convolution, made = _native.FloatConvOp(window, weight, finish), window.output[:2]
+    inputs = [rng.standard_normal((2, 61, 40, channels), np.float32)]
+    inputs.append(rng.standard_normal((2, *made, outputs), np.float32))
+    (floats,) = _native.run_operation(convolution, inputs, 2)
+    pool = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+    (expected,) = _native.run_operation(_native.MaxPoolOp(tuple(made), outputs, **pool), [floats], 2)
+    (found,) = _native.run_operation(_native.PooledOp(convolution, **pool), inputs, 2, threads)
+    assert np.array_equal(found, expected)
+
+
 def _pool_size(made, kernel, stride, padding, ceil) -> list[int]:
     """Of the result, as the operation itself has it: one row of one channel tells."""
     height = _native.MaxPoolOp((made[0], 1), 1, (kernel[0], 1), (stride[0], 1), (padding[0], 0), ceil=ceil)

@@ -54,6 +54,26 @@ typedef struct {
   float* sums;  // [2][16][BLOCK]
 } AmxTile;
 
+// Sums of a tile of neighbouring pixels, of which [begin, end) wait to be finished. `tile`: the output of the first.
+typedef struct {
+  Tile tile;
+  const float* sums;
+  int64_t begin, end;
+} Piece;
+
+// Pixels [from, to) of two pieces, counted through. Nothing but outputs is written: until products before a store are
+// done, it holds up all loads from places that lie like it in their page.
+static __attribute__((noinline)) void finish_pixels(const Piece* pieces, int64_t from, int64_t to) {
+  for (int64_t i = from; i < to; ++i) {
+    const Piece* p = &pieces[i / TILE_PIXELS];
+    const int64_t pixel = i % TILE_PIXELS;
+    if (pixel < p->begin || pixel >= p->end) continue;
+    const float* from_sums = p->sums + pixel * BLOCK;
+    vec sums[1][2] = {{load(from_sums), load(from_sums + LANES)}};
+    finish_tile<2, 1>(&p->tile, sums, [=](int) { return pixel * p->tile.out_pixel_step; });
+  }
+}
+
 template <int NA, int NB>
 static inline void multiply_tiles(void) {
   _tile_dpbf16ps(0, 4, 6);
@@ -62,14 +82,33 @@ static inline void multiply_tiles(void) {
   if (NA > 1 && NB > 1) _tile_dpbf16ps(3, 5, 7);
 }
 
-// NA tiles of pixels by NB tiles of channels: sums in registers 0 to 3, pixels in 4 and 5, weights in 6 and 7.
+// Stores the sums of the products before these, and multiplies for new ones. Loads wait for the tiles that are stored
+// before them, so it is these products, whose operands are there, that run meanwhile.
 template <int NA, int NB>
-static void add_products(const AmxTile* t) {
+static inline void multiply_anew(float* sums) {
+  const int64_t step = BLOCK * sizeof(float);
+  _tile_stored(0, sums, step);
   _tile_zero(0);
+  if (NA > 0) _tile_dpbf16ps(0, 4, 6);
+  _tile_stored(1, sums + 16, step);
   _tile_zero(1);
+  if (NB > 1) _tile_dpbf16ps(1, 4, 7);
+  _tile_stored(2, sums + PIECE_SUMS, step);
   _tile_zero(2);
+  if (NA > 1) _tile_dpbf16ps(2, 5, 6);
+  _tile_stored(3, sums + PIECE_SUMS + 16, step);
   _tile_zero(3);
+  if (NA > 1 && NB > 1) _tile_dpbf16ps(3, 5, 7);
+}
+
+// NA tiles of pixels by NB tiles of channels: sums in registers 0 to 3, pixels in 4 and 5, weights in 6 and 7. Pixels of
+// the products before, `waiting`, are finished between these, which takes next to no time there: all of them at once
+// would be waited for, and their stores hold up loads.
+template <int NA, int NB>
+static void add_products(const AmxTile* t, const Piece* waiting) {
   const char* w = t->weights + t->ky0 * t->chunks * PARTS * NB * TILE_BYTES;
+  int64_t finished = 0;
+  int anew = 1;
   for (int64_t ky = t->ky0; ky < t->ky1; ++ky) {
     int64_t at = ky * t->row_step;
     for (int64_t k = 0; k < t->chunks; ++k, at += 64, w += PARTS * NB * TILE_BYTES) {
@@ -82,38 +121,23 @@ static void add_products(const AmxTile* t) {
         if (NB > 1) _tile_loadd(7, w + part * NB * TILE_BYTES + TILE_BYTES, 64);
       };
       // Each pair of parts differs from the one before it in one part only.
-      pixels(2), weights(0), multiply_tiles<NA, NB>();
+      const auto finish_some = [&] {
+        if (finished == 2 * TILE_PIXELS) return;
+        finish_pixels(waiting, finished, finished + 2);
+        finished += 2;
+      };
+      pixels(2), weights(0);
+      anew ? multiply_anew<NA, NB>(t->sums) : multiply_tiles<NA, NB>();
+      anew = 0;
       pixels(1), multiply_tiles<NA, NB>();
-      weights(1), multiply_tiles<NA, NB>();
-      pixels(0), multiply_tiles<NA, NB>();
-      weights(2), multiply_tiles<NA, NB>();
-      weights(0), multiply_tiles<NA, NB>();
+      weights(1), multiply_tiles<NA, NB>(), finish_some();
+      pixels(0), multiply_tiles<NA, NB>(), finish_some();
+      weights(2), multiply_tiles<NA, NB>(), finish_some();
+      weights(0), multiply_tiles<NA, NB>(), finish_some();
     }
   }
-}
-
-static void store_sums(const AmxTile* t) {
-  const int64_t step = BLOCK * sizeof(float);
-  _tile_stored(0, t->sums, step);
-  _tile_stored(1, t->sums + 16, step);
-  _tile_stored(2, t->sums + PIECE_SUMS, step);
-  _tile_stored(3, t->sums + PIECE_SUMS + 16, step);
-}
-
-// Sums of neighbouring pixels that wait to be finished.
-typedef struct {
-  Tile tile;
-  const float* sums;
-  int64_t pixels;
-} Piece;
-
-static void finish_piece(Piece* p) {
-  for (int64_t i = 0; i < p->pixels; ++i) {
-    vec sums[1][2] = {{load(p->sums + i * BLOCK), load(p->sums + i * BLOCK + LANES)}};
-    finish_tile<2, 1>(&p->tile, sums, [](int) { return (int64_t)0; });
-    p->tile.out += p->tile.out_pixel_step;
-    p->tile.epilogue.residual = advance(p->tile.epilogue.residual, p->tile.out_pixel_step);
-  }
+  if (anew) multiply_anew<0, 0>(t->sums);
+  finish_pixels(waiting, finished, 2 * TILE_PIXELS);
 }
 
 // A piece's outputs from pixel x on in row oy.
@@ -136,7 +160,10 @@ typedef struct {
   int64_t row0, row_bytes, plane;
 } SplitRows;
 
-// Rows [row0, row1) of the output. Pieces of a row have one length: the last repeats some pixels of the one before it.
+// Pieces of a row have one length: the last repeats some pixels of the one before it.
+static int64_t row_pieces(const Conv2dShape* s) { return ceil_div(s->out_w, TILE_PIXELS); }
+
+// Rows [row0, row1) of the output.
 static void tiled_rows(const Conv2dShape* s, const Epilogue* e, const Conv2dTask* task, const char* weights,
                        const SplitRows* in, float* out) {
   AmxTile t;
@@ -144,42 +171,42 @@ static void tiled_rows(const Conv2dShape* s, const Epilogue* e, const Conv2dTask
   t.row_step = s->dilation_h * in->row_bytes;
   t.plane = in->plane;
   t.chunks = parts_chunks(s);
-  const int64_t pieces = ceil_div(s->out_w, TILE_PIXELS), length = ceil_div(s->out_w, pieces);
+  t.sums = in->sums;
+  const int64_t pieces = row_pieces(s), length = ceil_div(s->out_w, pieces);
   const int64_t count = (task->row1 - task->row0) * pieces;
-  configure(length);
   for (int64_t b = task->block0; b < task->block1; ++b) {
     const int wide = block_width(s->out_c, b) == BLOCK;
     t.weights = weights + 2 * b * s->kernel_h * t.chunks * PARTS * TILE_BYTES;
     // While the products of a pair of pieces are summed, the pair before it is finished.
     Piece both[2][2];
-    int before = 0, turn = 0;
+    both[1][0].begin = both[1][0].end = both[1][1].begin = both[1][1].end = 0;
+    int turn = 0;
     for (int64_t i = 0; i < count; turn ^= 1) {
       const KernelRows own = kernel_rows(s, task->row0 + i / pieces), next = kernel_rows(s, task->row0 + (i + 1) / pieces);
       const int now = i + 1 < count && own.begin == next.begin && own.end == next.end ? 2 : 1;
       t.ky0 = own.begin;
       t.ky1 = own.end;
-      t.sums = in->sums + turn * 2 * PIECE_SUMS;
       for (int j = 0; j < now; ++j) {
         const int64_t oy = task->row0 + (i + j) / pieces, x = (i + j) % pieces * length;
         const int64_t repeated = x + length > s->out_w ? x + length - s->out_w : 0;
         t.x[j] = in->rows + (oy - in->row0) * s->stride_h * in->row_bytes + (x - repeated) * t.pixel_step;
         Piece* p = &both[turn][j];
-        p->sums = t.sums + j * PIECE_SUMS + repeated * BLOCK;
-        p->pixels = length - repeated;
-        locate(s, e, task->image, oy, x, b * BLOCK, out, p);
+        p->sums = in->sums + j * PIECE_SUMS;
+        p->begin = repeated;
+        p->end = length;
+        locate(s, e, task->image, oy, x - repeated, b * BLOCK, out, p);
       }
+      if (now == 1) both[turn][1].begin = both[turn][1].end = 0;
+      const Piece* waiting = both[turn ^ 1];
       if (wide)
-        now == 2 ? add_products<2, 2>(&t) : add_products<1, 2>(&t);
+        now == 2 ? add_products<2, 2>(&t, waiting) : add_products<1, 2>(&t, waiting);
       else
-        now == 2 ? add_products<2, 1>(&t) : add_products<1, 1>(&t);
-      for (int j = 0; j < before; ++j) finish_piece(&both[turn ^ 1][j]);
-      store_sums(&t);
-      before = now;
+        now == 2 ? add_products<2, 1>(&t, waiting) : add_products<1, 1>(&t, waiting);
       i += now;
     }
-    for (int j = 0; j < before; ++j) finish_piece(&both[turn ^ 1][j]);
+    multiply_anew<0, 0>(t.sums);
+    finish_pixels(both[turn ^ 1], 0, 2 * TILE_PIXELS);
   }
-  _tile_release();
 }
 
 // The weights of a block as conv2d_avx512 wants them: the parts of a weight have just the weight as their sum.
@@ -200,7 +227,38 @@ static void join_block(const Conv2dShape* s, int64_t block, const uint16_t* part
       }
 }
 
-void conv2d_amx(CONV2D_ARGUMENTS) {
+// The input rows of an output row side by side, [x][ky][c].
+static void merge_rows(const Conv2dShape* s, const float* const* rows, float* out) {
+  const int64_t width = s->in_w + 2 * s->pad_w;
+  for (int64_t x = 0; x < width * s->in_c; x += s->in_c)
+    for (int64_t ky = 0; ky < s->kernel_h; ++ky, out += s->in_c)
+      _mm_storeu_ps(out, _mm_loadu_ps(rows[ky * s->dilation_h] + x));  // what is too much is written over
+}
+
+static void merged_rows(CONV2D_ARGUMENTS) {
+  const Conv2dShape* s = shape;
+  const Conv2dShape view = parts_view(s);
+  const PartsScratch at = parts_scratch(s, task->row1 - task->row0);
+  char* own = (char*)scratch;
+  const int64_t plane = parts_plane(&view), values = (s->in_w + 2 * s->pad_w) * view.in_c;
+  SplitRows in = {own + at.rows, (float*)(own + at.sums), task->row0, PARTS * plane, plane};
+  float* merged = (float*)(own + at.merged);
+  for (int p = 0; p < MERGED_ROWS * PARTS; ++p) memset(in.rows + p * plane + 2 * values, 0, plane - 2 * values);
+  prepare_rows(s, x + task->image * s->in_h * s->in_w * s->in_c, task, own + at.inputs);
+  const float* const* inputs = (const float* const*)(own + at.inputs);
+  Conv2dTask some = *task;
+  for (; some.row0 < task->row1; some.row0 = some.row1) {
+    in.row0 = some.row0;
+    some.row1 = some.row0 + MERGED_ROWS < task->row1 ? some.row0 + MERGED_ROWS : task->row1;
+    for (int64_t oy = some.row0; oy < some.row1; ++oy) {
+      merge_rows(s, inputs + (oy - task->row0) * s->stride_h, merged);
+      split_row(merged, values, (uint16_t*)(in.rows + (oy - some.row0) * in.row_bytes), plane / 2);
+    }
+    tiled_rows(&view, epilogue, &some, (const char*)weights, &in, out);
+  }
+}
+
+static void plain_rows(CONV2D_ARGUMENTS) {
   const Conv2dShape* s = shape;
   const PartsScratch at = parts_scratch(s, task->row1 - task->row0);
   const int64_t inner = s->in_w * s->in_c, border = s->pad_w * s->in_c, plane = parts_plane(s);
@@ -240,4 +298,11 @@ void conv2d_amx(CONV2D_ARGUMENTS) {
     joined = 1;
     conv2d_avx512(s, floats, epilogue, x, out, &some, own + at.padded);
   }
+}
+
+void conv2d_amx(CONV2D_ARGUMENTS) {
+  configure(ceil_div(shape->out_w, row_pieces(shape)));
+  const auto rows = parts_merged(shape) ? merged_rows : plain_rows;
+  rows(shape, weights, epilogue, x, out, task, scratch);
+  _tile_release();
 }

@@ -189,7 +189,7 @@ def byte_peak() -> float: ...
 # (sum + bias) * scale + shift + residual, then relu, of the parts given, each rounded by itself; it has neither
 # multiplier nor encode.
 
-class FloatConvOp(Operation):  # weight [O, C / groups, kernel_h, kernel_w]
+class FloatConvOp(RowOperation):  # weight [O, C / groups, kernel_h, kernel_w]
     def __init__(self, window: Window, weight: np.ndarray, finish: Finish) -> None: ...
 
 class FloatLinearOp(Operation):  # weight [O, C]

@@ -286,7 +286,7 @@ def _build_exact(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
 
 
 TABLE = (
-    Row("float", _float, _build_float),
+    Row("float", _float, _build_float, pools=True),
     Row("sparse", _sparse, _build_sparse),
     Row("coded", _coded, _build_codes),
     Row(

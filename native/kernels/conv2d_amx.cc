@@ -61,8 +61,8 @@ typedef struct {
   int64_t begin, end;
 } Piece;
 
-// Pixels [from, to) of two pieces, counted through. Nothing but outputs is written: until products before a store are
-// done, it holds up all loads from places that lie like it in their page.
+// Pixels [from, to) of two pieces, counted through. Nothing but outputs is written: other stores between products were
+// measured to cost time.
 static __attribute__((noinline)) void finish_pixels(const Piece* pieces, int64_t from, int64_t to) {
   for (int64_t i = from; i < to; ++i) {
     const Piece* p = &pieces[i / TILE_PIXELS];

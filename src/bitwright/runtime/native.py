@@ -188,8 +188,7 @@ class _Binder:
             self.values[slot], self.layouts[slot] = self.values[below], self.layouts[below]
         elif node.op == "max_pool2d":
             size, channels = self._image(node.inputs[0]), self.shapes[chain.result][0]
-            pairs = {key: tuple(node.attributes[key]) for key in ("kernel", "stride", "padding")}
-            window = self.native.Window(size, channels, channels, **pairs)
+            window = self._pool_window(node, size, channels)
             operation = self.native.PoolCodesOp(window, self.layouts[below], self._layout(slot))
             self._step(node.name, node.op, operation, [below], [slot])
         else:  # numbers of the domain become the codes they are
@@ -226,6 +225,12 @@ class _Binder:
             size = (*self._image(value), self.shapes[value][0], form.groups)
             self.layouts[slot] = self.native.CodeLayout(*size, **margins, planes=form.planes)
         return self.layouts[slot]
+
+    def _pool_window(self, node: Node, size: tuple[int, int], channels: int) -> Any:
+        """A pooling's window over codes. What sticks out of the padded image (`ceil`) never counts: cut off."""
+        pairs = {key: tuple(node.attributes[key]) for key in ("kernel", "stride", "padding")}
+        pairs["kernel"] = tuple(min(pairs["kernel"][a], size[a] + 2 * pairs["padding"][a]) for a in range(2))
+        return self.native.Window(size, channels, channels, **pairs)
 
     # --- layers
 
@@ -264,8 +269,7 @@ class _Binder:
         layout = self.native.CodeLayout(*size, channels, form.groups, planes=form.planes)
         operation = self._kernel(chain, out=False, encode=self._encode(coder, form, layout))
         least = (self._weights(coder.affine)["scale"] < 0).tolist() if coder.affine else []
-        pairs = {key: tuple(chain.pool.attributes[key]) for key in ("kernel", "stride", "padding")}
-        window = self.native.Window(size, channels, channels, **pairs)
+        window = self._pool_window(chain.pool, size, channels)
         made = (coder.result, form)
         pool = self.native.PoolCodesOp(window, layout, self._layout(made), least)
         self._step(

@@ -133,7 +133,7 @@ def test_mlp_with_norms_and_signs_runs_in_the_engine(tmp_path):
     """BNN's MLP: signs in front of all layers but the first."""
     torch.manual_seed(0)
     model = create_model(
-        "mlp", input_shape=(1, 5, 5), hidden=(40, 30), activation="identity", norm="batch", norm_output=True
+        "mlp", input_shape=(1, 5, 5), hidden=(40, 30), activation="hardtanh", norm="batch", norm_output=True
     )
     for name in ("fc2", "fc3"):
         plain = getattr(model, name)
@@ -153,7 +153,7 @@ def check_engine(model, x, tmp_path):
 def test_vgg_with_signs_runs_in_the_engine(tmp_path):
     """BNN's order: signs in front of all layers but the first; pooled sums go through norms to signs."""
     torch.manual_seed(0)
-    model = VGG(((8, 9), (10, 11)), (12,), (3, 9, 13), 5, "identity", True)
+    model = VGG(((8, 9), (10, 11)), (12,), (3, 9, 13), 5, "hardtanh", True)
     for name, plain in list(model.named_children()):
         if isinstance(plain, nn.Conv2d) and name != "conv1":
             sizes = plain.in_channels, plain.out_channels

@@ -138,6 +138,8 @@ def signs(model):
         ("pre-activation", "conv", True),
         ("bireal", "conv", False),
         ("bireal", "pad", True),
+        ("react", "pad", False),
+        ("react", "conv", True),
     ],
 )
 def test_every_order_packs_and_runs(order, downsample, binary, tmp_path):

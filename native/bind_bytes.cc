@@ -1,5 +1,8 @@
 // Bindings of operations on byte codes: int8 convolutions.
+#include <nanobind/stl/shared_ptr.h>
+
 #include "bind_operations.h"
+#include "by_batch.h"
 #include "byte_conv.h"
 #include "cpu.h"
 
@@ -27,6 +30,16 @@ void make_byte_conv(ByteConvOp* self, const Conv2dShape& window, const CodeLayou
                         values, finish);
 }
 
+void make_by_batch(ByBatchOp* self, std::shared_ptr<Operation> few, std::shared_ptr<Operation> many,
+                   const CodeLayout& planes, const CodeLayout& bytes, int64_t most) {
+  for (const CodeLayout* l : {&planes, &bytes})
+    if (l->height * l->width * l->groups != 1) refuse("a layout has several pixels or groups, expected one");
+  if (!planes.planes || bytes.planes || planes.channels != bytes.channels)
+    refuse("the layouts are not of bit planes and of bytes for the same channels");
+  check_range(most, 1, INT32_MAX, "most");
+  new (self) ByBatchOp(std::move(few), std::move(many), planes, bytes, most);
+}
+
 auto peak_variant() {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
@@ -46,5 +59,8 @@ void bind_bytes(nb::module_& m) {
   nb::class_<ByteConvOp, RowOperation>(m, "ByteConvOp")
       .def("__init__", &make_byte_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("weights"),
            nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"), nb::arg("step") = 1);
+  nb::class_<ByBatchOp, Operation>(m, "ByBatchOp")
+      .def("__init__", &make_by_batch, nb::arg("few"), nb::arg("many"), nb::arg("planes"), nb::arg("bytes"),
+           nb::arg("most"));
   m.def("byte_peak", &byte_peak);
 }

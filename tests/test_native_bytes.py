@@ -399,3 +399,53 @@ def test_the_peak_is_plausible() -> None:
 def peak_of(isa: str) -> float:
     with level(isa):
         return _native.byte_peak()
+
+
+@given(
+    in_c=st.integers(1, 90),
+    levels=st.sampled_from([2, 16, 256]),
+    most=st.integers(1, 4),
+    batch=st.integers(0, 6),
+    margin=st.integers(0, 1),
+    residual=st.booleans(),
+)
+@settings(max_examples=100)
+def test_few_samples_pass_as_bit_planes(
+    in_c: int, levels: int, most: int, batch: int, margin: int, residual: bool
+) -> None:
+    """... and give what bytes give."""
+    rng, out_c = np.random.default_rng(in_c), 20
+    weights = rng.choice(np.array([-1, 1], np.int8), (out_c, in_c, 1, 1))
+    multiplier, margins = rng.random(out_c, np.float32), dict.fromkeys(("top", "left", "bottom", "right"), margin)
+    planes = _native.CodeLayout(1, 1, in_c, planes=(levels - 1).bit_length())
+    made = _native.CodeLayout(1, 1, in_c, planes=0, **margins)
+    floats = rng.integers(-3, levels + 3, (batch, in_c)).astype(np.float32)
+    coder = _native.EncodeOp(_native.Encode("quantize", made, low=0, high=levels - 1))
+    (codes,) = _native.run_operation(coder, [floats], batch)
+    window = _native.Window((1, 1), in_c, out_c)
+    finish = _native.Finish(out_c, multiplier=multiplier, residual=residual)
+    many = _native.ByteConvOp(window, made, 0, weights, finish=finish)
+    few = _native.BitConvOp(window, planes, 0, 1, weights, finish=finish)
+    both = _native.ByBatchOp(few, many, planes, made, most)
+    assert both.weight_bytes == few.weight_bytes + many.weight_bytes
+    inputs = [codes, *([rng.standard_normal((batch, out_c)).astype(np.float32)] if residual else [])]
+    (expected,) = _native.run_operation(many, inputs, batch)
+    (found,) = _native.run_operation(both, inputs, batch)
+    assert np.array_equal(found, expected)
+
+
+def test_operations_that_are_not_of_one_layer_are_refused() -> None:
+    layouts = [_native.CodeLayout(1, 1, 8, planes=n) for n in (2, 0)]
+    operations = []
+    for out_c in (3, 4):
+        window, finish, weights = (
+            _native.Window((1, 1), 8, out_c),
+            _native.Finish(out_c),
+            np.ones((out_c, 8, 1, 1), np.int8),
+        )
+        operations.append(_native.BitConvOp(window, layouts[0], 0, 1, weights, finish=finish))
+        operations.append(_native.ByteConvOp(window, layouts[1], 0, weights, finish=finish))
+    with pytest.raises(ValueError, match="not of one layer"):
+        _native.ByBatchOp(operations[0], operations[3], *layouts, 2)
+    with pytest.raises(ValueError, match="not of bit planes and of bytes"):
+        _native.ByBatchOp(operations[0], operations[1], *layouts[::-1], 2)

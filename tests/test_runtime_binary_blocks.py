@@ -184,11 +184,11 @@ def quant_linear(inputs: int, outputs: int, quantizer: nn.Module) -> nn.Module:
 def test_an_mlp_of_bits_is_integer_from_input_to_output(batch, ending):
     """Pixels in 256 levels, sign weights everywhere (BNN): every sum is equal, and each layer is one step."""
     torch.manual_seed(0)
-    first = quant_linear(196, 256, Quantize(1 / 255, 0, 0, 255))
+    first = quant_linear(784, 512, Quantize(1 / 255, 0, 0, 255))
     last = quant_linear(192, 10, Sign())
-    layers = [nn.Flatten(), first, nn.Hardtanh(), quant_linear(256, 192, Sign()), nn.Hardtanh()]
+    layers = [nn.Flatten(), first, nn.Hardtanh(), quant_linear(512, 192, Sign()), nn.Hardtanh()]
     model = nn.Sequential(*layers, last if ending == "norm" else last[0]).eval()
-    x = torch.randint(0, 256, (batch, 1, 14, 14)).float() / 255
+    x = torch.randint(0, 256, (batch, 1, 28, 28)).float() / 255
     graph, weights = lower(model, (x,))
     with torch.no_grad():
         theirs = model(x).numpy()

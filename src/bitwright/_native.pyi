@@ -183,6 +183,10 @@ class ByteConvOp(RowOperation):
 
 # Operations per second that one thread could at best do: products and additions of bytes (AVX2, AVX-512 without VNNI:
 # of 16 bits).
+# One linear layer twice: as bit planes for up to `most` samples, as bytes for more.
+class ByBatchOp(Operation):
+    def __init__(self, few: Operation, many: Operation, planes: CodeLayout, bytes: CodeLayout, most: int) -> None: ...
+
 def byte_peak() -> float: ...
 
 # --- floats (native/bind_floats.cc): float32 in and out, images NHWC, all sizes those of one image. `finish` computes

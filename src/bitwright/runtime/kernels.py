@@ -176,6 +176,8 @@ SPEED = {
 documentation names; only the ratios in a row matter."""
 ONE_ROW = 300.0
 """Of bytes on tiles (amx) in a linear layer: a single sample fills one row of a tile, and waits for the weights."""
+ONE_SAMPLE = 80.0
+"""The same where there is one sample, and weights do not stay in the first-level cache."""
 FAR, FAR_SPEED = 1 << 20, 600.0
 """Bytes of weights of a convolution beyond which tiles (amx) wait for the third-level cache, in a network that uses
 the second for other things: 512 channels at 7x7 take 0.16 to 0.2 ms, and 0.12 to 0.15 by popcounts of an eighth of the
@@ -265,6 +267,24 @@ def _bytes(layer: Layer) -> float | None:
     return layer.products(4) / speed
 
 
+def _few_samples(layer: Layer) -> int:
+    """Up to how many samples a linear layer of byte codes is quicker as bit planes."""
+    bits = _bits(layer)
+    if layer.node.op != "linear" or bits is None or layer.products() < LARGE:
+        return 0
+    return int(layer.products() / (ONE_SAMPLE * bits))
+
+
+def _build_bytes(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    many = _build_coded("ByteConvOp")(native, layer, finish, x)
+    if not (most := _few_samples(layer)):
+        return many
+    assert layer.domain is not None
+    planes = native.CodeLayout(1, 1, layer.channels[0], planes=_code_bits(layer.domain))
+    few = _build_coded("BitConvOp")(native, layer, finish, planes)
+    return native.ByBatchOp(few, many, planes, x, most)
+
+
 def _exact(layer: Layer) -> float | None:
     """Beyond all others: for codes that fit no byte."""
     return 1e6 * layer.products() if layer.domain else None
@@ -296,7 +316,7 @@ TABLE = (
         lambda layer: Form(_code_bits(layer.domain) if layer.domain else 1, layer.groups),
         True,
     ),
-    Row("bytes", _bytes, _build_coded("ByteConvOp"), lambda layer: Form(0, layer.groups), True, True),
+    Row("bytes", _bytes, _build_bytes, lambda layer: Form(0, layer.groups), True, True),
     Row("exact", _exact, _build_exact),
 )
 KERNELS = tuple(row.name for row in TABLE)

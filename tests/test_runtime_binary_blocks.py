@@ -124,6 +124,14 @@ def test_a_residual_block_is_one_step_per_convolution(activation, does):
     assert convolution.makes == ("float 32x9x9", "1 bit 32x9x9")
 
 
+def test_a_clamp_that_a_shortcut_reads_too_is_part_of_the_step():
+    blocks = [Residual(nn.Hardtanh()) for _ in range(2)]
+    for block in blocks:
+        block.shift = nn.Identity()
+    model = compare(nn.Sequential(*blocks))
+    assert steps(model) == ["sign", "conv2d + affine + add + clamp + sign", "conv2d + affine + add + clamp"]
+
+
 def test_shortcuts_are_steps_of_their_own():
     model = compare(nn.Sequential(Residual(rprelu()), Residual(nn.Identity(), OptionA(), 2, 2 * CHANNELS)))
     fused = "conv2d + affine + add + affine + prelu + affine + affine + sign"

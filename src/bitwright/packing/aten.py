@@ -23,6 +23,7 @@ Arguments = dict[str, Any]
 Rule = Callable[["Lowering", Any, Arguments], "int | Constant"]
 
 RULES: dict[str, Rule] = {}
+QUANTIZERS = ("bitwright.sign.default", "bitwright.quantize.default")
 
 
 def rule(*operators: str) -> Callable[[Rule], Rule]:
@@ -225,12 +226,8 @@ def batch_norm(lowering: Lowering, node: Any, arguments: Arguments) -> int:
 
 
 def _affine(lowering: Lowering, node: Any, x: int, scale: torch.Tensor, shift: torch.Tensor) -> int:
-    """x * scale + shift; a product written apart from the sum behind it is one with it, since both round anyway."""
-    maker = lowering.producer(x)
-    if maker is not None and maker.op == "affine" and bool((scale == 1).all()):
-        before, added = (torch.from_numpy(lowering.weights[maker.weights[role]]) for role in ("scale", "shift"))
-        if not bool(added.any()):
-            return _affine(lowering, node, maker.inputs[0], before.double(), shift)
+    if bool((scale == 1).all()) and not bool(shift.any()):
+        return x
     weights = {"scale": lowering.computed(scale), "shift": lowering.computed(shift)}
     return lowering.emit(node, "affine", (x,), lowering.shape(x), None, weights)
 
@@ -247,7 +244,7 @@ def arithmetic(lowering: Lowering, node: Any, arguments: Arguments) -> int:
         lowering.fail(node, "its first operand is a constant; write it with the activation first")
     x = lowering.value(node, a)
     if lowering.is_constant(b):
-        return _with_constant(lowering, node, name, x, lowering.constant(node, b))
+        return _with_constant(lowering, node, name, x, lowering.constant(node, b), len(a.users) == 1)
     y = lowering.value(node, b)
     if name not in ("add", "mul"):
         lowering.fail(node, f"two activations can only be added or multiplied; {name} needs a constant per channel")
@@ -260,8 +257,11 @@ def arithmetic(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     return lowering.emit(node, name, (x, y), shapes[0])
 
 
-def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: Constant) -> int:
-    """x + c, x - c, x * c or x / c as an affine node, or as the bias of the linear layer that made x."""
+def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: Constant, alone: bool) -> int:
+    """x + c, x - c, x * c or x / c as an affine node, or as the bias of the linear layer that made x.
+
+    A sum after a product is one node with it, both round anyway, if it is `alone` in reading it.
+    """
     vector = _channel_vector(lowering, node, lowering.shape(x), constant.tensor)
     producer = lowering.producer(x)
     if name == "add" and producer is not None and producer.op == "linear" and "bias" not in producer.weights:
@@ -274,6 +274,10 @@ def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: C
     one, zero = torch.ones_like(vector), torch.zeros_like(vector)
     scale = {"mul": vector, "div": 1 / vector}.get(name, one)
     shift = {"add": vector, "sub": -vector}.get(name, zero)
+    if alone and producer is not None and producer.op == "affine" and name in ("add", "sub"):
+        before, added = (torch.from_numpy(lowering.weights[producer.weights[role]]) for role in ("scale", "shift"))
+        if not bool(added.any()):
+            return _affine(lowering, node, producer.inputs[0], before.double(), shift)
     return _affine(lowering, node, x, scale, shift)
 
 
@@ -354,6 +358,15 @@ def _limit(lowering: Lowering, node: Any, argument: Any) -> float | None:
     if len(numbers) != 1:
         lowering.fail(node, f"its limit has {len(numbers)} different numbers; expected one for all channels")
     return float(numbers[0]) if math.isfinite(numbers[0]) else None
+
+
+def _read_by_others(argument: Any) -> bool:
+    """Whether not only signs and quantisers read a clamp in front of them: then it is computed anyway."""
+    while RULES.get(str(argument.target)) in (clamp, same_elements, max_pool2d, item):
+        if len(argument.users) > 1 and not all(str(user.target) in QUANTIZERS for user in argument.users):
+            return True
+        argument = argument.args[0]
+    return False
 
 
 def _unlimited(lowering: Lowering, node: Any, x: int, enough: Callable[[float, float], bool]) -> int:
@@ -461,7 +474,9 @@ def softmax(lowering: Lowering, node: Any, arguments: Arguments) -> int:
 @rule("bitwright.sign.default")
 def sign(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """+1 or -1."""
-    x = _unlimited(lowering, node, lowering.value(node, arguments["x"]), lambda low, high: low < 0 <= high)
+    x = lowering.value(node, arguments["x"])
+    if not _read_by_others(arguments["x"]):
+        x = _unlimited(lowering, node, x, lambda low, high: low < 0 <= high)
     return lowering.emit(node, "sign", (x,), lowering.shape(x))
 
 
@@ -482,7 +497,8 @@ def quantize(lowering: Lowering, node: Any, arguments: Arguments) -> int:
         first, last = (torch.round(torch.tensor(limit) * (1 / scale)) + zero for limit in (low, high))
         return bool((first <= attributes["qmin"]).all() and (last >= attributes["qmax"]).all())
 
-    x = _unlimited(lowering, node, x, enough)
+    if not _read_by_others(arguments["x"]):
+        x = _unlimited(lowering, node, x, enough)
     return lowering.emit(node, "quantize", (x,), lowering.shape(x), attributes, weights)
 
 

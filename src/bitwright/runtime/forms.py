@@ -136,7 +136,9 @@ class Forms:
     def _takes(self, coder: Coder) -> bool:
         """Whether the kernel that computes what is coded gives the codes, too."""
         row, chain = self.choices[coder.source].row, self._layers[coder.source]
-        return chain.coder == coder and (not chain.pool or row.pools or self.codes_first(chain)) and row.encodes
+        if chain.coder != coder:
+            return False
+        return row.pools or (row.encodes and self.codes_first(chain)) if chain.pool else row.encodes
 
     def codes_first(self, chain: Chain) -> bool:
         """Whether a layer's codes can be pooled in place of its results. Coding is monotone: the code of the largest

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bitwright.models.channels import rprelu, shift
 from bitwright.models.options import new_activation
 
 
@@ -22,7 +23,7 @@ class Shift(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W), the same shape."""
-        return x - self.threshold.reshape(-1, 1, 1)
+        return shift(x, self.threshold)
 
 
 class RPReLU(nn.Module):
@@ -39,7 +40,7 @@ class RPReLU(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W), the same shape."""
-        return F.prelu(x - self.before.reshape(-1, 1, 1), self.slope) + self.after.reshape(-1, 1, 1)
+        return rprelu(x, self.before, self.slope, self.after)
 
 
 class Residual(nn.Module):

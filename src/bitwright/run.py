@@ -296,6 +296,7 @@ class Run:
             try:
                 if hasattr(step, "layers"):
                     select_layers(model, step.layers, getattr(step, "ignore", ()))
+                step.look_ahead(model, self.data)
                 for settings in _trainings(step):
                     create_optimizer(settings.optimizer, model)
                     if settings.distill is not None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bitwright.ops import norm_at_inference
 from bitwright.runtime.shapes import limits
 
 if TYPE_CHECKING:
@@ -214,14 +215,9 @@ def _linear(lowering: Lowering, node: Any, argument: Any, weight: Constant, bias
 def batch_norm(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """Batch norm at inference: scale and shift in float64, then rounded."""
     x = lowering.value(node, arguments["input"])
-    mean, var = (lowering.constant(node, arguments[f"running_{key}"]).tensor.double() for key in ("mean", "var"))
-    gamma = torch.ones_like(var)
-    if arguments["weight"] is not None:
-        gamma = lowering.constant(node, arguments["weight"]).tensor.double()
-    scale = gamma / (var + arguments["eps"]).sqrt()
-    shift = -mean * scale
-    if arguments["bias"] is not None:
-        shift = lowering.constant(node, arguments["bias"]).tensor.double() + shift
+    mean, var = (lowering.constant(node, arguments[f"running_{key}"]).tensor for key in ("mean", "var"))
+    gamma, beta = (None if arguments[k] is None else lowering.constant(node, arguments[k]).tensor for k in ("weight", "bias"))
+    scale, shift = norm_at_inference(gamma, beta, mean, var, arguments["eps"])
     return _affine(lowering, node, x, scale, shift)
 
 

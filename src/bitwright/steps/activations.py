@@ -29,6 +29,12 @@ def quantise_inputs(
     return {name: layer for name, layer in made.items() if isinstance(layer, QuantConv2d | QuantLinear)}
 
 
+def exact_norms(model: nn.Module) -> None:
+    """Replace all batch norms, as edits that checkpoints replay, by such that compute the engine's very bits."""
+    for name in [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]:
+        edits.replace(model, name, "exact-norm")
+
+
 @contextlib.contextmanager
 def training_inputs(layers: Mapping[str, QuantLayer], make: Callable[[str], nn.Module]) -> Iterator[None]:
     """While inside, make(path) quantises the input of each layer; afterwards the plain quantiser is back.

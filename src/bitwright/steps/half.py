@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
+from bitwright.ops import norm_at_inference
 from bitwright.steps.step import Step
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def _at_inference(model: nn.Module, chosen: dict[str, nn.Parameter]) -> None:
             continue
         if id(module.weight) not in ours or id(module.bias) not in ours:
             continue
-        scale = module.weight.double() / (module.running_var.double() + module.eps).sqrt()
-        shift = module.bias.double() - module.running_mean.double() * scale
+        mean, variance = module.running_mean, module.running_var
+        scale, shift = norm_at_inference(module.weight, module.bias, mean, variance, module.eps)
         module.weight.copy_(scale)
         module.bias.copy_(shift)
         module.running_mean.zero_()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,9 @@ class Step:
         for field, hint in typing.get_type_hints(type(self)).items():
             if typing.get_origin(hint) is typing.Literal and getattr(self, field) not in typing.get_args(hint):
                 raise unknown(f"{self.name}: {field}", getattr(self, field), typing.get_args(hint))
+
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse before a run begins what `apply` would refuse of this data, and of the model as it is built."""
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Run the step and return a plain model: no parametrizations, no hooks. May change `model` in place."""

@@ -1,0 +1,175 @@
+"""Weights and activations of +1 and -1 in training (binarised neural networks)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bitwright.errors import BitwrightError
+from bitwright.ops import Quantize
+from bitwright.steps.activations import QuantLayer, exact_norms, quantise_inputs, training_inputs
+from bitwright.steps.binaryconnect import BinarySigns, Start, clipped_weights, start_uniform, stochastic_signs
+from bitwright.steps.dropout import dropouts_before, scaled_dropout
+from bitwright.steps.latent import signs
+from bitwright.steps.layers import check_layers, check_untied
+from bitwright.steps.order import warn_of_order
+from bitwright.steps.shift_norm import shift_norms
+from bitwright.steps.step import Step, select_layers
+from bitwright.training.settings import Optimizer, Schedule, TrainSettings
+
+if TYPE_CHECKING:
+    from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
+
+First = Literal["pixels", "float"]
+
+_TRAIN = TrainSettings(
+    epochs=250,
+    batch_size=100,
+    optimizer=Optimizer("Adam", 3e-3, {}),
+    schedule=Schedule("exponential", gamma=math.log(1e4) / 250),
+    weight_decay=0.0,
+    loss="squared-hinge",
+)
+
+
+class _Sign(torch.autograd.Function):
+    """See `TrainedSign`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stochastic: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        return stochastic_signs(x).to(x.dtype) if stochastic else signs(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * (x.abs() <= 1), None
+
+
+class TrainedSign(nn.Module):
+    """The signs in front of a layer while it is trained, with dropout p behind them; see `BNN`."""
+
+    def __init__(self, stochastic: bool, p: float = 0.0) -> None:
+        super().__init__()
+        self.stochastic, self.p = stochastic, p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape; +1 and -1 in eval mode, whatever they are in training."""
+        return F.dropout(_Sign.apply(x, self.stochastic and self.training), self.p, self.training)
+
+
+@contextlib.contextmanager
+def signs_in_training(model: nn.Module, layers: Mapping[str, QuantLayer], stochastic: bool) -> Iterator[None]:
+    """While inside, `TrainedSign` is in front of each layer, and dropout that was before the signs is behind them.
+
+    Before a sign, what it drops would be a +1.
+    """
+    before = dropouts_before(model, layers)
+    dropped = {name: module.p for name, module in before.items()}
+    with (
+        scaled_dropout(model, layers) as dropout,
+        training_inputs(layers, lambda name: TrainedSign(stochastic, dropped.get(name, 0.0))),
+    ):
+        dropout.scale(dict.fromkeys(before, 0.0))
+        yield
+
+
+@dataclass(frozen=True)
+class BNN(Step):
+    """Binary weights and activations (Hubara, Courbariaux, Soudry, El-Yaniv, Bengio 2016): popcounts for sums.
+
+        weights      w_b = sign(w),  dL/dw = dL/dw_b,  w <- clip(w - eta s dL/dw, -1, 1)   as in `BinaryConnect`
+        activations  a_b = sign(a),  dL/da = dL/da_b 1{|a| <= 1}                           (algorithm 1)
+        stochastic   P(a_b = +1) = clip((a + 1) / 2, 0, 1) while training, sign(a) at test time
+        first layer  x = p / 255, p = 0 .. 255: eight planes of bits                       (algorithm 4)
+
+    with sign(0) = +1. The block is convolution - pooling - batch norm - hard tanh - sign: `model` brings it, the step
+    puts the signs in front of its layers. A ReLU before a sign, signs of sums without a norm between, and a layer
+    without a norm behind it are warned of. With batch norm behind the last layer, too, every sum is one of whole
+    numbers, and norm and sign are a threshold on it. Bits per weight: 1.
+
+    layers, ignore  which; all of them in the paper. The model's first layer gets no sign in front of it.
+    first           "pixels": its input is quantised to the 256 pixels, which the data set's preprocess must leave
+                    in 0..1 (mean 0, std 1; a BitwrightError says so). Behind a norm, other means and scales of the
+                    input change nothing. "float": its input stays as it is, and it is no integer layer.
+    stochastic      draw the activations' signs while training, as the paper's Torch runs do.
+    norm            "batch", or "shift": shift-based batch norm while training (algorithm 3; see `ShiftBatchNorm`). In
+                    the end plain batch norms whose scales are powers of two compute the same.
+    scale_rates, start   as in `BinaryConnect`.
+    train           the training: Adam from 3e-3 down to 3e-7, batch 100, square hinge loss as in the paper's Theano
+                    runs on MNIST, 250 of their 1,000 epochs. Those in Torch have ShiftAdaMax, lr 2^-6, halved every
+                    20 epochs. Dropout that the model has in front of a sign works on the sign.
+    """
+
+    name: ClassVar[str] = "bnn"
+    keeps_zeros: ClassVar[bool] = False
+    paper: ClassVar[str] = "Hubara, Courbariaux, Soudry, El-Yaniv, Bengio, NIPS 2016"
+
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+    first: First = "pixels"
+    stochastic: bool = False
+    norm: Literal["batch", "shift"] = "batch"
+    scale_rates: bool = True
+    start: Start = "uniform"
+    train: TrainSettings = field(default_factory=lambda: _TRAIN)
+
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        check_pixels(self.name, self.first, data)
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        self.look_ahead(model, context.data)
+        layers = select_layers(model, self.layers, self.ignore)
+        check_layers(layers)
+        check_untied(model, layers)
+        layers, inner = quantise_layers(model, layers, self.first, "sign")
+        exact_norms(model)
+        warn_of_order(model, layers, context.data)
+        if self.start == "uniform":
+            start_uniform(layers, context.seed)
+        with (
+            clipped_weights(layers, BinarySigns, self.scale_rates),
+            signs_in_training(model, inner, self.stochastic),
+            shift_norms(model) if self.norm == "shift" else contextlib.nullcontext(),
+        ):
+            context.train(model, self.train)
+        return model
+
+
+def check_pixels(step: str, first: First, data: Dataset) -> None:
+    """Raise BitwrightError where pixels are wanted and the preprocess makes something else of them."""
+    changed = any(data.preprocess.mean) or any(std != 1 for std in data.preprocess.std)
+    if first == "pixels" and changed:
+        zeros, ones = [0] * data.shape[0], [1] * data.shape[0]
+        raise BitwrightError(
+            f"{step}: the preprocess of {data.name!r} has mean {list(data.preprocess.mean)} and std "
+            f"{list(data.preprocess.std)}, but a first layer of 8-bit pixels takes them as p / 255; give the data set "
+            f'preprocess: {{mean: {zeros}, std: {ones}}}, or set {step}.first to "float"',
+            kind="preprocess",
+        )
+
+
+def quantise_layers(
+    model: nn.Module, layers: Mapping[str, nn.Module], first: First, kind: str, qmin: int = 0, qmax: int = 255
+) -> tuple[dict[str, nn.Module], dict[str, QuantLayer]]:
+    """Put a quantiser in front of each layer: pixels (or nothing) for the model's first one, `kind` for the others.
+
+    Gives all layers as they are now, and those that are not the first.
+    """
+    entry = select_layers(model, ("first",))
+    made = quantise_inputs(model, {n: m for n, m in layers.items() if n not in entry}, kind, qmin, qmax)
+    taking_pixels: dict[str, QuantLayer] = {}
+    if first == "pixels":
+        taking_pixels = quantise_inputs(model, {n: m for n, m in layers.items() if n in entry}, "grid", 0, 255)
+        for layer in taking_pixels.values():
+            assert isinstance(layer.input, Quantize)
+            layer.input.scale.fill_(1 / 255)
+    return {**layers, **taking_pixels, **made}, made

@@ -216,7 +216,9 @@ def batch_norm(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """Batch norm at inference: scale and shift in float64, then rounded."""
     x = lowering.value(node, arguments["input"])
     mean, var = (lowering.constant(node, arguments[f"running_{key}"]).tensor for key in ("mean", "var"))
-    gamma, beta = (None if arguments[k] is None else lowering.constant(node, arguments[k]).tensor for k in ("weight", "bias"))
+    gamma, beta = (
+        None if arguments[k] is None else lowering.constant(node, arguments[k]).tensor for k in ("weight", "bias")
+    )
     scale, shift = norm_at_inference(gamma, beta, mean, var, arguments["eps"])
     return _affine(lowering, node, x, scale, shift)
 

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 First = Literal["pixels", "float"]
 
 _TRAIN = TrainSettings(
-    epochs=250,
+    epochs=100,
     batch_size=100,
     optimizer=Optimizer("Adam", 3e-3, {}),
-    schedule=Schedule("exponential", gamma=math.log(1e4) / 250),
+    schedule=Schedule("exponential", gamma=math.log(1e4) / 100),
     weight_decay=0.0,
     loss="squared-hinge",
 )
@@ -105,7 +105,7 @@ class BNN(Step):
                     the end plain batch norms whose scales are powers of two compute the same.
     scale_rates, start   as in `BinaryConnect`.
     train           the training: Adam from 3e-3 down to 3e-7, batch 100, square hinge loss as in the paper's Theano
-                    runs on MNIST, 250 of their 1,000 epochs. Those in Torch have ShiftAdaMax, lr 2^-6, halved every
+                    runs on MNIST, 100 of their 1,000 epochs. Those in Torch have ShiftAdaMax, lr 2^-6, halved every
                     20 epochs. Dropout that the model has in front of a sign works on the sign.
     """
 

@@ -44,8 +44,8 @@ def complaints(graph: Graph, binary: Collection[str]) -> Iterator[str]:
     for i, node in enumerate(graph.nodes):
         if node.name in binary and node.op in ("conv2d", "linear") and not _normed(graph, len(graph.inputs) + i):
             yield (
-                f"binary layer {node.name!r} has no norm behind it, and sums of signs grow with the fan-in: put a batch "
-                "norm there (in the models, norm: batch and norm_output: true), or leave it out with `ignore`"
+                f"binary layer {node.name!r} has no norm behind it, and sums of signs grow with the fan-in: put a "
+                "batch norm there (in the models, norm: batch and norm_output: true), or leave it out with `ignore`"
             )
         if node.op == "sign":
             source, layer = _source(graph, node.inputs[0]), node.name.removesuffix(".input")

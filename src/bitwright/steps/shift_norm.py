@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
+from bitwright.ops import norm_at_inference
 from bitwright.training.shift_adamax import ap2_
 
 
@@ -70,9 +71,9 @@ class ShiftBatchNorm(nn.Module):
         """The same shape, float32."""
         if not self.training:
             shape = (1, -1, *(1,) * (x.ndim - 2))
-            scale = self.scale().double()
-            shift = self.bias.detach().double() - self.running_mean.double() * scale
-            return x.float() * scale.float().view(shape) + shift.float().view(shape)
+            one = torch.full_like(self.running_var, 1.0 - self.eps)
+            scale, shift = norm_at_inference(self.scale(), self.bias.detach(), self.running_mean, one, self.eps)
+            return x.float() * scale.view(shape) + shift.view(shape)
         with torch.autocast(x.device.type, enabled=False):
             y, mean, variance = _ShiftNorm.apply(x.float(), self.weight, self.bias, self.eps)
         self.num_batches_tracked.add_(1)
@@ -109,11 +110,11 @@ def shift_norms(model: nn.Module) -> Iterator[None]:
                 kind="norm",
             )
     shifting = {name: ShiftBatchNorm(norm).train(norm.training) for name, norm in plain.items()}
-    for name, norm in shifting.items():
-        model.set_submodule(name, norm)
+    for name, shift in shifting.items():
+        model.set_submodule(name, shift)
     try:
         yield
     finally:
         for name, norm in plain.items():
-            model.set_submodule(name, norm)
+            model.set_submodule(name, norm.train(shifting[name].training))
             shifting[name].settle(norm)

@@ -155,18 +155,30 @@ void check_axis(const Sizes& shape, int64_t axis) {
     refuse("axis is " + std::to_string(axis) + ", expected 0 to " + std::to_string(shape.size() - 1));
 }
 
-void make_pad(PadOp* self, const Sizes& shape, const Sizes& before, const Sizes& after, float value) {
+void make_pad(PadOp* self, const Sizes& shape, const Sizes& before, const Sizes& after, float value, const Sizes& start,
+              const Sizes& step, const Sizes& count) {
   check_shape(shape);
-  if (before.size() != shape.size() || after.size() != shape.size())
+  const size_t rank = shape.size();
+  if (before.size() != rank || after.size() != rank)
     refuse("before and after have " + std::to_string(before.size()) + " and " + std::to_string(after.size()) +
-           " entries, expected one per axis: " + std::to_string(shape.size()));
-  Sizes size(shape);
-  for (size_t i = 0; i < shape.size(); ++i) {
+           " entries, expected one per axis: " + std::to_string(rank));
+  for (const Sizes* cut : {&start, &step, &count})
+    if (cut->size() != start.size() || (!cut->empty() && cut->size() != rank))
+      refuse("start, step and count have other numbers of entries than the shape, expected one per axis or none");
+  std::vector<PadOp::Axis> axes;
+  Sizes size(rank);
+  for (size_t i = 0; i < rank; ++i) {
     check_pair({before[i], after[i]}, 0, "(before, after)");
-    size[i] += before[i] + after[i];
+    const bool cut = !start.empty();
+    axes.push_back({shape[i], cut ? start[i] : 0, cut ? step[i] : 1, cut ? count[i] : shape[i], before[i], after[i]});
+    check_pair({axes[i].step, axes[i].count}, 1, "(step, count)");
+    check_pair({axes[i].start, axes[i].start}, 0, "start");
+    if (axes[i].start >= shape[i] || (axes[i].count - 1) > (shape[i] - 1 - axes[i].start) / axes[i].step)
+      refuse("what is kept of axis " + std::to_string(i) + " does not lie in the shape");
+    size[i] = before[i] + axes[i].count + after[i];
   }
   product(size, "the result");
-  new (self) PadOp(shape, before, after, value);
+  new (self) PadOp(axes, value);
 }
 
 void make_slice(SliceOp* self, const Sizes& shape, int64_t axis, int64_t start, int64_t stop, int64_t step) {
@@ -267,7 +279,8 @@ void bind_floats(nb::module_& m) {
            },
            nb::arg("rows"), nb::arg("columns"), nb::arg("element_bytes") = 4);
   nb::class_<PadOp, Operation>(m, "PadOp")
-      .def("__init__", &make_pad, nb::arg("shape"), nb::arg("before"), nb::arg("after"), nb::arg("value"));
+      .def("__init__", &make_pad, nb::arg("shape"), nb::arg("before"), nb::arg("after"), nb::arg("value"),
+           nb::arg("start") = Sizes(), nb::arg("step") = Sizes(), nb::arg("count") = Sizes());
   nb::class_<SliceOp, Operation>(m, "SliceOp")
       .def("__init__", &make_slice, nb::arg("shape"), nb::arg("axis"), nb::arg("start"), nb::arg("stop"),
            nb::arg("step") = 1);

@@ -46,6 +46,26 @@ Sizes strides_of(const Sizes& shape) {
   return strides;
 }
 
+// Calls body(x offset, y offset) for every row along the last axis of `shape`.
+template <class Body>
+void for_rows_of(const Sizes& shape, const Sizes& x_strides, const Sizes& y_strides, const Body& body) {
+  Sizes at(shape.size(), 0);
+  for (int64_t x = 0, y = 0;;) {
+    body(x, y);
+    size_t axis = shape.size() - 1;
+    for (;;) {  // the next row: an odometer
+      if (axis == 0) return;
+      --axis;
+      x += x_strides[axis];
+      y += y_strides[axis];
+      if (++at[axis] < shape[axis]) break;
+      x -= shape[axis] * x_strides[axis];
+      y -= shape[axis] * y_strides[axis];
+      at[axis] = 0;
+    }
+  }
+}
+
 // Calls body(x offset, y offset, run) for every row along the last axis of `shape`; x is dense, y has these strides.
 template <class Body>
 void for_rows(const Sizes& shape, const Sizes& strides, const Body& body) {
@@ -197,28 +217,47 @@ void TransposeOp::run(const void* const* inputs, void* const* outputs, int64_t b
 
 namespace {
 
-Sizes padded(const Sizes& shape, const Sizes& before, const Sizes& after) {
-  Sizes size(shape.size());
-  for (size_t i = 0; i < size.size(); ++i) size[i] = before[i] + shape[i] + after[i];
-  return size;
+using Axes = std::vector<PadOp::Axis>;
+
+Sizes sizes_of(const Axes& axes, int64_t (*size)(const PadOp::Axis&)) {
+  Sizes sizes;
+  for (const PadOp::Axis& axis : axes) sizes.push_back(size(axis));
+  return sizes;
+}
+Sizes given(const Axes& axes) {
+  return sizes_of(axes, [](const PadOp::Axis& a) { return a.size; });
+}
+Sizes padded(const Axes& axes) {
+  return sizes_of(axes, [](const PadOp::Axis& a) { return a.before + a.count + a.after; });
 }
 
 }  // namespace
 
-PadOp::PadOp(const Sizes& shape, const Sizes& before, const Sizes& after, float value)
-    : Operation({count_of(shape) * kFloat}, {count_of(padded(shape, before, after)) * kFloat}), shape_(shape),
-      strides_(strides_of(padded(shape, before, after))), count_(count_of(shape)),
-      out_count_(output_bytes()[0] / kFloat), value_(value) {
-  for (size_t i = 0; i < shape.size(); ++i) offset_ += before[i] * strides_[i];
+PadOp::PadOp(const Axes& axes, float value)
+    : Operation({count_of(given(axes)) * kFloat}, {count_of(padded(axes)) * kFloat}),
+      kept_(sizes_of(axes, [](const Axis& a) { return a.count; })), x_strides_(strides_of(given(axes))),
+      y_strides_(strides_of(padded(axes))), value_(value) {
+  for (size_t i = 0; i < axes.size(); ++i) {
+    x_offset_ += axes[i].start * x_strides_[i];
+    y_offset_ += axes[i].before * y_strides_[i];
+    x_strides_[i] *= axes[i].step;
+  }
 }
 
 void PadOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
+  const int64_t in_count = input_bytes()[0] / kFloat, out_count = output_bytes()[0] / kFloat;
+  const int64_t run = kept_.back(), step = x_strides_.back(), rows = count_of(kept_) / run;
   parallel_for(batch, threads, [&](int64_t image) {
-    const float* x = floats(inputs[0]) + image * count_;
-    float* y = floats(outputs[0]) + image * out_count_;
-    std::fill(y, y + out_count_, value_);
-    for_rows(shape_, strides_, [&](int64_t from, int64_t to, int64_t run) {
-      std::copy(x + from, x + from + run, y + offset_ + to);
+    const float* x = floats(inputs[0]) + image * in_count + x_offset_;
+    float* y = floats(outputs[0]) + image * out_count;
+    if (rows * run < out_count) std::fill(y, y + out_count, value_);
+    y += y_offset_;
+    for_rows_of(kept_, x_strides_, y_strides_, [&](int64_t from, int64_t to) {
+      if (step == 1) {
+        std::copy(x + from, x + from + run, y + to);
+        return;
+      }
+      for (int64_t i = 0; i < run; ++i) y[to + i] = x[from + i * step];
     });
   });
 }

@@ -117,14 +117,18 @@ class TransposeOp final : public Operation {
 
 using Sizes = std::vector<int64_t>;
 
+// Elements start, start + step, ... of every axis, so many as `count` says, within a border.
 class PadOp final : public Operation {
  public:
-  PadOp(const Sizes& shape, const Sizes& before, const Sizes& after, float value);
+  struct Axis {
+    int64_t size, start, step, count, before, after;
+  };
+  PadOp(const std::vector<Axis>& axes, float value);
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
 
  private:
-  Sizes shape_, strides_;  // strides_: of the output
-  int64_t count_, offset_ = 0, out_count_;
+  Sizes kept_, x_strides_, y_strides_;  // between elements that are kept
+  int64_t x_offset_ = 0, y_offset_ = 0;
   float value_;
 };
 

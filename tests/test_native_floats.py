@@ -576,6 +576,8 @@ REFUSALS = {
     r"size is \(0, 1\)": lambda: _native.AdaptiveAvgPoolOp((4, 4), 1, (0, 1)),
     r"shift has shape \(2\), expected \(3\)": lambda: _native.AffineOp(5, numbers(3), numbers(2)),
     "count is": lambda: _native.ReluOp(0),
+    "does not lie in the shape": lambda: _native.PadOp([4], [0], [0], 0.0, [1], [2], [3]),
+    "start, step and count have other numbers": lambda: _native.PadOp([4], [0], [0], 0.0, [1], [2]),
     "found low > high": lambda: _native.ClampOp(4, 1.0, 0.5),
     "expected a divisor of the count": lambda: _native.MulOp(4, 3),
     "slope has shape": lambda: _native.Prelu(numbers(2, 2)),

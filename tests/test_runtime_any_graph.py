@@ -132,6 +132,13 @@ class Builder:
             start = self.draw(st.integers(0, shape[axis] - 1))
             stop, step = self.draw(st.integers(start + 1, shape[axis])), self.draw(st.integers(1, 3))
             self.append("slice", value, attributes={"axis": axis, "start": start, "stop": stop, "step": step})
+            value = len(self.shapes) - 1
+            follow = self.draw(st.sampled_from(["", "slice", "pad"]))
+            if follow == "slice":
+                self.slice(value, self.shapes[value])
+            elif follow == "pad":  # of channels
+                before, after = ([self.draw(st.integers(0, 2)), *[0] * (len(shape) - 1)] for _ in range(2))
+                self.append("pad", value, attributes={"before": before, "after": after, "value": 0.5})
 
     def mean(self, value: int, shape: tuple[int, ...]) -> None:
         if shape:

@@ -271,8 +271,17 @@ class TransposeOp(Operation):
     def __init__(self, rows: int, columns: int, element_bytes: int = 4) -> None: ...
 
 # Any shape; axes count from 0 without the batch.
-class PadOp(Operation):
-    def __init__(self, shape: list[int], before: list[int], after: list[int], value: float) -> None: ...
+class PadOp(Operation):  # of every axis the elements start, start + step, ..., `count` of them; no lists: all
+    def __init__(
+        self,
+        shape: list[int],
+        before: list[int],
+        after: list[int],
+        value: float,
+        start: list[int] = ...,
+        step: list[int] = ...,
+        count: list[int] = ...,
+    ) -> None: ...
 
 class SliceOp(Operation):
     def __init__(self, shape: list[int], axis: int, start: int, stop: int, step: int = 1) -> None: ...

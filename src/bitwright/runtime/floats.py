@@ -112,6 +112,21 @@ def slice_axis(native: Any, shape: Shape, weights: Weights, axis: int, start: in
     return [native.SliceOp(memory(shape), memory_axis(shape, axis), start, stop, min(step, shape[axis]))]
 
 
+def moved(native: Any, shape: Shape, nodes: Sequence[Node]) -> list[Any]:
+    """Slices of different axes, perhaps a pad behind them, at once."""
+    starts, steps, counts = [0] * len(shape), [1] * len(shape), list(shape)
+    before, after, value = [0] * len(shape), [0] * len(shape), 0.0
+    for node in nodes:
+        given = node.attributes
+        if node.op == "pad":
+            before, after, value = given["before"], given["after"], given["value"]
+            continue
+        axis, kept = given["axis"], range(given["start"], given["stop"], given["step"])
+        starts[axis], steps[axis], counts[axis] = kept.start, kept.step, len(kept)
+    lists = [memory(tuple(numbers)) for numbers in (shape, before, after, starts, steps, counts)]
+    return [native.PadOp(*lists[:3], value, *lists[3:])]
+
+
 def mean(native: Any, shape: Shape, weights: Weights, axes: list[int], keepdim: bool) -> list[Any]:
     if len(shape) == 3 and sorted(axes) == [1, 2]:  # a global average pool by another name
         return [native.AdaptiveAvgPoolOp(shape[1:], shape[0], (1, 1))]

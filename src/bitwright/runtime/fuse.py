@@ -36,8 +36,8 @@ class Coder:
 
 @dataclass
 class Chain:
-    """A node and what its kernel takes over; `result` is the value y, `pooled` what the `pool` reads. Only layers take
-    anything over."""
+    """A node and what its kernel takes over; `result` is the value y, `pooled` what the `pool` reads. Layers take over,
+    and a slice: `moves` are those of other axes behind it, and a pad of channels."""
 
     node: Node
     result: int
@@ -47,10 +47,13 @@ class Chain:
     pool: Node | None = None
     pooled: int = -1
     coder: Coder | None = None
+    moves: tuple[Node, ...] = ()
 
     @property
     def parts(self) -> list[str]:
         """The operations in order, up to the pool."""
+        if self.moves:
+            return [self.node.op, *(node.op for node in self.moves)]
         flags = (self.affine, "affine"), (self.residual is not None, "add")
         return [self.node.op, *(name for has, name in flags if has), *(node.op for node in self.activation)]
 
@@ -95,7 +98,7 @@ def _chains(graph: Graph, integer: Callable[[Node], bool]) -> list[Chain]:
             continue
         chain, last = Chain(node, first + index), index
         activations = ACTIVATIONS if node.op in LAYERS and integer(node) else ACTIVATIONS[:1]
-        while node.op in LAYERS:
+        while node.op in (*LAYERS, "slice"):
             followers = _followers(graph, readers, chain.result, absorbed)
             taken = _absorb(chain, [graph.nodes[i] for i in followers], activations)
             if not taken:
@@ -130,6 +133,8 @@ def _absorb(chain: Chain, nodes: Sequence[Node], activations: Sequence[str]) -> 
     ops = [node.op for node in nodes]
     if not nodes or chain.pool is not None:
         return 0
+    if chain.node.op == "slice":
+        return _absorb_move(chain, nodes[0])
     node, done = nodes[0], [node.op for node in chain.activation]
     if node.op == "max_pool2d":
         chain.pool, chain.pooled = node, chain.result
@@ -148,4 +153,18 @@ def _absorb(chain: Chain, nodes: Sequence[Node], activations: Sequence[str]) -> 
         return 2
     else:
         return 0
+    return 1
+
+
+def _absorb_move(chain: Chain, node: Node) -> int:
+    """The same for a chain that begins with a slice."""
+    before = [chain.node, *chain.moves]
+    cut = [move.attributes["axis"] for move in before if move.op == "slice"]
+    if before[-1].op == "pad" or node.op not in ("slice", "pad"):
+        return 0
+    if node.op == "slice" and node.attributes["axis"] in cut:
+        return 0
+    if node.op == "pad" and any(node.attributes["before"][1:] + node.attributes["after"][1:]):
+        return 0  # a convolution behind it takes that one over
+    chain.moves += (node,)
     return 1

@@ -166,11 +166,15 @@ class _Binder:
     def _floats(self, chain: Chain) -> None:
         node, result = chain.node, (chain.result, None)
         sources: list[Slot] = [(value, None) for value in node.inputs]
-        operations = floats.operations(self.native, node, self._weights(node), [self.shapes[i] for i in node.inputs])
+        shapes = [self.shapes[i] for i in node.inputs]
+        if chain.moves:
+            operations = floats.moved(self.native, shapes[0], [node, *chain.moves])
+        else:
+            operations = floats.operations(self.native, node, self._weights(node), shapes)
         if not operations:
             self.values[result] = self.values[sources[0]]
         for operation in operations:
-            self._step(node.name, node.op, operation, sources, [result])
+            self._step(node.name, " + ".join(chain.parts), operation, sources, [result])
             sources = [result]
 
     # --- codes

@@ -12,11 +12,9 @@ from torch import nn
 import bitwright as bw
 from bitwright.data.dataset import Dataset
 from bitwright.models.resnet import ResNet
-from bitwright.ops import QuantConv2d, QuantLinear
 from bitwright.packing.inspect import inspect_file
+from bitwright.steps.step import select_layers
 from bitwright.training.evaluate import predict_logits
-
-KINDS = (QuantConv2d, QuantLinear)
 
 
 def small_resnet(block: str, signs: bool = False, seed: int = 0) -> nn.Module:
@@ -27,8 +25,8 @@ def small_resnet(block: str, signs: bool = False, seed: int = 0) -> nn.Module:
         return ResNet(8, (1, 8, 8), 10, block=block, activation=activation)
 
 
-def check_packed(model: nn.Module, data: Dataset, bits: float, folder: Path, kinds: tuple[type, ...] = KINDS) -> None:
-    """The file has about `bits` per weight of the quantised layers, and the engine gives torch's labels.
+def check_packed(model: nn.Module, data: Dataset, bits: float, folder: Path) -> None:
+    """The file has about `bits` per weight of all layers but the first and last, and the engine gives torch's labels.
 
     Logits agree but where a number lies so near a threshold that another order of summation takes it across.
     """
@@ -40,7 +38,7 @@ def check_packed(model: nn.Module, data: Dataset, bits: float, folder: Path, kin
     near = np.abs(found - expected).max(1) <= 1e-4 * np.ptp(expected)
     assert near.mean() >= 0.99
     assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.999
-    names = {name for name, module in model.named_modules() if isinstance(module, kinds)}
+    names = select_layers(model, ("*",), ("first", "last"))
     rows = [row for row in inspect_file(folder / "net.safetensors").rows if row.layer in names and row.role == "weight"]
     assert len(rows) == len(names)
     magnitudes = sum(32 * row.shape[0] + 400 for row in rows)  # and headers

@@ -22,7 +22,7 @@ from bitwright.packing.lattice import find_lattice
 from bitwright.steps.step import select_layers
 from bitwright.steps.xnor import BWN, XNOR, FilterSigns
 from bitwright.training.settings import TrainSettings
-from low_bits import KINDS, check_packed, small_resnet
+from low_bits import check_packed, small_resnet
 
 SHORT = TrainSettings(epochs=1, batch_size=100)
 
@@ -121,7 +121,7 @@ def test_bwn_ends_in_signs_per_filter(tmp_path: Path) -> None:
         assert lattice is not None
         assert set(np.unique(lattice.integers)) == {-1, 1}
         assert not lattice.two_magnitudes
-    check_packed(model, data, 1, tmp_path, kinds=())
+    check_packed(model, data, 1, tmp_path)
 
 
 @pytest.mark.parametrize("options", [{}, {"use_k": True}, {"binarise_gradients": True}])
@@ -132,7 +132,7 @@ def test_xnor_runs_packed(options: dict[str, bool], tmp_path: Path) -> None:
     again = small_resnet("pre-activation", signs=True)
     edits.replay(again, edits.from_json(edits.to_json(model)))
     again.load_state_dict(model.state_dict())
-    check_packed(again, data, 1, tmp_path, KINDS)
+    check_packed(again, data, 1, tmp_path)
 
 
 def test_a_relu_in_front_of_signs_is_refused() -> None:

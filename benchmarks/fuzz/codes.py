@@ -83,7 +83,7 @@ def encode(random: Random) -> Trial:
 
 
 def pool_codes(random: Random) -> Trial:
-    """The largest code under each window."""
+    """The largest code under each window, or the least."""
     batch, channels = count(random, 1, 3), count(random, 1, 150)
     window, size = pool_window(random, channels, 1, chance(random), dilated=True)
     planes = pick(random, 0, 1, 2, 4)
@@ -91,9 +91,11 @@ def pool_codes(random: Random) -> Trial:
     into = Layout(*window.image, channels, groups, margins(random, window.reach()), planes)
     made = Layout(*size, channels, groups, margins(random), planes)
     codes = random.integers(0, 1 << (planes or 8), (batch, *window.image, channels)).astype(np.uint8)
-    expected = [(made.pack(pool_taps(window, size, codes, 0).max(axis=0)), made.used())]
+    least = random.random(channels) < pick(random, 0, 0.5)
+    turn = np.where(least, (1 << (planes or 8)) - 1, 0).astype(np.uint8)  # the least codes: the largest complements
+    expected = [(made.pack(pool_taps(window, size, codes ^ turn, 0).max(axis=0) ^ turn), made.used())]
     return Trial(
-        lambda: _native.PoolCodesOp(window.native(), into.native(), made.native()),
+        lambda: _native.PoolCodesOp(window.native(), into.native(), made.native(), least.tolist()),
         [into.pack(codes)],
         batch,
         lambda found: compare(found, expected, floats=False),

@@ -22,6 +22,17 @@ def vector(random: Random, channels: int) -> Array:
     return random.standard_normal(channels).astype(np.float32)
 
 
+def sloped(y: Array, scale: Array, shift: Array, slope: Array, after_scale: Array, after_shift: Array) -> Array:
+    """What `_native.Prelu` says."""
+    z = y * scale + shift
+    return np.where(z >= 0, z, z * slope) * after_scale + after_shift
+
+
+def random_prelu(random: Random, channels: int) -> dict[str, Array]:
+    """The vectors of a `_native.Prelu`."""
+    return {name: vector(random, channels) for name in ("scale", "shift", "slope", "after_scale", "after_shift")}
+
+
 @dataclass
 class Ending:
     """A random `Finish`, and what it makes of sums in float32, every operation rounded by itself."""
@@ -30,12 +41,15 @@ class Ending:
     vectors: dict[str, Array]
     relu: bool
     residual: Array | None
+    prelu: dict[str, Array]
+    limits: tuple[float, float] | None = None
     out: bool = True
     encode: Coder | None = None
 
     def native(self) -> Any:
         encode = self.encode.native() if self.encode else None
         given: dict[str, Any] = {**self.vectors, "relu": self.relu, "residual": self.residual is not None}
+        given |= {"prelu": _native.Prelu(**self.prelu) if self.prelu else None, "limits": self.limits}
         return _native.Finish(self.channels, **given, out=self.out, encode=encode)
 
     def inputs(self) -> list[Array]:
@@ -56,7 +70,9 @@ class Ending:
                 y = y * self.vectors[name] if name == "scale" else y + self.vectors[name]
         if self.residual is not None:
             y = y + self.residual.reshape(y.shape)
-        return np.maximum(y, y.dtype.type(0)) if self.relu else y
+        y = np.maximum(y, y.dtype.type(0)) if self.relu else y
+        y = sloped(y, **self.prelu) if self.prelu else y
+        return y if self.limits is None else np.clip(y, *map(y.dtype.type, self.limits))
 
     def check(self, y: Array) -> Check:
         """That the outputs are the floats y, and their codes."""
@@ -127,7 +143,9 @@ def random_ending(random: Random, shape: tuple[int, ...], exact: bool, sums: Arr
     if exact:
         vectors["multiplier"] = np.abs(vector(random, channels))
     residual = random.standard_normal(shape).astype(np.float32) if chance(random, 0.3) else None
-    ending = Ending(channels, vectors, chance(random, 0.3), residual)
+    prelu = random_prelu(random, channels) if exact and chance(random, 0.2) else {}
+    limits = (-0.5, pick(random, 1.0, np.inf)) if exact and chance(random, 0.2) else None
+    ending = Ending(channels, vectors, chance(random, 0.3), residual, prelu, limits)
     if exact and chance(random, 0.6):
         spread = float(np.abs(sums).mean()) if sums is not None and sums.size else 1.0
         ending.encode = random_coder(random, (shape[1], shape[2]), channels, spread)

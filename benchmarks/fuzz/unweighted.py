@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bitwright import _native
-from fuzz.endings import Ending, near, vector
+from fuzz.endings import Ending, near, random_prelu, sloped, vector
 from fuzz.shapes import pool_taps, pool_window
 from fuzz.trial import Array, Random, Trial, chance, close, compare, count, exactly, odd_floats, pick
 
@@ -19,13 +19,14 @@ def quantized(x: Array, scale: Array, reciprocal: Array, low: Array, high: Array
 
 
 def elementwise(random: Random) -> Trial:
-    """Sign, quantize, affine, normalize, ReLU, addition."""
+    """Sign, quantize, affine, normalize, ReLU, PReLU, limits, magnitudes, addition, products."""
     large = chance(random, 0.05)
     batch, pixels, channels = count(random, 1, 4), count(random, 1, 5000 if large else 90), count(random, 1, 90)
     x = odd_floats(random, batch, pixels, channels)
     a, b = vector(random, channels), vector(random, channels)
     shape = f"{batch} {pixels} {channels}"
-    kind = pick(random, "sign", "quantize", "affine", "normalize", "pixels", "relu", "add")
+    simple = pick(random, "sign", "relu", "abs", "clamp"), pick(random, "add", "mul", "mul pixels")
+    kind = pick(random, *simple, "quantize", "affine", "normalize", "pixels", "prelu")
     with np.errstate(all="ignore"):
         if kind == "sign":
             y = np.where(x >= 0, np.float32(1), np.float32(-1))
@@ -46,7 +47,20 @@ def elementwise(random: Random) -> Trial:
         if kind == "relu":
             y = np.where(x < 0, np.float32(0), x)
             return exactly(lambda: _native.ReluOp(pixels * channels), [x], y, shape)
+        if kind == "abs":
+            return exactly(lambda: _native.AbsOp(pixels * channels), [x], np.abs(x), shape)
+        if kind == "clamp":
+            y = np.minimum(np.maximum(x, np.float32(-0.5)), np.float32(1))
+            return exactly(lambda: _native.ClampOp(pixels * channels, -0.5, 1.0), [x], y, shape)
+        if kind == "prelu":
+            prelu = random_prelu(random, channels)
+            return exactly(lambda: _native.PreluOp(pixels, _native.Prelu(**prelu)), [x], sloped(x, **prelu), shape)
         other = odd_floats(random, *x.shape)
+        if kind == "mul":
+            return exactly(lambda: _native.MulOp(pixels * channels), [x, other], x * other, shape)
+        if kind == "mul pixels":
+            other = np.ascontiguousarray(other[..., :1])
+            return exactly(lambda: _native.MulOp(pixels * channels, channels), [x, other], x * other, shape)
         return exactly(lambda: _native.AddOp(pixels * channels), [x, other], x + other, shape)
 
 
@@ -110,7 +124,7 @@ def max_pool(random: Random) -> Trial:
 def average_pool(random: Random) -> Trial:
     """Means of floats under windows, or of as many parts as are asked for."""
     batch, channels = count(random, 1, 3), count(random, 1, 70)
-    plain = Ending(channels, {}, False, None)
+    plain = Ending(channels, {}, False, None, {})
     if chance(random, 0.3):
         image, size = ((count(random, 1, 14), count(random, 1, 14)) for _ in range(2))
         x = random.standard_normal((batch, *image, channels)).astype(np.float32)

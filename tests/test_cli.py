@@ -50,7 +50,19 @@ def test_version_and_help(capsys: Captured) -> None:
     assert capsys.readouterr().out == f"bitwright {__version__}\n"
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out
-    for command in ("run", "train", "compress", "pack", "inspect", "predict", "bench", "list", "demo", "results"):
+    for command in (
+        "run",
+        "train",
+        "compress",
+        "pack",
+        "inspect",
+        "predict",
+        "bench",
+        "list",
+        "demo",
+        "results",
+        "features",
+    ):
         assert command in printed
 
 
@@ -236,6 +248,7 @@ def test_lists(capsys: Captured) -> None:
         (["compress", "nowhere", "prune"], "error: nowhere is no run: it has no recipe.yaml"),
         (["compress", "nowhere", "prne"], "error: unknown step 'prne'; did you mean 'prune'"),
         (["inspect", "nothing.safetensors"], "error: cannot read 'nothing.safetensors'"),
+        (["features", "nowhere"], "error: nowhere is not a finished run"),
         (["results", "--publish"], "error: --publish and the folders of runs belong together"),
     ],
 )

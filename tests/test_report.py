@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
 
-from bitwright import BitwrightError, run_recipe
+from bitwright import BitwrightError, load, pack, run_recipe
 from bitwright.report import before_after, gather, render
 from bitwright.report.charts import all_charts, layer_bytes, sensitivity
+from bitwright.report.features import draw_features, first_features
 from bitwright.report.histograms import BINS, picture
 from bitwright.report.layers import cell
 
@@ -119,6 +123,30 @@ def test_a_picture_counts_every_weight_once() -> None:
     assert few["x"] == sorted(set(few["x"]))
     assert sum(few["y"]) == np.count_nonzero(np.round(weight))
     assert few["density"] == np.count_nonzero(np.round(weight)) / 2000
+
+
+def test_features_are_tiles_of_the_first_layers_weights(folder: Path, facts: dict[str, Any], tmp_path: Path) -> None:
+    """Of sixteen units on images of 8x8: two rows of eight."""
+    features = facts["features"]
+    assert (features["layer"], features["units"], features["shown"]) == ("fc1", 16, 16)
+    assert features["image"].shape == (2 * 9 - 1, 8 * 9 - 1)
+    weight = load(folder / "packed.safetensors").stored["fc1.weight"].dense().reshape(16, 8, 8)
+    shown = features["image"][9:17, 18:26]
+    assert np.array_equal(np.sign(shown), np.sign(weight[10]))
+    assert np.all(features["image"][8] == -128)
+    draw_features([folder, folder], tmp_path / "two.png")
+    pixels = np.asarray(Image.open(tmp_path / "two.png"))
+    one = pixels[24 : 24 + 2 * 17, 16 : 16 + 2 * 71]
+    assert np.array_equal(one[::2, ::2] == 255, (features["image"] == -128) | (features["image"] == 127))
+
+
+def test_features_need_grey_images_and_tiles_that_show_something(tmp_path: Path) -> None:
+    for i, (layer, shape) in enumerate(
+        [(nn.Conv2d(3, 4, 5), (3, 9, 9)), (nn.Conv2d(1, 4, 3), (1, 9, 9)), (nn.Conv2d(1, 4, 5), (1, 9, 9))]
+    ):
+        path = tmp_path / f"{i}.safetensors"
+        pack(nn.Sequential(layer), (torch.zeros(1, *shape),)).save(path)
+        assert (first_features(path) is not None) == (i == 2)
 
 
 def test_a_layer_without_weights_left_has_a_picture() -> None:

@@ -1,4 +1,4 @@
-"""`bitwright results`: from finished runs to results/, and from results/ to the tables in the documents."""
+"""From finished runs to results/ and the tables in the documents (`results`), and to pictures (`features`)."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def results(
             console.print(f"published  {path}", highlight=False, soft_wrap=True)
     for path in write_documents(project):
         console.print(f"written    {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def features(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on grey images.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write, PNG.")] = Path("features.png"),
+) -> None:
+    """Draw the first layers of runs side by side: 64 units each, a tile of weights per unit."""
+    from bitwright.report.features import draw_features
+
+    draw_features(runs, out)
+    Console().print(f"written    {out}", highlight=False, soft_wrap=True)

@@ -18,6 +18,8 @@ def all_charts(facts: dict[str, Any]) -> list[Chart]:
     charts += [
         weights(i, j, picture) for i, layer in enumerate(facts["pictures"]) for j, picture in enumerate(layer["steps"])
     ]
+    if facts["features"] is not None:
+        charts.append(features(facts["features"]))
     return [*charts, layer_bytes(facts["layers"]["rows"])]
 
 
@@ -100,6 +102,33 @@ def weights(layer: int, step: int, picture: dict[str, Any]) -> Chart:
             "margin": {"l": 44, "r": 8, "t": 6, "b": 26},
             "xaxis": {"nticks": 5, "zeroline": False},
             "yaxis": {"nticks": 4},
+        },
+    }
+
+
+def features(picture: dict[str, Any]) -> Chart:
+    """Weights of the first layer as tiles of pixels, black below and white above zero."""
+    image = picture["image"]
+    shades = [[None if value < -127 else value for value in row] for row in image.tolist()]
+    heatmap = {
+        "type": "heatmap",
+        "z": shades,
+        "zmin": -127,
+        "zmax": 127,
+        "colorscale": [[0, "#000000"], [1, "#ffffff"]],
+        "showscale": False,
+        "hoverinfo": "skip",
+    }
+    height, width = image.shape
+    return {
+        "id": "features",
+        "data": [heatmap],
+        "layout": {
+            "height": round(2.5 * height) + 12,
+            "width": round(2.5 * width) + 12,
+            "margin": {"l": 6, "r": 6, "t": 6, "b": 6},
+            "xaxis": {"visible": False},
+            "yaxis": {"visible": False, "autorange": "reversed"},
         },
     }
 

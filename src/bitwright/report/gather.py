@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bitwright.report.features import first_features
 from bitwright.report.histograms import weight_pictures
 from bitwright.report.layers import layer_table
 
@@ -35,6 +36,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "layers": _layers(folder / "packed.safetensors"),
         "activity": _activity(steps),
         "sensitivity": [(s["label"], s["records"]["sensitivity"]) for s in steps if "sensitivity" in s["records"]],
+        "features": first_features(folder / "packed.safetensors"),
         "pictures": weight_pictures(folder, list(dict.fromkeys(labels))),
         "recipe_text": recipe.to_yaml(),
         "measurements": measurements,

@@ -327,6 +327,21 @@ def test_pools_equal_torch(isa: str, kernel, stride, padding, ceil, size) -> Non
                 np.testing.assert_allclose(flat(found), flat(expected), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("width", [1, 2, 5, 16, 17, 40])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (5, 1, 2), (3, 2, 1), (2, 1, 0), (1, 1, 0)])
+def test_pools_of_one_channel(isa: str, width: int, kernel: int, stride: int, padding: int) -> None:
+    """Whose windows side by side are lanes."""
+    if width + 2 * padding < kernel:
+        return
+    x, window = numbers(2, 6, width, 1), ((kernel,) * 2, (stride,) * 2, (padding,) * 2)
+    found = run(_native.MaxPoolOp((6, width), 1, *window), x)
+    np.testing.assert_array_equal(found, flat(nchw_back(F.max_pool2d(nhwc(x), *window))))
+    for include in (False, True):
+        found = run(_native.AvgPoolOp((6, width), 1, *window, False, include), x)
+        expected = nchw_back(F.avg_pool2d(nhwc(x), *window, False, include))
+        np.testing.assert_allclose(found, flat(expected), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dilation", [(2, 2), (3, 1)])
 @pytest.mark.parametrize("ceil", [False, True])
 def test_max_pool_dilation(isa: str, dilation: tuple[int, int], ceil: bool) -> None:

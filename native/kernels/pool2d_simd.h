@@ -32,14 +32,27 @@ static inline void pool_channels(const PoolShape* s, const float* x, Span rows, 
   }
 }
 
+// How many windows from column ox on differ only in where they are, side by side: of one channel, they are lanes too.
+static inline int64_t windows_alike(const PoolShape* s, int64_t ox) {
+  const int64_t end = s->in_w + s->pad_w - (s->kernel_w - 1) * s->dilation_w, most = LANES;
+  if (s->kind == POOL_ADAPTIVE_MEAN || s->stride_w != 1 || ox < s->pad_w || ox >= end) return 1;
+  const int64_t inside = (end < s->out_w ? end : s->out_w) - ox;
+  return inside < most ? inside : most;
+}
+
 template <int MAX>
 static void pool_rows(POOL2D_ARGUMENTS) {
   const PoolShape* s = shape;
   for (int64_t oy = row0; oy < row1; ++oy) {
     const Span rows = row_span(s, oy);
-    for (int64_t ox = 0; ox < s->out_w; ++ox) {
+    for (int64_t ox = 0, alike = 1; ox < s->out_w; ox += alike) {
       const Span columns = column_span(s, ox);
       float* y = out + (oy * s->out_w + ox) * s->channels;
+      if (s->channels == 1) {
+        alike = windows_alike(s, ox);
+        pool_channels<1, MAX>(s, x, rows, columns, alike, y);
+        continue;
+      }
       int64_t c = 0;
       for (; c + 4 * LANES <= s->channels; c += 4 * LANES)
         pool_channels<4, MAX>(s, x + c, rows, columns, 4 * LANES, y + c);

@@ -9,8 +9,8 @@ namespace {
 
 constexpr int64_t kFloat = sizeof(float);
 // Of the layer's floats in a band: they stay in the second-level cache beside what the layer needs.
-constexpr int64_t kBandBytes = 768 * 1024;
-// Pool rows of a band, at least: neighbouring bands compute the rows that both need twice.
+constexpr int64_t kBandBytes = 256 * 1024;
+// Pool rows of a task, at least: neighbouring tasks compute the rows that both need twice.
 constexpr int64_t kLeastRows = 4;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -44,37 +44,48 @@ PooledOp::Band PooledOp::band(int64_t row0, int64_t row1) const {
   return {row0, row1, std::max<int64_t>(first, 0), std::min(last, pool_.in_h)};
 }
 
-int64_t PooledOp::band_rows(int64_t batch, int threads) const {
-  int64_t rows = std::max(kBandBytes / (in_row(pool_) * kFloat) / pool_.stride_h, kLeastRows);
-  if (threads > 1) rows = std::min(rows, std::max(ceil_div(pool_.out_h * batch, 4 * int64_t{threads}), kLeastRows));
-  return ceil_div(pool_.out_h, ceil_div(pool_.out_h, std::min(rows, pool_.out_h)));  // bands of about one size
+int64_t PooledOp::task_rows(int64_t batch, int threads) const {
+  if (threads == 1) return pool_.out_h;
+  const int64_t rows = std::max(ceil_div(pool_.out_h * batch, 4 * int64_t{threads}), kLeastRows);
+  return ceil_div(pool_.out_h, ceil_div(pool_.out_h, std::min(rows, pool_.out_h)));  // tasks of about one size
 }
 
 void PooledOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   threads = layer_->useful_threads(batch, threads);
-  const int64_t rows = band_rows(batch, threads), bands = ceil_div(pool_.out_h, rows);
+  const int64_t rows = task_rows(batch, threads), tasks = ceil_div(pool_.out_h, rows);
   auto* const out = out_ ? static_cast<float*>(outputs[0]) : nullptr;
   auto* const codes = encode_ ? static_cast<uint8_t*>(outputs[out_ ? 1 : 0]) : nullptr;
-  parallel_for(batch * bands, threads, [&](int64_t index) {
-    const int64_t image = index / bands, row0 = index % bands * rows;
-    run_band(band(row0, std::min(row0 + rows, pool_.out_h)), inputs, image,
-             out ? out + image * pool_.out_h * out_row(pool_) : nullptr,
-             codes ? codes + image * code_image_bytes(&encode_->layout()) : nullptr);
+  parallel_for(batch * tasks, threads, [&](int64_t index) {
+    const int64_t image = index / tasks, row0 = index % tasks * rows;
+    run_bands(row0, std::min(row0 + rows, pool_.out_h), inputs, image,
+              out ? out + image * pool_.out_h * out_row(pool_) : nullptr,
+              codes ? codes + image * code_image_bytes(&encode_->layout()) : nullptr);
   });
 }
 
-// scratch: the layer's rows, its own scratch, and a row of the pool where its floats are not wanted.
-void PooledOp::run_band(const Band& band, const void* const* inputs, int64_t image, float* out, void* codes) const {
-  const int64_t rows = band.last - band.first, floats = (rows * in_row(pool_) + 15) / 16 * 16;
-  const int64_t of_layer = (layer_->rows_scratch(rows) + 63) / 64 * 64;
-  auto* x = static_cast<float*>(thread_scratch(floats * kFloat + of_layer + (out ? 0 : out_row(pool_) * kFloat)));
-  char* const scratch = reinterpret_cast<char*>(x + floats);
+// Pool rows [row0, row1), band by band; what a band and the next both read is kept. scratch: the layer's rows, its own
+// scratch, and a row of the pool where its floats are not wanted.
+void PooledOp::run_bands(int64_t row0, int64_t row1, const void* const* inputs, int64_t image, float* out,
+                         void* codes) const {
+  const int64_t row = in_row(pool_), step = std::max<int64_t>(kBandBytes / (row * kFloat) / pool_.stride_h, 1);
+  const int64_t reach = (pool_.kernel_h - 1) * pool_.dilation_h + 1;
+  const int64_t most = std::min((step - 1) * pool_.stride_h + reach, pool_.in_h);
+  const int64_t floats = (most * row + 15) / 16 * 16, of_layer = (layer_->rows_scratch(most) + 63) / 64 * 64;
+  auto* const rows = static_cast<float*>(thread_scratch(floats * kFloat + of_layer + (out ? 0 : out_row(pool_) * kFloat)));
+  char* const scratch = reinterpret_cast<char*>(rows + floats);
   float* const lone_row = reinterpret_cast<float*>(scratch + of_layer);
-  x -= band.first * in_row(pool_);  // where the image would begin
-  layer_->run_rows(inputs, image, band.first, band.last, x, scratch);
-  for (int64_t row = band.row0; row < band.row1; ++row) {
-    float* const result = out ? out + row * out_row(pool_) : lone_row;
-    kernel_(&pool_, x, result - row * out_row(pool_), row, row + 1);
-    if (codes) encode_->run_rows(result, row, row + 1, codes);
+  Band before = {row0, row0, 0, 0};
+  for (int64_t at = row0; at < row1; at += step) {
+    const Band now = band(at, std::min(at + step, row1));
+    const int64_t kept = std::max<int64_t>(before.last - now.first, 0);
+    if (kept) std::copy_n(rows + (now.first - before.first) * row, kept * row, rows);
+    float* const x = rows - now.first * row;  // where the image would begin
+    layer_->run_rows(inputs, image, now.first + kept, now.last, x, scratch);
+    for (int64_t i = now.row0; i < now.row1; ++i) {
+      float* const result = out ? out + i * out_row(pool_) : lone_row;
+      kernel_(&pool_, x, result - i * out_row(pool_), i, i + 1);
+      if (codes) encode_->run_rows(result, i, i + 1, codes);
+    }
+    before = now;
   }
 }

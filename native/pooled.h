@@ -20,9 +20,9 @@ class PooledOp final : public Operation {
  private:
   struct Band;
 
-  int64_t band_rows(int64_t batch, int threads) const;
+  int64_t task_rows(int64_t batch, int threads) const;
   Band band(int64_t row0, int64_t row1) const;
-  void run_band(const Band& band, const void* const* inputs, int64_t image, float* out, void* codes) const;
+  void run_bands(int64_t row0, int64_t row1, const void* const* inputs, int64_t image, float* out, void* codes) const;
 
   std::shared_ptr<const RowOperation> layer_;
   PoolShape pool_;

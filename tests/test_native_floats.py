@@ -178,7 +178,9 @@ PARTS = [  # channels in and out, image, kernel, options: shapes that tiles of b
     (48, 40, (9, 37), (3, 3), {"padding": (1, 1)}),
     (32, 100, (11, 23), (3, 3), {"padding": (1, 1), "stride": (2, 2)}),
     (30, 33, (7, 17), (5, 3), {"padding": (4, 0), "dilation": (2, 1)}),
-    (160, 50, (3, 33), (1, 1), {}),
+    (160, 70, (3, 33), (1, 1), {}),  # flat
+    (64, 97, (13, 14), (1, 1), {"stride": (2, 2)}),
+    (170, 50, (3, 33), (1, 1), {}),
     (3, 40, (25, 40), (7, 7), {"padding": (3, 3), "stride": (2, 2)}),  # rows of an output row are merged
     (2, 33, (23, 35), (9, 9), {"padding": (9, 2), "dilation": (2, 1)}),
 ]
@@ -198,22 +200,24 @@ def test_conv2d_in_parts(isa: str, inputs: int, outputs: int, size, kernel, opti
         np.testing.assert_array_equal(conv2d(x, w, threads=threads, **options), whole)
 
 
-def test_conv2d_of_numbers_without_parts(isa: str) -> None:
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_conv2d_of_numbers_without_parts(isa: str, kernel: int) -> None:
     """Outputs that no huge, infinite or NaN value reaches keep their bits or values; others are as of float32."""
-    x, w = numbers(2, 40, 20, 32), numbers(64, 32, 3, 3)
-    plain = conv2d(x, w, padding=(1, 1))
+    x, w = numbers(2, 40, 20, 64), numbers(64, 64, kernel, kernel)
+    pad = kernel // 2
+    plain = conv2d(x, w, padding=(pad, pad))
     for value in (1e30, -np.inf, np.nan):
         odd = x.copy()
         odd[0, 17, 5, 3] = value
-        found = conv2d(odd, w, padding=(1, 1))
+        found = conv2d(odd, w, padding=(pad, pad))
         with torch.no_grad():
-            expected = nchw_back(F.conv2d(nhwc(odd).double(), torch.from_numpy(w).double(), padding=1))
+            expected = nchw_back(F.conv2d(nhwc(odd).double(), torch.from_numpy(w).double(), padding=pad))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-3)
         np.testing.assert_array_equal(found[1], plain[1])
         for threads in (2, 8):
-            np.testing.assert_array_equal(conv2d(odd, w, padding=(1, 1), threads=threads), found)
-    w[5, 6, 1, 1] = np.inf
-    found = conv2d(x, w, padding=(1, 1))
+            np.testing.assert_array_equal(conv2d(odd, w, padding=(pad, pad), threads=threads), found)
+    w[5, 6, pad, pad] = np.inf
+    found = conv2d(x, w, padding=(pad, pad))
     assert np.isinf(found[..., 5]).all()
     assert np.isfinite(np.delete(found, 5, axis=3)).all()
 

@@ -60,8 +60,12 @@ def test_pooled_floats(channels: int, outputs: int, groups: int, threads: int) -
     (floats,) = _native.run_operation(convolution, inputs, 2)
     pool = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
     (expected,) = _native.run_operation(_native.MaxPoolOp(tuple(made), outputs, **pool), [floats], 2)
-    (found,) = _native.run_operation(_native.PooledOp(convolution, **pool), inputs, 2, threads)
-    assert np.array_equal(found, expected)
+    size = expected.size // 4 // outputs // 2
+    encode = _native.Encode("sign", _native.CodeLayout(16, size // 16, outputs))
+    (codes,) = _native.run_operation(_native.EncodeOp(encode), [expected], 2)
+    found = _native.run_operation(_native.PooledOp(convolution, **pool, encode=encode), inputs, 2, threads)
+    assert np.array_equal(found[0], expected)
+    assert np.array_equal(found[1], codes)
 
 
 def _pool_size(made, kernel, stride, padding, ceil) -> list[int]:

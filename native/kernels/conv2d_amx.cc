@@ -26,24 +26,26 @@ static inline void split(__m512 x, __m512i* part) {
   part[2] = _mm512_castps_si512(_mm512_sub_ps(rest, _mm512_castsi512_ps(part[1])));
 }
 
-// The parts of `count` floats into three planes, `plane` numbers apart. Whether all are of a size that parts can have.
-static int split_row(const float* x, int64_t count, uint16_t* out, int64_t plane) {
+// The parts of `runs` times `count` floats, `step` apart, into three planes, `plane` numbers apart. Whether all are of a
+// size that parts can have.
+static int split_runs(const float* x, int64_t runs, int64_t step, int64_t count, uint16_t* out, int64_t plane) {
   uint16_t odd[32];
   for (int i = 0; i < 32; ++i) odd[i] = (uint16_t)(2 * i + 1);
   const __m512i high_halves = _mm512_loadu_si512(odd), size = _mm512_set1_epi32(0x7fffffff);
   __m512i most = _mm512_setzero_si512();
-  for (int64_t i = 0; i < count; i += 2 * LANES) {
-    __m512i part[2][PARTS];
-    for (int j = 0; j < 2; ++j) {
-      const vec v = load_first(x + i + j * LANES, count - i - j * LANES);
-      most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(v), size));
-      split(v, part[j]);
+  for (const float* const end = x + runs * step; x < end; x += step, out += count)
+    for (int64_t i = 0; i < count; i += 2 * LANES) {
+      __m512i part[2][PARTS];
+      for (int j = 0; j < 2; ++j) {
+        const vec v = load_first(x + i + j * LANES, count - i - j * LANES);
+        most = _mm512_max_epu32(most, _mm512_and_si512(_mm512_castps_si512(v), size));
+        split(v, part[j]);
+      }
+      const __mmask32 valid = count - i >= 32 ? 0xffffffffu : (1u << (count - i)) - 1;
+      for (int p = 0; p < PARTS; ++p)
+        _mm512_mask_storeu_epi16(out + p * plane + i, valid,
+                                 _mm512_permutex2var_epi16(part[0][p], high_halves, part[1][p]));
     }
-    const __mmask32 valid = count - i >= 32 ? 0xffffffffu : (1u << (count - i)) - 1;
-    for (int p = 0; p < PARTS; ++p)
-      _mm512_mask_storeu_epi16(out + p * plane + i, valid,
-                               _mm512_permutex2var_epi16(part[0][p], high_halves, part[1][p]));
-  }
   return _mm512_reduce_max_epu32(most) <= PARTS_LIMIT;
 }
 
@@ -160,8 +162,11 @@ typedef struct {
   int64_t row0, row_bytes, plane;
 } SplitRows;
 
-// Pieces of a row have one length: the last repeats some pixels of the one before it.
-static int64_t row_pieces(const Conv2dShape* s) { return ceil_div(s->out_w, TILE_PIXELS); }
+// Pieces of a row have one length: the last repeats some pixels of the one before it. A lone row has pairs of them.
+static int64_t row_pieces(const Conv2dShape* s) {
+  const int64_t least = ceil_div(s->out_w, TILE_PIXELS);
+  return s->out_h == 1 && least > 1 ? least + least % 2 : least;
+}
 
 // Rows [row0, row1) of the output.
 static void tiled_rows(const Conv2dShape* s, const Epilogue* e, const Conv2dTask* task, const char* weights,
@@ -252,31 +257,62 @@ static void merged_rows(CONV2D_ARGUMENTS) {
     some.row1 = some.row0 + MERGED_ROWS < task->row1 ? some.row0 + MERGED_ROWS : task->row1;
     for (int64_t oy = some.row0; oy < some.row1; ++oy) {
       merge_rows(s, inputs + (oy - task->row0) * s->stride_h, merged);
-      split_row(merged, values, (uint16_t*)(in.rows + (oy - some.row0) * in.row_bytes), plane / 2);
+      split_runs(merged, 1, values, values, (uint16_t*)(in.rows + (oy - some.row0) * in.row_bytes), plane / 2);
     }
     tiled_rows(&view, epilogue, &some, (const char*)weights, &in, out);
   }
 }
 
-static void plain_rows(CONV2D_ARGUMENTS) {
-  const Conv2dShape* s = shape;
-  const PartsScratch at = parts_scratch(s, task->row1 - task->row0);
-  const int64_t inner = s->in_w * s->in_c, border = s->pad_w * s->in_c, plane = parts_plane(s);
-  const int64_t inputs = conv2d_input_rows(s, task->row1 - task->row0), top = task->row0 * s->stride_h - s->pad_h;
-  char* own = (char*)scratch;
-  const SplitRows in = {own + at.rows, (float*)(own + at.sums), task->row0, PARTS * plane, plane};
-  uint8_t* regular = (uint8_t*)own + at.regular;
-  for (int64_t r = 0; r < inputs; ++r) {
+// The padded input rows of a task, or the pixels that a flat convolution reads, in parts. regular: of each row.
+static void split_inputs(const Conv2dShape* s, const Conv2dTask* task, const float* image, const SplitRows* in,
+                         uint8_t* regular) {
+  const int64_t inner = s->in_w * s->in_c, border = s->pad_w * s->in_c, rows = task->row1 - task->row0;
+  for (int64_t r = 0; parts_flat(s) && r < rows; ++r) {
+    uint16_t* row = (uint16_t*)(in->rows + r * in->row_bytes);
+    const float* x = image + (task->row0 + r) * s->stride_h * inner;
+    regular[r] = (uint8_t)split_runs(x, s->out_w, s->stride_w * s->in_c, s->in_c, row, in->plane / 2);
+  }
+  const int64_t inputs = conv2d_input_rows(s, rows), top = task->row0 * s->stride_h - s->pad_h;
+  for (int64_t r = 0; !parts_flat(s) && r < inputs; ++r) {
     regular[r] = 1;
     if (top + r < 0 || top + r >= s->in_h) continue;  // no tile reads it
     for (int p = 0; p < PARTS; ++p) {
-      char* row = in.rows + r * in.row_bytes + p * plane;
+      char* row = in->rows + r * in->row_bytes + p * in->plane;
       memset(row, 0, 2 * border);
-      memset(row + 2 * (border + inner), 0, plane - 2 * (border + inner));
+      memset(row + 2 * (border + inner), 0, in->plane - 2 * (border + inner));
     }
-    uint16_t* row = (uint16_t*)(in.rows + r * in.row_bytes) + border;
-    regular[r] = (uint8_t)split_row(x + (task->image * s->in_h + top + r) * inner, inner, row, plane / 2);
+    uint16_t* row = (uint16_t*)(in->rows + r * in->row_bytes) + border;
+    regular[r] = (uint8_t)split_runs(image + (top + r) * inner, 1, inner, inner, row, in->plane / 2);
   }
+}
+
+// Rows of a flat convolution as one row: tiles are full whatever the width.
+static void tiled_pixels(const Conv2dShape* s, const Epilogue* e, const Conv2dTask* task, const char* weights,
+                         const SplitRows* in, float* out) {
+  Conv2dShape line = *s;
+  line.in_w = line.out_w = (task->row1 - task->row0) * s->out_w;
+  line.in_h = line.out_h = line.stride_h = line.stride_w = 1;
+  const int64_t position = (task->image * s->out_h + task->row0) * s->out_w * s->out_c;
+  Epilogue from = *e;
+  from.residual = advance(e->residual, position);
+  const Conv2dTask whole = {0, 0, 1, task->block0, task->block1};
+  SplitRows pixels = *in;
+  pixels.rows += (task->row0 - in->row0) * in->row_bytes;
+  pixels.row0 = 0;
+  configure(ceil_div(line.out_w, row_pieces(&line)));
+  tiled_rows(&line, &from, &whole, weights, &pixels, out + position);
+}
+
+static void plain_rows(CONV2D_ARGUMENTS) {
+  const Conv2dShape* s = shape;
+  const int64_t rows = task->row1 - task->row0, plane = parts_plane(s);
+  const PartsScratch at = parts_scratch(s, rows);
+  const int flat = parts_flat(s);
+  char* own = (char*)scratch;
+  const SplitRows in = {own + at.rows, (float*)(own + at.sums), task->row0, flat ? plane : PARTS * plane,
+                        flat ? rows * plane : plane};
+  uint8_t* regular = (uint8_t*)own + at.regular;
+  split_inputs(s, task, x + task->image * s->in_h * s->in_w * s->in_c, &in, regular);
   // An output row is computed from parts if its inputs allow it, whatever rows the task has.
   int joined = 0;
   for (Conv2dTask some = *task; some.row0 < task->row1; some.row0 = some.row1) {
@@ -284,12 +320,12 @@ static void plain_rows(CONV2D_ARGUMENTS) {
     for (some.row1 = some.row0; some.row1 < task->row1; ++some.row1) {
       int all = 1;
       for (int64_t ky = 0; ky < s->kernel_h; ++ky)
-        all &= regular[(some.row1 - task->row0) * s->stride_h + ky * s->dilation_h];
+        all &= regular[(some.row1 - task->row0) * (flat ? 1 : s->stride_h) + ky * s->dilation_h];
       if (like >= 0 && like != all) break;
       like = all;
     }
     if (like) {
-      tiled_rows(s, epilogue, &some, (const char*)weights, &in, out);
+      (flat ? tiled_pixels : tiled_rows)(s, epilogue, &some, (const char*)weights, &in, out);
       continue;
     }
     float* floats = (float*)(own + at.weights);

@@ -71,7 +71,8 @@ void PooledOp::run_bands(int64_t row0, int64_t row1, const void* const* inputs, 
   const int64_t reach = (pool_.kernel_h - 1) * pool_.dilation_h + 1;
   const int64_t most = std::min((step - 1) * pool_.stride_h + reach, pool_.in_h);
   const int64_t floats = (most * row + 15) / 16 * 16, of_layer = (layer_->rows_scratch(most) + 63) / 64 * 64;
-  auto* const rows = static_cast<float*>(thread_scratch(floats * kFloat + of_layer + (out ? 0 : out_row(pool_) * kFloat)));
+  const int64_t lone = out ? 0 : out_row(pool_) * kFloat;
+  auto* const rows = static_cast<float*>(thread_scratch(floats * kFloat + of_layer + lone));
   char* const scratch = reinterpret_cast<char*>(rows + floats);
   float* const lone_row = reinterpret_cast<float*>(scratch + of_layer);
   Band before = {row0, row0, 0, 0};

@@ -26,8 +26,8 @@ static inline void split(__m512 x, __m512i* part) {
   part[2] = _mm512_castps_si512(_mm512_sub_ps(rest, _mm512_castsi512_ps(part[1])));
 }
 
-// The parts of `runs` times `count` floats, `step` apart, into three planes, `plane` numbers apart. Whether all are of a
-// size that parts can have.
+// The parts of `runs` times `count` floats, `step` apart, into three planes, `plane` numbers apart. Whether all are of
+// a size that parts can have.
 static int split_runs(const float* x, int64_t runs, int64_t step, int64_t count, uint16_t* out, int64_t plane) {
   uint16_t odd[32];
   for (int i = 0; i < 32; ++i) odd[i] = (uint16_t)(2 * i + 1);
@@ -232,12 +232,26 @@ static void join_block(const Conv2dShape* s, int64_t block, const uint16_t* part
       }
 }
 
-// The input rows of an output row side by side, [x][ky][c].
+// The input rows of an output row side by side, [x][ky][c], four rows at a time.
 static void merge_rows(const Conv2dShape* s, const float* const* rows, float* out) {
-  const int64_t width = s->in_w + 2 * s->pad_w;
-  for (int64_t x = 0; x < width * s->in_c; x += s->in_c)
-    for (int64_t ky = 0; ky < s->kernel_h; ++ky, out += s->in_c)
-      _mm_storeu_ps(out, _mm_loadu_ps(rows[ky * s->dilation_h] + x));  // what is too much is written over
+  const int64_t width = s->in_w + 2 * s->pad_w, last = s->kernel_h - 1;
+  int32_t places[LANES] = {0};
+  for (int32_t i = 0; i < 4 * s->in_c; ++i) places[i] = (int32_t)(i / s->in_c * 4 + i % s->in_c);
+  const __m512i order = _mm512_loadu_si512(places);
+  for (int64_t ky = 0; ky <= last; ky += 4, out += 4 * s->in_c) {
+    const float* row[4];
+    for (int64_t j = 0; j < 4; ++j) row[j] = rows[(ky + j < last ? ky + j : last) * s->dilation_h];
+    const int64_t values = (last + 1 - ky < 4 ? last + 1 - ky : 4) * s->in_c;
+    const __mmask16 valid = (__mmask16)((1u << values) - 1);
+    float* to = out;
+    for (int64_t x = 0; x < width * s->in_c; x += s->in_c, to += s->kernel_h * s->in_c) {
+      __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(row[0] + x));
+      v = _mm512_insertf32x4(v, _mm_loadu_ps(row[1] + x), 1);
+      v = _mm512_insertf32x4(v, _mm_loadu_ps(row[2] + x), 2);
+      v = _mm512_insertf32x4(v, _mm_loadu_ps(row[3] + x), 3);
+      _mm512_mask_storeu_ps(to, valid, _mm512_permutexvar_ps(order, v));
+    }
+  }
 }
 
 static void merged_rows(CONV2D_ARGUMENTS) {

@@ -187,7 +187,8 @@ static void tiled_rows(const Conv2dShape* s, const Epilogue* e, const Conv2dTask
     both[1][0].begin = both[1][0].end = both[1][1].begin = both[1][1].end = 0;
     int turn = 0;
     for (int64_t i = 0; i < count; turn ^= 1) {
-      const KernelRows own = kernel_rows(s, task->row0 + i / pieces), next = kernel_rows(s, task->row0 + (i + 1) / pieces);
+      const KernelRows own = kernel_rows(s, task->row0 + i / pieces);
+      const KernelRows next = kernel_rows(s, task->row0 + (i + 1) / pieces);
       const int now = i + 1 < count && own.begin == next.begin && own.end == next.end ? 2 : 1;
       t.ky0 = own.begin;
       t.ky1 = own.end;

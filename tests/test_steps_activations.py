@@ -8,7 +8,7 @@ from torch import nn
 
 from bitwright.errors import BitwrightError
 from bitwright.ops import sign
-from bitwright.steps.activations import TrainingSign, check_signs, input_ranges
+from bitwright.steps.activations import Range, TrainingSign, check_signs, input_ranges
 from low_bits import small_resnet
 from training_cases import equal, weights
 
@@ -22,7 +22,7 @@ def test_ranges_are_those_of_batch_statistics_and_change_nothing() -> None:
     before = weights(model.train())
     images = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     found = input_ranges(model, {"0": model[0], "2": model[2]}, images)
-    assert (found["0"].low, found["0"].high, found["0"].magnitude) == (1.0, 4.0, 2.5)
+    assert found["0"] == Range(1.0, 4.0, 2.5)
     assert found["2"].low == pytest.approx(-1.5 / 1.25**0.5, rel=1e-4)
     assert found["2"].magnitude == pytest.approx(1 / 1.25**0.5, rel=1e-4)
     assert equal(before, weights(model))

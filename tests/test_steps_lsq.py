@@ -16,7 +16,7 @@ from bitwright.context import Context
 from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, Quantize, quantize
 from bitwright.packing.lattice import find_lattice
-from bitwright.steps.activations import Range
+from bitwright.steps.activations import Range, input_ranges
 from bitwright.steps.grid import on_grid
 from bitwright.steps.lsq import LSQ, SteppedInput, SteppedWeight, input_grids
 from bitwright.training.settings import TrainSettings
@@ -136,3 +136,17 @@ def test_bits_out_of_range(bits: object) -> None:
         LSQ(weight_bits=bits)  # type: ignore[arg-type]
     with pytest.raises(BitwrightError, match="activation_bits"):
         LSQ(activation_bits=bits)  # type: ignore[arg-type]
+
+
+def test_first_steps_of_inputs_may_leave_out_zeros() -> None:
+    data, none = bw.load_dataset("digits"), TrainSettings(epochs=0)
+    plain, sparse = small_resnet("basic"), small_resnet("basic")
+    seen = input_ranges(
+        plain, {"layer1.0.conv2": plain.get_submodule("layer1.0.conv2")}, Context(data).calibration(256)
+    )
+    LSQ(train=none).apply(plain, Context(data))
+    LSQ(train=none, initial="nonzero").apply(sparse, Context(data))
+    steps = [model.get_submodule("layer1.0.conv2.input").scale.item() for model in (plain, sparse)]  # type: ignore[operator,union-attr]
+    zeros = seen["layer1.0.conv2"].zeros
+    assert 0.3 < zeros < 0.7
+    assert steps[1] == pytest.approx(steps[0] / (1 - zeros))

@@ -57,11 +57,12 @@ def training_inputs(layers: Mapping[str, QuantLayer], make: Callable[[str], nn.M
 
 @dataclass(frozen=True)
 class Range:
-    """What a layer is given: the least and the largest number, and the mean magnitude."""
+    """What a layer is given: the least and the largest number, the mean magnitude, and the share of zeros."""
 
     low: float
     high: float
     magnitude: float
+    zeros: float = 0.0
 
 
 def input_ranges(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> dict[str, Range]:
@@ -77,7 +78,7 @@ def input_ranges(model: nn.Module, layers: Mapping[str, nn.Module], images: Tens
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
             x = inputs[0].detach().float()
-            found[name] = Range(float(x.min()), float(x.max()), float(x.abs().mean()))
+            found[name] = Range(float(x.min()), float(x.max()), float(x.abs().mean()), float((x == 0).float().mean()))
 
         model.get_submodule(name).register_forward_pre_hook(look)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,9 @@ class LSQ(Step):
         dv~/ds = round(v / s) - v / s there,  -Q_N below,  Q_P above;  times 1 / sqrt(N Q_P)       (equations 3 and 5)
 
     N is the number of weights (of a channel, with a step each), or of a sample's numbers. Steps begin as 2 mean |v| /
-    sqrt(Q_P); inputs, and whether they are ever below zero, are looked at for `images` calibration images.
+    sqrt(Q_P); inputs, and whether they are ever below zero, are looked at for `images` calibration images. Where most
+    inputs are zero, as behind many a ReLU, that is far too little: at 80 % zeros and 2 bits half of the inputs' energy
+    is lost, far less with the mean over the others.
 
     b bits per weight, 32 per step. The layers end as `QuantConv2d` or `QuantLinear`: sums of whole numbers.
 
@@ -103,6 +105,7 @@ class LSQ(Step):
     weight_bits              2 to 8, or a mapping from patterns (those of `layers`) to bits.
     activation_bits          the same for the inputs.
     per_channel              a step for each output channel's weights; one per layer in the paper.
+    initial                  "mean", over all inputs as in the paper, or "nonzero", over those that are not zero.
     images                   for the first steps of the inputs; the paper uses the first batch.
     train                    the training, from a trained network; the paper's for 2 bits: SGD from 0.01 with momentum
                              0.9 and a cosine, 90 epochs, a quarter of the usual decay (half for 3 bits, all for 4).
@@ -119,6 +122,7 @@ class LSQ(Step):
     weight_bits: int | dict[str, int] = 2
     activation_bits: int | dict[str, int] = 2
     per_channel: bool = False
+    initial: Literal["mean", "nonzero"] = "mean"
     images: int = 256
     train: TrainSettings = field(default_factory=lambda: _TRAIN)
 
@@ -142,7 +146,9 @@ class LSQ(Step):
             return SteppedWeight(weight, bits[name], self.per_channel)
 
         def stepped_input(name: str) -> SteppedInput:
-            return SteppedInput(ranges[name].magnitude, *grids[name])
+            found = ranges[name]
+            zeros = found.zeros if self.initial == "nonzero" and found.zeros < 1 else 0.0
+            return SteppedInput(found.magnitude / (1 - zeros), *grids[name])
 
         with contextlib.ExitStack() as training:
             training.enter_context(training_inputs(layers, stepped_input))

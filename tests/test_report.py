@@ -129,14 +129,14 @@ def test_features_are_tiles_of_the_first_layers_weights(folder: Path, facts: dic
     """Of sixteen units on images of 8x8: two rows of eight."""
     features = facts["features"]
     assert (features["layer"], features["units"], features["shown"]) == ("fc1", 16, 16)
-    assert features["image"].shape == (2 * 9 - 1, 8 * 9 - 1)
+    assert features["image"].shape == (2 * 10 - 2, 8 * 10 - 2)
     weight = load(folder / "packed.safetensors").stored["fc1.weight"].dense().reshape(16, 8, 8)
-    shown = features["image"][9:17, 18:26]
+    shown = features["image"][10:18, 20:28]
     assert np.array_equal(np.sign(shown), np.sign(weight[10]))
-    assert np.all(features["image"][8] == -128)
+    assert np.all(features["image"][8:10] == -128)
     draw_features([folder, folder], tmp_path / "two.png")
     pixels = np.asarray(Image.open(tmp_path / "two.png"))
-    one = pixels[24 : 24 + 2 * 17, 16 : 16 + 2 * 71]
+    one = pixels[24 : 24 + 2 * 18, 16 : 16 + 2 * 78]
     assert np.array_equal(one[::2, ::2] == 255, (features["image"] == -128) | (features["image"] == 127))
 
 

@@ -57,8 +57,19 @@ METHODS = {
 }
 
 
+def convolutions(dropout: float = 0.0) -> nn.Module:
+    """Two convolutions with borders in BNN's order, pooling before the norm, and a linear layer."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.Hardtanh(), nn.Dropout(dropout)),
+        *(nn.Conv2d(12, 16, 3, padding=1, bias=False), nn.MaxPool2d(2), nn.BatchNorm2d(16), nn.Hardtanh()),
+        *(nn.Flatten(), nn.Linear(256, 10, bias=False), nn.BatchNorm1d(10)),
+    )
+
+
+@pytest.mark.parametrize("net", [net, convolutions])
 @pytest.mark.parametrize("name", METHODS)
-def test_every_logit_is_equal_in_torch_and_both_engines(name: str, tmp_path: Path) -> None:
+def test_every_logit_is_equal_in_torch_and_both_engines(name: str, net: Any, tmp_path: Path) -> None:
     """Whole numbers from the pixels to the last norm; also after a checkpoint."""
     step: Step = short(METHODS[name])
     model = step.apply(net(dropout=0.1), Context(DIGITS)).eval()

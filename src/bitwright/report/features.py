@@ -14,6 +14,8 @@ from bitwright.errors import BitwrightError
 TILES = 64
 """The first so many units are drawn, in rows of eight."""
 PER_ROW = 8
+GAP = 2
+"""Empty rows or columns of pixels between tiles."""
 LEAST = 5
 """Tiles of fewer pixels a side show nothing."""
 WHOLE_RANGE = 99.5
@@ -24,7 +26,7 @@ def first_features(packed: Path) -> dict[str, Any] | None:
     """The first layer's weights in a packed file: {"layer", "units", "shown", "image"}; None where there is no picture.
 
     There is one for grey images and a linear layer on all pixels or a convolution of 5x5 or more. `image` is int16
-    (height, width) from -127 to 127, one empty row or column (-128) between tiles.
+    (height, width) from -127 to 127, -128 between tiles.
     """
     from bitwright.runtime import load
 
@@ -55,9 +57,9 @@ def tile(weights: np.ndarray) -> np.ndarray:
     units, height, width = weights.shape
     rows = math.ceil(units / PER_ROW)
     limit = float(np.percentile(np.abs(weights), WHOLE_RANGE)) or 1.0
-    image = np.full((rows * (height + 1) - 1, PER_ROW * (width + 1) - 1), -128, np.int16)
+    image = np.full((rows * (height + GAP) - GAP, PER_ROW * (width + GAP) - GAP), -128, np.int16)
     for i, unit in enumerate(weights):
-        y, x = i // PER_ROW * (height + 1), i % PER_ROW * (width + 1)
+        y, x = i // PER_ROW * (height + GAP), i % PER_ROW * (width + GAP)
         image[y : y + height, x : x + width] = np.rint(127 * np.clip(unit / limit, -1, 1))
     return image
 

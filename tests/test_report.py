@@ -170,8 +170,20 @@ def test_sensitivity_curves_begin_at_the_whole_network() -> None:
 def test_the_summary_without_measurements_or_paper() -> None:
     side = {"error": 2.0, "accuracy": 98.0, "bytes": 1000}
     rows = before_after({"dense": side, "packed": {**side, "bytes": 100}}, {})
-    assert [row["packed"] for row in rows] == ["2.00 %", "98.00 %", "100", "10.0", ""]
+    assert [row["packed"] for row in rows] == ["2.00 %", "98.00 %", "100", "10.0"]
     assert all(row["published"] == "" for row in rows)
+
+
+def test_the_summary_of_a_network_quantised_from_nothing() -> None:
+    time = {"median": 1.0, "spread": 0.1, "rounds": 9}
+    measured = {"milliseconds": {"batches": {"1": {"engine": time, "int8": time}, "64": {"engine": time}}}}
+    rows = before_after({"dense": {"bytes": 9}, "packed": {"error": 2.0, "accuracy": 98.0, "bytes": 3}}, measured)
+    assert [row["dense"] for row in rows] == ["-", "-", "9", "1.0", "", "1 ± 0.1", ""]
+    assert [row["quantity"] for row in rows[4:]] == [
+        "ms for one image",
+        "ms for one image, dense in int8",
+        "ms for 64 images",
+    ]
 
 
 @pytest.mark.parametrize(

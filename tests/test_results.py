@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bitwright import BitwrightError, run_recipe
-from bitwright.results import BEGIN, END, publish_runs, results_page, results_table, with_table, write_documents
+from bitwright.results import (
+    BEGIN,
+    END,
+    measure_results,
+    publish_runs,
+    results_page,
+    results_table,
+    with_table,
+    write_documents,
+)
 
 PROJECT = Path(__file__).parents[1]
 
@@ -72,6 +82,51 @@ def test_the_documents_are_made_of_the_files(runs: dict[int, Path], tmp_path: Pa
     assert "`bitwright run tiny --set seed=0`" in page
     write_documents(tmp_path)
     assert (tmp_path / "README.md").read_text() == readme, "writing twice changes nothing"
+
+
+def test_what_the_engine_does_not_run_as_torch_did_is_not_published(runs: dict[int, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs[0], tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    result = json.loads(path.read_text())
+    result["agreement"]["faults"] = ["99.80 % of the labels are torch's"]
+    path.write_text(json.dumps(result))
+    with pytest.raises(BitwrightError, match=r"can't be published, as .*: 99\.80 % of the labels"):
+        publish_runs([tmp_path / "run"], tmp_path)
+    assert not list(tmp_path.glob("tiny.*"))
+
+
+def test_speed_is_measured_anew_from_the_published_files_alone(runs: dict[int, Path], tmp_path: Path) -> None:
+    publish_runs([runs[0]], tmp_path)
+    path = tmp_path / "tiny.json"
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps({**before, "milliseconds": None}))
+    assert measure_results(tmp_path) == [path]
+    after = json.loads(path.read_text())
+    assert list(after["milliseconds"]["batches"]) == ["1", "64"]
+    assert after["milliseconds"]["threads"] == before["milliseconds"]["threads"]
+    assert {**after, "milliseconds": None} == {**before, "milliseconds": None}
+
+
+def test_a_network_quantised_from_nothing_has_no_dense_error(tmp_path: Path) -> None:
+    run = run_recipe(recipe(steps=[{"twn": {"train": {"epochs": 1}}}]), tmp_path / "run")
+    publish_runs([run.folder], tmp_path)
+    packed = json.loads((tmp_path / "tiny.json").read_text())["packed"]
+    assert packed["coded"]["weights"] == 64 * 4 + 4 * 10
+    for text in (f"| - → {packed['error']:.2f} % |", f"{8 * packed['coded']['bytes'] / 296:.2f} |", "| 0 | - |"):
+        assert text in results_page(tmp_path)
+
+
+def test_the_page_shows_speed_beside_both_peers(runs: dict[int, Path], tmp_path: Path) -> None:
+    publish_runs([runs[0]], tmp_path)
+    path = tmp_path / "tiny.json"
+    record = json.loads(path.read_text())
+    times = {who: {"median": ms, "spread": 0.1} for who, ms in (("engine", 2.0), ("float32", 5.0), ("int8", 1.0))}
+    record["milliseconds"]["batches"] = {"1": times, "64": {"engine": {"median": 80.0, "spread": 1.0}}}
+    path.write_text(json.dumps(record))
+    page = results_page(tmp_path)
+    assert "| `tiny` | 1 | 2 | 2.50x | 0.50x | 80 | - | - |" in page
+    assert "| 1 image | 2 ± 0.1 | 5 ± 0.1 | 1 ± 0.1 |\n| 64 images | 80 ± 1 | - | - |" in page
+    assert "| 5 → 2 |" in results_table(tmp_path)
 
 
 def test_a_readme_without_markers_is_left_alone() -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from bitwright import BitwrightError, run_recipe
+from bitwright.final import has_baseline
 from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.recipe import load_recipe, make_step
 from bitwright.run import extend_run, identity, stored_recipe
@@ -59,12 +60,16 @@ def test_the_figures_are_those_of_the_files(finished: Path) -> None:
     assert result["packed"]["bytes"] == os.path.getsize(finished / "packed.safetensors")
     assert result["dense"]["bytes"] == os.path.getsize(finished / "1-train" / "model.safetensors")
     assert result["dense"]["step"] == "1-train"
-    assert result["packed"]["labels_different"] == 0
-    assert result["packed"]["logit_difference"] < 1e-4
+    assert result["agreement"]["labels_different"] == 0
+    assert result["agreement"]["logit_difference"] < 1e-4
+    assert result["agreement"]["kind"] == "float"
+    assert result["agreement"]["faults"] == []
     assert result["packed"]["error"] == pytest.approx(result["compressed"]["error"])
     assert result["dense"]["accuracy"] > 80, "three epochs are enough for digits"
     assert measured["command"] == "bitwright run tiny"
-    assert measured["milliseconds"]["packed"]["median"] > 0
+    batches = measured["milliseconds"]["batches"]
+    assert list(batches) == ["1", "64"]
+    assert all(times["engine"]["median"] > 0 for times in batches.values())
     assert "node" not in json.dumps(measured), "nothing names the machine"
 
 
@@ -139,10 +144,27 @@ def test_restart_clears_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert other.result["recipe"]["seed"] == 3
 
 
-def test_without_training_the_starting_model_is_the_baseline(tmp_path: Path) -> None:
+def test_without_training_only_the_size_of_the_starting_model_is_a_figure(tmp_path: Path) -> None:
     run = run_recipe(recipe(steps=["half"]), tmp_path)
     assert run.result["dense"]["step"] == "0-start"
+    assert set(run.result["dense"]) == {"step", "weights", "bytes"}
     assert run.result["dense"]["bytes"] == os.path.getsize(tmp_path / "0-start" / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "trained"),
+    [
+        ("mlp", [], False),
+        ("mlp", [{"twn": {"train": {"epochs": 1}}}], False),
+        ("mlp", ["half", {"train": {"epochs": 1}}], False),
+        ("mlp", [{"train": {"epochs": 1}}, "half"], True),
+        ({"name": "resnet-20", "weights": "resnet20-12fca82f"}, ["half"], True),
+        ({"name": "resnet-20", "weights": None}, ["half"], False),
+        ("package.module:factory", ["half"], True),
+    ],
+)
+def test_a_dense_figure_is_that_of_a_trained_network(model: Any, steps: list[Any], trained: bool) -> None:
+    assert has_baseline(load_recipe(recipe(model=model, steps=steps))) == trained
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """The end of a run: the test set is read once, the file is written, loaded without torch and held against the model.
 
-Three columns come out: the dense network (the last training before anything compresses), the compressed network in
-torch, and the packed file in the engine. Nothing here chooses anything.
+Three columns come out: the dense network (the last training before anything compresses, or the pretrained network; of
+one that was quantised from nothing only the size), the compressed network in torch, and the packed file in the engine.
+Nothing here chooses anything.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
     from bitwright.packing import Packed
     from bitwright.recipe import Recipe
     from bitwright.run import Run
-    from bitwright.runtime import Model
 
 BATCH = 1000
 """Images at once while testing; only speed depends on it."""
+FEW = 16
+"""Test images that are followed layer by layer."""
+FLOATS = ("dense", "half")
+"""The encodings that store weights as floats; all others are codes."""
 
 
 def conclude(run: Run, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -42,6 +47,8 @@ def conclude(run: Run, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
             (run.folder / name).unlink(missing_ok=True)
         result = {"recipe": identity(run.recipe), **_test(run)}
         write_atomic(run.folder / "result.json", json.dumps(result, indent=1))
+    for fault in result["agreement"]["faults"]:
+        run.announce(f"The engine does not compute what torch does: {fault}")
     measured = run.folder / "measurements.json"
     if stale or not measured.is_file():
         write_atomic(measured, json.dumps(_measure(run, command), indent=1))
@@ -59,6 +66,12 @@ def baseline_label(recipe: Recipe) -> str:
             break
         label = candidate
     return label
+
+
+def has_baseline(recipe: Recipe) -> bool:
+    """Whether that model was ever trained: by a step, or before the run (`weights`, or a factory of the user's)."""
+    pretrained = bool(recipe.model.get("weights")) or ":" in recipe.model["name"]
+    return pretrained or baseline_label(recipe) != "0-start"
 
 
 def _read_if_current(run: Run) -> dict[str, Any] | None:
@@ -86,17 +99,17 @@ def _test(run: Run) -> dict[str, Any]:
     model = run.model(run.recipe.last)
     packed = run.folder / "packed.safetensors"
     pack_model(run, model, run.recipe.pack).save(packed)
-    after = _evaluation(evaluate(model, data.test, data.preprocess))
+    tested = _evaluation(evaluate(dense, data.test, data.preprocess)) if has_baseline(run.recipe) else {}
     return {
         "test_images": len(data.test),
         "dense": {
             "step": label,
             "weights": sum(p.numel() for p in dense.parameters()),
             "bytes": (run.folder / label / "model.safetensors").stat().st_size,
-            **_evaluation(evaluate(dense, data.test, data.preprocess)),
+            **tested,
         },
-        "compressed": after,
-        "packed": {**_file_facts(packed), **_in_engine(run, packed, model)},
+        "compressed": _evaluation(evaluate(model, data.test, data.preprocess)),
+        **_in_engine(run, packed, model),
         "steps": {s: json.loads((run.folder / s / "step.json").read_text())["validation"] for s in run.recipe.labels},
     }
 
@@ -127,31 +140,47 @@ def _evaluation(evaluation: Any) -> dict[str, float]:
     return {"accuracy": evaluation.accuracy, "error": evaluation.error, "loss": evaluation.loss}
 
 
-def _file_facts(packed: Path) -> dict[str, Any]:
-    return {"bytes": packed.stat().st_size, "sha256": hashlib.sha256(packed.read_bytes()).hexdigest()}
+def file_facts(packed: Path) -> dict[str, Any]:
+    """Bytes and digest of a packed file, and bytes and number of the weights that it stores as codes."""
+    from bitwright.packing.inspect import inspect_file
+
+    rows = [row for row in inspect_file(packed).rows if len(row.shape) > 1 and row.encoding.split()[0] not in FLOATS]
+    coded = {"weights": sum(math.prod(row.shape) for row in rows), "bytes": sum(row.nbytes for row in rows)}
+    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
+    return {"bytes": packed.stat().st_size, "sha256": digest, "coded": coded}
 
 
 def _in_engine(run: Run, packed: Path, model: nn.Module) -> dict[str, Any]:
-    """Accuracy of the file in the engine, and how far it is from the torch model it was made of.
+    """What the file gives in the engine ("packed"), and whether that is what the torch model gives ("agreement").
 
     `labels_different` counts test images with another top class; `logit_difference` is the largest absolute difference
-    of a logit divided by the range (max - min) of all the torch model's logits.
+    of a logit divided by the range (max - min) of all the torch model's logits; `quantised` are sums over the rows of
+    `compare_layers` for a few images. `faults` are `judge`'s: a run with any can't be published.
     """
+    import torch
+
+    from bitwright.measure.agreement import compare_layers, judge, kind_of_network
     from bitwright.runtime import load
 
     data = run.data
     engine = load(packed, threads=run.recipe.threads)
+    weights = {name: tensor.dense() for name, tensor in engine.stored.items()}
     ours = np.concatenate([np.asarray(engine(images)) for images in _batches(data)])
     theirs = _torch_logits(model, data)
-    labels = ours.argmax(1)
-    accuracy = 100.0 * float(np.mean(labels == data.test.labels))
-    spread = float(theirs.max() - theirs.min())
+    accuracy, expected = (100.0 * float(np.mean(logits.argmax(1) == data.test.labels)) for logits in (ours, theirs))
+    few = data.test.images[:FEW]
+    rows = compare_layers(model, data.preprocess.torch(torch.from_numpy(few)), engine.graph, weights, few)
+    facts = {
+        "images": len(ours),
+        "labels_different": int(np.count_nonzero(ours.argmax(1) != theirs.argmax(1))),
+        "accuracy_difference": abs(accuracy - expected),
+        "logit_difference": float(np.abs(ours - theirs).max()) / (float(np.ptp(theirs)) or 1.0),
+        "quantised": {key: sum(getattr(row, key) for row in rows) for key in ("values", "different", "wrong")},
+    }
+    kind = kind_of_network(engine.graph, weights)
     return {
-        "accuracy": accuracy,
-        "error": 100.0 - accuracy,
-        "engine": engine.engine,
-        "labels_different": int(np.count_nonzero(labels != theirs.argmax(1))),
-        "logit_difference": float(np.abs(ours - theirs).max()) / (spread or 1.0),
+        "packed": {**file_facts(packed), "accuracy": accuracy, "error": 100.0 - accuracy, "engine": engine.engine},
+        "agreement": {"kind": kind, **facts, "faults": judge(kind, facts)},
     }
 
 
@@ -172,62 +201,37 @@ def _torch_logits(model: nn.Module, data: Dataset) -> np.ndarray:
 
 
 def _measure(run: Run, command: str) -> dict[str, Any]:
-    from bitwright.measure.machine import describe_machine, versions
-
     seconds = {}
     for label in run.recipe.labels:
         written = run.folder / label / "seconds.json"
         seconds[label] = json.loads(written.read_text()) if written.is_file() else None
     return {
         "command": command or f"bw.run_recipe({run.recipe.name!r})",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": describe_machine(),
-        "versions": versions(),
+        **_circumstances(),
         "seconds": seconds,
-        "milliseconds": _latency(run),
+        "milliseconds": measure_speed(run.folder / "packed.safetensors", run.recipe, run.data),
     }
 
 
-def _latency(run: Run) -> dict[str, Any]:
-    """Median milliseconds for one image: the packed file in the engine, the dense network in float32 beside it.
+def measure_speed(packed: Path, recipe: Recipe, data: Dataset) -> dict[str, Any]:
+    """Milliseconds of a packed file in the engine, beside the float32 network that the recipe starts from.
 
-    "dense" is onnxruntime's time where that is installed, the faster peer for small networks, else torch's.
+    That is one of the same architecture without what its steps do; its weights don't matter to its speed.
     """
     import torch
 
-    from bitwright.measure.latency import take_turns
-    from bitwright.runtime import load
+    from bitwright.measure.latency import measure_beside_floats
+    from bitwright.packing.lower import lower
+    from bitwright.rebuild import build_model
 
-    engine = load(run.folder / "packed.safetensors", threads=run.recipe.threads)
-    label = baseline_label(run.recipe)
-    dense = run.model(None if label == "0-start" else label).eval()
-    prepare = run.data.preprocess.torch
-
-    def in_torch(image: np.ndarray) -> Any:
-        with torch.no_grad():
-            return dense(prepare(torch.from_numpy(image)))
-
-    contestants: dict[str, Any] = {"packed": engine, "torch": in_torch, **_onnxruntime(engine, run.recipe.threads)}
-    images = run.data.test.images[:4]
-    pixels = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
-    times: dict[str, Any] = take_turns(contestants, [(image[None],) for image in pixels], seconds=1.0)
-    peer = "onnxruntime" if "onnxruntime" in times else "torch"
-    return {"batch": 1, "threads": run.recipe.threads, "dense_in": peer, "dense": times[peer], **times}
+    graph, weights = lower(build_model(recipe, data), (torch.zeros(1, *data.shape),), data.preprocess)
+    return {**_circumstances(), **measure_beside_floats(packed, graph, weights, recipe.threads)}
 
 
-def _onnxruntime(engine: Model, threads: int) -> dict[str, Any]:
-    """The peer on the packed file's graph with dense weights, which cost it the same as the dense network's."""
-    from bitwright.measure.onnx_peer import open_peer
+def _circumstances() -> dict[str, Any]:
+    from bitwright.measure.machine import describe_machine, versions
 
-    try:
-        weights = {name: tensor.dense() for name, tensor in engine.stored.items()}
-        return {"onnxruntime": open_peer(engine.graph, weights, threads)}
-    except ImportError:
-        return {}
-    except BitwrightError as error:
-        if error.kind != "no-peer":
-            raise
-        return {}
+    return {"date": time.strftime("%Y-%m-%d", time.gmtime()), "machine": describe_machine(), "versions": versions()}
 
 
 def require_finished(folder: Path) -> None:

@@ -18,10 +18,14 @@ def results(
     publish: Annotated[
         bool, typer.Option("--publish", help="Copy the figures and files of RUN... to results/.")
     ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the speed of everything in results/ anew, on this machine.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option("--data", help="Where the data is [default: $BITWRIGHT_DATA].")] = None,
     project: Annotated[Path, typer.Option(help="The project's folder, with results/, docs/ and README.md.")] = Path(),
 ) -> None:
     """Publish runs, then write docs/results.md and the README's table from everything in results/."""
-    from bitwright.results import publish_runs, write_documents
+    from bitwright.results import measure_results, publish_runs, write_documents
 
     console = Console()
     if publish != bool(runs):
@@ -29,6 +33,9 @@ def results(
     if runs:
         for path in publish_runs(runs, project / "results"):
             console.print(f"published  {path}", highlight=False, soft_wrap=True)
+    if measure:
+        for path in measure_results(project / "results", data):
+            console.print(f"measured   {path}", highlight=False, soft_wrap=True)
     for path in write_documents(project):
         console.print(f"written    {path}", highlight=False, soft_wrap=True)
 

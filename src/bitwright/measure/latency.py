@@ -17,8 +17,9 @@ import numpy as np
 from bitwright.errors import BitwrightError
 from bitwright.measure.layers import layer_times
 from bitwright.measure.machine import describe_machine, versions
-from bitwright.measure.peers import PEERS, Peer, find_peers, has_quantizers
+from bitwright.measure.peers import PEERS, Peer, find_peers, has_quantizers, without_quantizers
 from bitwright.runtime.engine import Model, load
+from bitwright.runtime.graph import Graph
 
 Array = np.ndarray
 
@@ -83,6 +84,41 @@ def measure_file(
     return result | layer_times(path, model, inputs[0]) if layers else result
 
 
+def measure_beside_floats(
+    path: str | os.PathLike[str],
+    graph: Graph,
+    weights: Mapping[str, Array],
+    threads: int = 1,
+    batches: Sequence[int] = (1, 64),
+) -> dict[str, Any]:
+    """Milliseconds of a packed file in the native engine, beside a float network in onnxruntime: float32 and int8.
+
+    `graph` and `weights` are of a network of the same architecture; quantisers in it are left out. int8 is the faster
+    of onnxruntime's two forms. They compute something else than the file, so that only their speed counts.
+
+    Gives {"threads", "isa", "batches": {"1": {"engine": {"median", "spread", "rounds"}, "float32", "int8"}, "64": ..},
+    "notes": [why there is no peer]}, ms for one call on the whole batch. Takes a few seconds.
+    """
+    from bitwright import _native
+
+    model = load(path, threads=threads)
+    graph, weights = without_quantizers(graph, weights)
+    found, notes = find_peers(graph, weights, random_inputs(model, 1), threads, ("onnxruntime",))
+    result: dict[str, Any] = {"threads": threads, "isa": _native.isa(), "batches": {}, "notes": notes}
+    for batch in batches:
+        contestants: dict[str, Callable[..., Any]] = {"bitwright": model, **{peer.name: peer.run for peer in found}}
+        times = take_turns(contestants, random_inputs(model, batch), seconds=1.0, least=ROUNDS[0] if batch == 1 else 10)
+        for slower in _slower_rivals(found, times):
+            del times[slower]
+        result["batches"][str(batch)] = {_role(name): row for name, row in times.items()}
+    return result
+
+
+def _role(name: str) -> str:
+    """ "engine", "float32" or "int8" of a contestant's name."""
+    return "engine" if name == "bitwright" else name.split(" ")[1]
+
+
 def _slower_rivals(peers: Sequence[Peer], times: Mapping[str, Mapping[str, float]]) -> list[str]:
     """Names of those that have a faster rival."""
     best: dict[str, str] = {}
@@ -94,12 +130,18 @@ def _slower_rivals(peers: Sequence[Peer], times: Mapping[str, Mapping[str, float
 
 
 def take_turns(
-    callees: Mapping[str, Callable[..., Any]], inputs: list[tuple[Array, ...]], seconds: float = 2.0
+    callees: Mapping[str, Callable[..., Any]],
+    inputs: list[tuple[Array, ...]],
+    seconds: float = 2.0,
+    least: int = ROUNDS[0],
 ) -> dict[str, dict[str, float]]:
-    """Median and spread in ms, and the rounds counted, of each function, called in turns on the inputs in turn."""
+    """Median and spread in ms, and the rounds counted, of each function, called in turns on the inputs in turn.
+
+    It takes about `seconds`, or as long as `least` rounds do.
+    """
     seen: dict[str, list[float]] = {name: [] for name in callees}
     end, done = time.perf_counter() + seconds, 0
-    while done < WARM_UP + ROUNDS[0] or (time.perf_counter() < end and done < ROUNDS[1]):
+    while done < WARM_UP + least or (time.perf_counter() < end and done < ROUNDS[1]):
         arguments = inputs[done % len(inputs)]
         for name, function in callees.items():
             begun = time.perf_counter_ns()

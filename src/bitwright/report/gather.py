@@ -8,7 +8,7 @@ from typing import Any
 
 from bitwright.report.features import first_features
 from bitwright.report.histograms import weight_pictures
-from bitwright.report.layers import layer_table
+from bitwright.report.layers import layer_table, milliseconds
 
 DRAWN = ("activity", "sensitivity")
 """Records of steps that have a chart or table of their own."""
@@ -49,24 +49,28 @@ def before_after(
     """The table of a run: one row per quantity, with columns "dense", "packed" and, where given, "published"."""
     dense, packed = result["dense"], result["packed"]
     paper = published or {}
-    times = measurements.get("milliseconds", {})
     ratio = dense["bytes"] / packed["bytes"]
     rows = [
-        ("test error", f"{dense['error']:.2f} %", f"{packed['error']:.2f} %", _paper(paper.get("error"), "{:.2f} %")),
-        ("test accuracy", f"{dense['accuracy']:.2f} %", f"{packed['accuracy']:.2f} %", ""),
+        ("test error", _percent(dense, "error"), _percent(packed, "error"), _paper(paper.get("error"), "{:.2f} %")),
+        ("test accuracy", _percent(dense, "accuracy"), _percent(packed, "accuracy"), ""),
         ("bytes on disk", f"{dense['bytes']:,}", f"{packed['bytes']:,}", _paper(paper.get("bytes"), "{:,}")),
         ("times smaller", "1.0", f"{ratio:.1f}", _paper(paper.get("ratio"), "{:.1f}")),
-        ("ms for one image", _ms(times.get("dense")), _ms(times.get("packed")), ""),
     ]
+    for batch, times in measurements.get("milliseconds", {}).get("batches", {}).items():
+        images = "one image" if batch == "1" else f"{batch} images"
+        rows.append((f"ms for {images}", milliseconds(times.get("float32")), milliseconds(times["engine"]), ""))
+        if "int8" in times:
+            rows.append((f"ms for {images}, dense in int8", milliseconds(times["int8"]), "", ""))
     return [dict(zip(("quantity", "dense", "packed", "published"), row, strict=True)) for row in rows]
+
+
+def _percent(side: dict[str, Any], key: str) -> str:
+    """A figure in percent; a dash for a network that was never trained."""
+    return f"{side[key]:.2f} %" if key in side else "-"
 
 
 def _paper(value: Any, form: str) -> str:
     return form.format(value) if isinstance(value, int | float) else ""
-
-
-def _ms(time: dict[str, float] | None) -> str:
-    return f"{time['median']:.3f} ± {time['spread']:.3f}" if time else ""
 
 
 def _json(path: Path) -> Any:

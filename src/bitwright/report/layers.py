@@ -1,4 +1,4 @@
-"""The table of `bitwright inspect`, for the terminal and for the page."""
+"""The table of `bitwright inspect`, for the terminal and for the page, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -54,3 +54,8 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+
+
+def milliseconds(time: dict[str, float] | None) -> str:
+    """Median and spread of one of `measure.latency`'s times; "" for none."""
+    return f"{cell(time['median'])} ± {time['spread']:.1g}" if time else ""

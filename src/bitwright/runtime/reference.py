@@ -21,6 +21,7 @@ from bitwright.runtime.shapes import limits, window_count
 
 Array = np.ndarray
 Weights = Mapping[str, Array]
+See = Callable[[int, list[Array], Array], Array]
 
 
 def run_reference(graph: Graph, weights: Mapping[str, Array], inputs: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -32,8 +33,11 @@ def run_reference(graph: Graph, weights: Mapping[str, Array], inputs: tuple[Arra
     return prepare(graph, weights)(*inputs)
 
 
-def prepare(graph: Graph, weights: Mapping[str, Array]) -> Callable[..., tuple[Array, ...]]:
-    """`run_reference` as a function of the inputs, with what depends on the weights alone computed once."""
+def prepare(graph: Graph, weights: Mapping[str, Array], see: See | None = None) -> Callable[..., tuple[Array, ...]]:
+    """`run_reference` as a function of the inputs, with what depends on the weights alone computed once.
+
+    `see(index, inputs, value)` is shown what node `index` made of its inputs and gives what its readers are to have.
+    """
     coded = domains(graph, weights)
     lattices = {name: find_lattice(weights[name]) for name in sorted(_coded_weights(graph, coded))}
     calls = [_call(node, coded[node.inputs[0]], weights, lattices) for node in graph.nodes]
@@ -41,8 +45,10 @@ def prepare(graph: Graph, weights: Mapping[str, Array]) -> Callable[..., tuple[A
     def run(*inputs: Array) -> tuple[Array, ...]:
         values = list(inputs)
         with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are values like others
-            for node, call in zip(graph.nodes, calls, strict=True):
-                values.append(call(*[values[i] for i in node.inputs]))
+            for index, (node, call) in enumerate(zip(graph.nodes, calls, strict=True)):
+                given = [values[i] for i in node.inputs]
+                value = call(*given)
+                values.append(value if see is None else see(index, given, value))
         return tuple(values[i] for i in graph.outputs)
 
     return run

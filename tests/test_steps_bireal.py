@@ -80,6 +80,13 @@ def test_a_relu_in_front_is_refused() -> None:
         BiReal(train=SHORT).apply(small_resnet("pre-activation"), Context(bw.load_dataset("digits")))
 
 
+def test_a_layer_without_a_norm_is_warned_of() -> None:
+    model = small_resnet("bireal", signs=True)
+    model.layer2[0].bn2 = torch.nn.Identity()  # type: ignore[index,operator,union-attr,assignment]
+    with pytest.warns(UserWarning, match=r"'layer2.0.conv2' has no norm behind it"):
+        BiReal(train=TrainSettings(epochs=0)).apply(model, Context(bw.load_dataset("digits")))
+
+
 @pytest.mark.parametrize(
     "make", [lambda: BiReal(limit=0), lambda: BiReal(norm_images=-1), lambda: BiReal(gradient="swish")]
 )

@@ -11,6 +11,7 @@ from bitwright.errors import BitwrightError
 from bitwright.steps.activations import TrainingSign, check_signs, quantise_inputs, training_inputs
 from bitwright.steps.latent import quantised_weights
 from bitwright.steps.layers import check_layers, check_untied
+from bitwright.steps.order import warn_of_order
 from bitwright.steps.step import Step, select_layers
 from bitwright.steps.xnor import FilterSigns
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
@@ -81,6 +82,7 @@ class BiReal(Step):
         check_untied(model, chosen)
         check_signs(model, chosen, context.calibration(256))
         layers = quantise_inputs(model, chosen, "sign")
+        warn_of_order(model, layers, context.data)
         with training_inputs(layers, lambda name: TrainingSign(self.activations)):
             if self.first is not None:
                 context.train(model, self.first)

@@ -16,6 +16,7 @@ from bitwright.ops import QuantConv2d, QuantLinear, Sign, quantised_like
 from bitwright.steps.activations import QuantLayer, TrainingSign, check_signs, quantise_inputs, training_inputs
 from bitwright.steps.latent import Latent, filter_mean, quantised_weights, signs, surrogate
 from bitwright.steps.layers import check_layers, check_untied
+from bitwright.steps.order import warn_of_order
 from bitwright.steps.step import Step, select_layers
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
@@ -193,6 +194,8 @@ class XNOR(Step):
         check_untied(model, chosen)
         check_signs(model, chosen, context.calibration(256))
         layers = scale_signs(model, chosen) if self.use_k else quantise_inputs(model, chosen, "sign")
+        if not self.use_k:  # a norm behind K isn't seen as one behind the layer
+            warn_of_order(model, layers, context.data)
         with (
             training_inputs(layers, lambda name: TrainingSign("clip", self.binarise_gradients)),
             quantised_weights(layers, lambda name, weight: FilterSigns(self.gradient, self.centre)),

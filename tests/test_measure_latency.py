@@ -10,7 +10,7 @@ import pytest
 
 from bitwright import BitwrightError, _native
 from bitwright.measure import latency, layers, onnx_peer, peers
-from bitwright.measure.latency import compare_outputs, measure_file, take_turns
+from bitwright.measure.latency import compare_outputs, measure_beside_floats, measure_file, take_turns
 from bitwright.measure.onnx_peer import open_peer
 from bitwright.measure.peers import without_quantizers
 from bitwright.measure.torch_peer import open_torch
@@ -110,6 +110,21 @@ def test_a_file_is_measured_beside_its_peer(tmp_path):
     assert rows["isa"] in _native.isa_names()
     assert rows["machine"]["cpu"]
     assert rows["notes"] == []
+
+
+def test_a_file_is_measured_beside_a_float_network(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pads = [Node("pad", (i,), {"before": [1, 0, 0], "after": [0, 0, 0], "value": 0.0}) for i in (1, 2)]
+    nodes = (NODES[0], *pads, Node("sign", (3,)), Node("conv2d", (4,), CONV, {"weight": "w"}))
+    weights = {**WEIGHTS, "w": np.ones((2, 6, 3, 3), np.float32)}
+    found = measure_beside_floats(
+        file_of(tmp_path, *NODES, **WEIGHTS), Graph(((4, 6, 8),), nodes, (5,)), weights, batches=(1, 3)
+    )
+    assert found["notes"] == [], "onnxruntime quantises pads, too"
+    for batch in ("1", "3"):
+        assert list(found["batches"][batch]) == ["engine", "float32", "int8"]
+        assert all(row["median"] > 0 for row in found["batches"][batch].values())
+    assert found["threads"] == 1
 
 
 def test_without_onnxruntime_a_note_says_how_to_get_it(tmp_path, monkeypatch):

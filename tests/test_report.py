@@ -17,6 +17,7 @@ from bitwright import BitwrightError, load, pack, run_recipe
 from bitwright.report import before_after, gather, render
 from bitwright.report.charts import all_charts, layer_bytes, sensitivity
 from bitwright.report.features import draw_features, first_features
+from bitwright.report.gather import remarks
 from bitwright.report.histograms import BINS, picture
 from bitwright.report.layers import cell
 
@@ -172,6 +173,24 @@ def test_the_summary_without_measurements_or_paper() -> None:
     rows = before_after({"dense": side, "packed": {**side, "bytes": 100}}, {})
     assert [row["packed"] for row in rows] == ["2.00 %", "98.00 %", "100", "10.0"]
     assert all(row["published"] == "" for row in rows)
+
+
+def test_the_remarks_tell_equal_logits_from_near_ones() -> None:
+    seen = {"values": 5000, "different": 3, "wrong": 1}
+    agreement = {"images": 9000, "labels_different": 2, "logit_difference": 0.0, "quantised": seen}
+    coded = {"weights": 1000, "bytes": 200}
+    result = {"dense": {"weights": 7, "step": "0-start"}, "packed": {"coded": coded}, "agreement": agreement}
+    equal = " ".join(remarks(result, {}, {"source": "a paper"}))
+    for text in (
+        "take 1.60 bits",
+        "trained from nothing",
+        "Every logit of 9,000",
+        "3 of 5,000 numbers",
+        "1 of them far",
+    ):
+        assert text in equal
+    agreement["logit_difference"] = 0.25
+    assert "different labels for 2 of 9,000 test images. The largest" in " ".join(remarks(result, {}, {}))
 
 
 def test_the_summary_of_a_network_quantised_from_nothing() -> None:

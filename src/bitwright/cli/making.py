@@ -136,7 +136,7 @@ def _run(recipe: Recipe, out: Path | None, restart: bool, data: Path | None, com
         recipe, out, root=data, restart=restart, progress=default_progress(), command=command, announce=_announce
     )
     rows = before_after(finished.result, finished.measurements, recipe.published)
-    _print_table(rows, bool(recipe.published))
+    _print_table(rows)
     screen().print(f"packed file  {finished.packed}\nreport       {finished.report}", highlight=False, soft_wrap=True)
     return finished
 
@@ -150,11 +150,11 @@ def _command(name: str, what: str, settings: list[str]) -> str:
     return " ".join(["bitwright", name, what, *(f"--set {shlex.quote(s)}" for s in settings)])
 
 
-def _print_table(rows: list[dict[str, str]], published: bool) -> None:
+def _print_table(rows: list[dict[str, str]]) -> None:
     table = Table(box=None, padding=(0, 3, 0, 0))
-    columns = ["quantity", "dense", "packed", *(["published"] if published else [])]
+    columns = ["quantity", "dense", "packed", *(["published"] if any(row["published"] for row in rows) else [])]
     for column in columns:
-        title = {"quantity": "", "dense": "dense float32"}.get(column, column)
+        title = {"quantity": "", "dense": "float32"}.get(column, column)
         table.add_column(title, justify="left" if column == "quantity" else "right")
     for row in rows:
         table.add_row(*(row[column] for column in columns))

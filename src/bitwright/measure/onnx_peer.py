@@ -194,8 +194,10 @@ class _Writer:
     def _pad(
         self, node: Node, inputs: list[str], result: str, before: list[int], after: list[int], value: float
     ) -> None:
-        filler = self.constant(f"number {value}", np.array(value, np.float32))
-        self.emit("Pad", [*inputs, self.integers(0, *before, 0, *after), filler], result, mode="constant")
+        borders = [*inputs, self.integers(0, *before, 0, *after)]
+        if value:  # 0 need not be said, and onnxruntime can't quantise every pad that says it
+            borders.append(self.constant(f"{result} filler", np.array(value, np.float32)))
+        self.emit("Pad", borders, result, mode="constant")
 
     def _slice(self, node: Node, inputs: list[str], result: str, axis: int, start: int, stop: int, step: int) -> None:
         bounds = [self.integers(n) for n in (start, stop, axis + 1, step)]

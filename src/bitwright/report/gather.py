@@ -30,6 +30,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "description": recipe.description,
         "seed": recipe.seed,
         "summary": before_after(result, measurements, recipe.published),
+        "remarks": remarks(result, measurements, recipe.published),
         "published": recipe.published,
         "result": result,
         "steps": steps,
@@ -62,6 +63,41 @@ def before_after(
         if "int8" in times:
             rows.append((f"ms for {images}, dense in int8", milliseconds(times["int8"]), "", ""))
     return [dict(zip(("quantity", "dense", "packed", "published"), row, strict=True)) for row in rows]
+
+
+def remarks(result: dict[str, Any], measurements: dict[str, Any], published: dict[str, Any]) -> list[str]:
+    """The sentences below that table: what the columns are, and how far the engine is from torch."""
+    dense, coded, agreement = result["dense"], result["packed"]["coded"], result["agreement"]
+    speed = measurements.get("milliseconds", {})
+    found = ["Bytes are whole files as they lie on disk."]
+    if coded["weights"]:
+        bits = 8 * coded["bytes"] / coded["weights"]
+        found.append(f"The {coded['weights']:,} weights that are stored as codes take {bits:.2f} bits each.")
+    size = f"{dense['weights']:,} parameters"
+    if "error" in dense:
+        found.append(f"The float32 network is the one after step {dense['step']}, {size}.")
+    else:
+        found.append(f"It was trained from nothing, so of the float32 network, {size}, only size and speed are shown.")
+    if speed:
+        found.append(
+            f"Times are medians ± half the distance of the quartiles, threads: {speed['threads']}; the packed file in "
+            "the engine, the float network of the same architecture in onnxruntime."
+        )
+        found += [f"{note[:1].upper()}{note[1:]}." for note in speed["notes"]]
+    images, apart = f"{agreement['images']:,} test images", agreement["logit_difference"]
+    if apart:
+        found.append(f"The engine and torch give different labels for {agreement['labels_different']:,} of {images}.")
+        found.append(f"The largest difference of a logit is {apart:.1e} of their range.")
+    else:
+        found.append(f"Every logit of {images} is torch's.")
+    if (seen := agreement["quantised"])["values"]:
+        numbers = f"{seen['different']:,} of {seen['values']:,} numbers of quantised layers"
+        found.append(
+            f"Layer by layer on a few images, {numbers} differ, {seen['wrong']:,} of them far from a threshold."
+        )
+    if "source" in published:
+        found.append(f"Published figures: {published['source']}.")
+    return found
 
 
 def _percent(side: dict[str, Any], key: str) -> str:

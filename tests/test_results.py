@@ -92,6 +92,9 @@ def test_what_the_engine_does_not_run_as_torch_did_is_not_published(runs: dict[i
     path.write_text(json.dumps(result))
     with pytest.raises(BitwrightError, match=r"can't be published, as .*: 99\.80 % of the labels"):
         publish_runs([tmp_path / "run"], tmp_path)
+    path.write_text(json.dumps({key: value for key, value in result.items() if key != "agreement"}))
+    with pytest.raises(BitwrightError, match=r"was never compared to torch; `bitwright run`"):
+        publish_runs([tmp_path / "run"], tmp_path)
     assert not list(tmp_path.glob("tiny.*"))
 
 
@@ -124,7 +127,7 @@ def test_the_page_shows_speed_beside_both_peers(runs: dict[int, Path], tmp_path:
     record["milliseconds"]["batches"] = {"1": times, "64": {"engine": {"median": 80.0, "spread": 1.0}}}
     path.write_text(json.dumps(record))
     page = results_page(tmp_path)
-    assert "| `tiny` | 1 | 2 | 2.50x | 0.50x | 80 | - | - |" in page
+    assert "| `tiny` | 2 | 2.50x | 0.50x | 80 | - | - |" in page
     assert "| 1 image | 2 ± 0.1 | 5 ± 0.1 | 1 ± 0.1 |\n| 64 images | 80 ± 1 | - | - |" in page
     assert "| 5 → 2 |" in results_table(tmp_path)
 

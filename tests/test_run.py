@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -22,6 +23,7 @@ from bitwright.final import has_baseline
 from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.recipe import load_recipe, make_step
 from bitwright.run import extend_run, identity, stored_recipe
+from bitwright.runtime import Model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 STEPS = [
@@ -149,6 +151,15 @@ def test_without_training_only_the_size_of_the_starting_model_is_a_figure(tmp_pa
     assert run.result["dense"]["step"] == "0-start"
     assert set(run.result["dense"]) == {"step", "weights", "bytes"}
     assert run.result["dense"]["bytes"] == os.path.getsize(tmp_path / "0-start" / "model.safetensors")
+
+
+def test_an_engine_that_differs_from_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = Model.__call__
+    monkeypatch.setattr(Model, "__call__", lambda self, x: np.roll(call(self, x), 1, axis=1))
+    with pytest.warns(UserWarning, match=r"the engine does not compute what torch does.*of the labels are torch's"):
+        run = run_recipe(recipe(steps=[{"train": {"epochs": 1}}]), tmp_path)
+    assert len(run.result["agreement"]["faults"]) >= 2
+    assert "The engine does not compute what torch does: logits differ" in run.report.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

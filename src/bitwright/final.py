@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from bitwright.recipe import Recipe
     from bitwright.run import Run
 
+THREADS = 1
+"""Threads while speed is measured, the same for all that is published; a recipe's are for its training."""
 BATCH = 1000
 """Images at once while testing; only speed depends on it."""
 FEW = 16
@@ -48,7 +51,7 @@ def conclude(run: Run, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
         result = {"recipe": identity(run.recipe), **_test(run)}
         write_atomic(run.folder / "result.json", json.dumps(result, indent=1))
     for fault in result["agreement"]["faults"]:
-        run.announce(f"The engine does not compute what torch does: {fault}")
+        warnings.warn(f"the engine does not compute what torch does, so don't ship this file: {fault}", stacklevel=2)
     measured = run.folder / "measurements.json"
     if stale or not measured.is_file():
         write_atomic(measured, json.dumps(_measure(run, command), indent=1))
@@ -75,7 +78,7 @@ def has_baseline(recipe: Recipe) -> bool:
 
 
 def _read_if_current(run: Run) -> dict[str, Any] | None:
-    """result.json, if it belongs to this very recipe and to the packed file that is there."""
+    """result.json, if it belongs to this very recipe and to the packed file that is there, and was compared to torch."""
     from bitwright.run import identity
 
     written, packed = run.folder / "result.json", run.folder / "packed.safetensors"
@@ -84,7 +87,7 @@ def _read_if_current(run: Run) -> dict[str, Any] | None:
     result = json.loads(written.read_text("utf-8"))
     digest = hashlib.sha256(packed.read_bytes()).hexdigest()
     fresh = result["recipe"] == identity(run.recipe) and result["packed"]["sha256"] == digest
-    return result if fresh else None
+    return result if fresh and "agreement" in result else None
 
 
 # -- what must be equal when repeated ----------------------------------------------------------------------------------
@@ -225,7 +228,7 @@ def measure_speed(packed: Path, recipe: Recipe, data: Dataset) -> dict[str, Any]
     from bitwright.rebuild import build_model
 
     graph, weights = lower(build_model(recipe, data), (torch.zeros(1, *data.shape),), data.preprocess)
-    return {**_circumstances(), **measure_beside_floats(packed, graph, weights, recipe.threads)}
+    return {**_circumstances(), **measure_beside_floats(packed, graph, weights, THREADS)}
 
 
 def _circumstances() -> dict[str, Any]:

@@ -128,9 +128,15 @@ def _same_recipe(name: str, runs: dict[int, Path]) -> None:
 
 
 def _require_agreement(run: Path) -> None:
-    if faults := _read(run / "result.json")["agreement"]["faults"]:
+    agreement = _read(run / "result.json").get("agreement")
+    if agreement is None:
         raise BitwrightError(
-            f"{run} can't be published, as its file does not run as the torch model did: {'; '.join(faults)}",
+            f"{run} was never compared to torch; `bitwright run` with its recipe does so", kind="no-run"
+        )
+    if agreement["faults"]:
+        raise BitwrightError(
+            f"{run} can't be published, as its file does not run as the torch model did: "
+            + "; ".join(agreement["faults"]),
             kind="differs",
         )
 
@@ -178,14 +184,14 @@ def results_table(results: str | Path) -> str:
         return "No results are published yet.\n"
     rows = [[*_size_cells(r), _milliseconds(r)] for r in records]
     head = ["recipe", "test error, dense → packed", "bytes on disk", "smaller", "ms for one image, float32 → engine"]
-    return _markdown(head, rows) + f"\n{NOTE}\n"
+    note = (
+        "float32 is the float network of the same architecture in onnxruntime; one thread. More: "
+        "[docs/results.md](docs/results.md). Made by `bitwright results` from `results/`."
+    )
+    return _markdown(head, rows) + f"\n{NOTE} {note}\n"
 
 
-NOTE = (
-    "In brackets what the paper reports. Seed 0. A network that was quantised from nothing has no dense error (-). "
-    "float32 and int8 are the float network of the same architecture in onnxruntime, with the same threads. Made by "
-    "`bitwright results` from `results/`."
-)
+NOTE = "In brackets what the paper reports. Seed 0. A network that was quantised from nothing has no dense error (-)."
 
 
 def _size_cells(r: dict[str, Any]) -> list[str]:
@@ -202,17 +208,16 @@ def _size_cells(r: dict[str, Any]) -> list[str]:
 def results_page(results: str | Path) -> str:
     """docs/results.md: two tables, then for each result its seeds, its speed, its command and its machine."""
     records = _records(Path(results))
-    head = ["recipe", "threads"]
-    head += [f"{what}, {images}" for images in ("1 image", "64 images") for what in ("ms", "x float32", "x int8")]
+    columns = [f"{what}, {images}" for images in ("1 image", "64 images") for what in ("ms", "x float32", "x int8")]
     parts = [
         "# Results\n",
         "Made by `bitwright results` from `results/`; do not edit.\n",
         "## Errors and sizes\n",
         _sizes(records),
         "## Speed\n",
-        "Milliseconds of the packed file in the engine, and how many times as long onnxruntime takes for the float "
-        "network of the\nsame architecture, in float32 and in int8. Below 1x onnxruntime is faster.\n",
-        _markdown(head, [_speeds(r) for r in records]),
+        "Milliseconds of the packed file in the engine on one thread, and how many times as long onnxruntime takes for "
+        "the float\nnetwork of the same architecture, in float32 and in int8. Below 1x onnxruntime is faster.\n",
+        _markdown(["recipe", *columns], [_speeds(r) for r in records]),
     ]
     return "\n".join([*parts, *map(_section, records)])
 
@@ -229,7 +234,7 @@ def _sizes(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _speeds(record: dict[str, Any]) -> list[str]:
-    cells = [f"`{record['name']}`", str(record["milliseconds"]["threads"])]
+    cells = [f"`{record['name']}`"]
     for batch in BATCHES:
         times = record["milliseconds"]["batches"].get(batch)
         cells.append(cell(times["engine"]["median"]) if times else "-")

@@ -78,7 +78,7 @@ def has_baseline(recipe: Recipe) -> bool:
 
 
 def _read_if_current(run: Run) -> dict[str, Any] | None:
-    """result.json, if it belongs to this very recipe and to the packed file that is there, and was compared to torch."""
+    """result.json, if it is of this very recipe and of the packed file that is there, which was compared to torch."""
     from bitwright.run import identity
 
     written, packed = run.folder / "result.json", run.folder / "packed.safetensors"

@@ -6,9 +6,8 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,7 +16,7 @@ from bitwright.ops import Quantize
 from bitwright.steps.activations import QuantLayer, exact_norms, quantise_inputs, training_inputs
 from bitwright.steps.binaryconnect import BinarySigns, Start, clipped_weights, start_uniform, stochastic_signs
 from bitwright.steps.dropout import dropouts_before, scaled_dropout
-from bitwright.steps.latent import signs
+from bitwright.steps.latent import signs, surrogate
 from bitwright.steps.layers import check_layers, check_untied
 from bitwright.steps.order import warn_of_order
 from bitwright.steps.shift_norm import shift_norms
@@ -40,20 +39,6 @@ _TRAIN = TrainSettings(
 )
 
 
-class _Sign(torch.autograd.Function):
-    """See `TrainedSign`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, stochastic: bool) -> Tensor:
-        ctx.save_for_backward(x)
-        return stochastic_signs(x).to(x.dtype) if stochastic else signs(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return gradients[0] * (x.abs() <= 1), None
-
-
 class TrainedSign(nn.Module):
     """The signs in front of a layer while it is trained, with dropout p behind them; see `BNN`."""
 
@@ -63,7 +48,9 @@ class TrainedSign(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape; +1 and -1 in eval mode, whatever they are in training."""
-        return F.dropout(_Sign.apply(x, self.stochastic and self.training), self.p, self.training)
+        free = x.detach()
+        drawn = stochastic_signs(free).to(x.dtype) if self.stochastic and self.training else signs(free)
+        return F.dropout(surrogate(drawn, x, free.abs() <= 1), self.p, self.training)
 
 
 @contextlib.contextmanager

@@ -95,13 +95,16 @@ def _read_if_current(run: Run) -> dict[str, Any] | None:
 
 def _test(run: Run) -> dict[str, Any]:
     """Errors, bytes and agreement. The test part of the data is read here and nowhere else."""
-    from bitwright.training.evaluate import evaluate
+    import torch
+
+    from bitwright.training.evaluate import evaluate, evaluate_logits, predict_logits
 
     data, label = run.data, baseline_label(run.recipe)
     dense = _baseline(run, label)
     model = run.model(run.recipe.last)
     packed = run.folder / "packed.safetensors"
     pack_model(run, model, run.recipe.pack).save(packed)
+    logits = predict_logits(model, torch.from_numpy(data.test.images), data.preprocess, BATCH)
     tested = _evaluation(evaluate(dense, data.test, data.preprocess)) if has_baseline(run.recipe) else {}
     return {
         "test_images": len(data.test),
@@ -111,8 +114,8 @@ def _test(run: Run) -> dict[str, Any]:
             "bytes": (run.folder / label / "model.safetensors").stat().st_size,
             **tested,
         },
-        "compressed": _evaluation(evaluate(model, data.test, data.preprocess)),
-        **_in_engine(run, packed, model),
+        "compressed": _evaluation(evaluate_logits(logits, data.test, type(model).__name__)),
+        **_in_engine(run, packed, model, logits.numpy()),
         "steps": {s: json.loads((run.folder / s / "step.json").read_text())["validation"] for s in run.recipe.labels},
     }
 
@@ -153,8 +156,10 @@ def file_facts(packed: Path) -> dict[str, Any]:
     return {"bytes": packed.stat().st_size, "sha256": digest, "coded": coded}
 
 
-def _in_engine(run: Run, packed: Path, model: nn.Module) -> dict[str, Any]:
+def _in_engine(run: Run, packed: Path, model: nn.Module, theirs: np.ndarray) -> dict[str, Any]:
     """What the file gives in the engine ("packed"), and whether that is what the torch model gives ("agreement").
+
+    `theirs` are the torch model's logits for the test images.
 
     `labels_different` counts test images with another top class; `logit_difference` is the largest absolute difference
     of a logit divided by the range (max - min) of all the torch model's logits; `quantised` are sums over the rows of
@@ -169,7 +174,6 @@ def _in_engine(run: Run, packed: Path, model: nn.Module) -> dict[str, Any]:
     engine = load(packed, threads=run.recipe.threads)
     weights = {name: tensor.dense() for name, tensor in engine.stored.items()}
     ours = np.concatenate([np.asarray(engine(images)) for images in _batches(data)])
-    theirs = _torch_logits(model, data)
     accuracy, expected = (100.0 * float(np.mean(logits.argmax(1) == data.test.labels)) for logits in (ours, theirs))
     few = data.test.images[:FEW]
     rows = compare_layers(model, data.preprocess.torch(torch.from_numpy(few)), engine.graph, weights, few)
@@ -189,15 +193,6 @@ def _in_engine(run: Run, packed: Path, model: nn.Module) -> dict[str, Any]:
 
 def _batches(data: Dataset) -> list[np.ndarray]:
     return [data.test.images[i : i + BATCH] for i in range(0, len(data.test), BATCH)]
-
-
-def _torch_logits(model: nn.Module, data: Dataset) -> np.ndarray:
-    import torch
-
-    model.eval()
-    with torch.no_grad():
-        parts = [model(data.preprocess.torch(torch.from_numpy(images))).numpy() for images in _batches(data)]
-    return np.concatenate(parts)
 
 
 # -- what this machine gives -------------------------------------------------------------------------------------------

@@ -40,9 +40,14 @@ def evaluate(
     if not len(split):
         raise BitwrightError("the split to evaluate on has no images; give it at least one", kind="empty")
     logits = predict_logits(model, as_tensor(split.images), preprocess, batch_size)
+    return evaluate_logits(logits, split, type(model).__name__, loss=loss)
+
+
+def evaluate_logits(logits: Tensor, split: Split, who: str, *, loss: Loss = F.cross_entropy) -> Evaluation:
+    """The same of logits that `predict_logits` gave; `who` is called in errors."""
     labels = as_tensor(split.labels)
-    check_logits(logits, len(labels), type(model).__name__)
-    check_classes(logits, labels, type(model).__name__)
+    check_logits(logits, len(labels), who)
+    check_classes(logits, labels, who)
     predictions = logits.argmax(1)
     wrong = int((predictions != labels).sum())
     error = 100.0 * wrong / len(labels)

@@ -257,7 +257,18 @@ def _integer_layer(x: Tensor, domain: Domain, lattice: Lattice, sums: Callable[[
     return scaled(lattice.integers, lattice.positive)
 
 
-class QuantConv2d(nn.Conv2d):
+class _Quantised(nn.Module):
+    """A layer with a quantiser in front, and what it remembers about its weight."""
+
+    input: nn.Module
+
+    def __init__(self, *args: Any, input: nn.Module, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.input = input
+        self.integers = _Integers()
+
+
+class QuantConv2d(_Quantised, nn.Conv2d):
     """A convolution of quantised numbers: `input` (a `Sign` or `Quantize`), then the convolution.
 
     The state_dict has the keys of nn.Conv2d and those of `input`. Without gradients, if the quantiser is per tensor and
@@ -265,27 +276,13 @@ class QuantConv2d(nn.Conv2d):
     gradients, exported or compiled it is conv(input(x), weight, bias), the same up to rounding.
     """
 
-    input: nn.Module
-
-    def __init__(self, *args: Any, input: nn.Module, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.input = input
-        self.integers = _Integers()
-
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H', W')."""
         return _forward(self, x, self._conv_forward)
 
 
-class QuantLinear(nn.Linear):
+class QuantLinear(_Quantised, nn.Linear):
     """A linear layer of quantised numbers; see `QuantConv2d`."""
-
-    input: nn.Module
-
-    def __init__(self, *args: Any, input: nn.Module, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.input = input
-        self.integers = _Integers()
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, I) -> (N, O)."""

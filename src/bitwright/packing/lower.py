@@ -1,6 +1,6 @@
 """From a torch module to the engine graph, through `torch.export`.
 
-`packing/export.py` exports the module; each ATen operation is handed to its rule in `packing/aten.py`. Whatever depends
+`packing/export.py` exports the module; each ATen operation is handed to its rule in `packing/rules/`. Whatever depends
 on weights alone is computed here, once. Batch norm becomes an `affine` node and is never folded into weights: that
 would destroy their structure.
 """
@@ -18,7 +18,7 @@ from torch import nn
 
 import bitwright.ops  # noqa: F401  (torch.ops.bitwright)
 from bitwright.errors import BitwrightError
-from bitwright.packing import aten
+from bitwright.packing import rules
 from bitwright.packing.export import export
 from bitwright.runtime.domains import domains
 from bitwright.runtime.graph import Graph, Node, validate
@@ -83,7 +83,7 @@ class Constant:
 
 
 class Lowering:
-    """The graph while it is being built; the rules of `packing/aten.py` use its public methods."""
+    """The graph while it is being built; the rules of `packing/rules/` use its public methods."""
 
     def __init__(self, program: torch.export.ExportedProgram, input_shapes: list[tuple[int, ...]]) -> None:
         self.program = program
@@ -244,12 +244,12 @@ class Lowering:
         if all(isinstance(self._known.get(operand), Constant) for operand in operands):
             self._known[node] = self._fold(node)
             return
-        rule = aten.RULES.get(str(node.target))
+        rule = rules.find_rule(str(node.target))
         if rule is None:
-            self.fail(node, aten.remedy(str(node.target)))
+            self.fail(node, rules.remedy(str(node.target)))
         if isinstance(result, torch.Tensor) and (result.ndim == 0 or str(result.shape[0]) != self._batch):
             self.fail(node, "it changes the batch axis; images must stay independent of each other")
-        self._known[node] = rule(self, node, aten.bind(node))
+        self._known[node] = rule(self, node, rules.bind(node))
 
     def _fold(self, node: Any) -> Constant:
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):

@@ -1,0 +1,142 @@
+"""Sums, products and activations, number by number."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from bitwright.packing.rules.layers import emit_affine
+from bitwright.packing.rules.rule import Arguments, rule
+
+if TYPE_CHECKING:
+    from bitwright.packing.lower import Constant, Lowering
+
+
+@rule("aten.add.Tensor", "aten.sub.Tensor", "aten.mul.Tensor", "aten.div.Tensor")
+def arithmetic(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """Two activations added or multiplied, or an activation and a constant per channel."""
+    a, b, name = arguments["self"], arguments["other"], str(node.target).split(".")[1]
+    if arguments.get("alpha", 1) != 1:
+        lowering.fail(node, f"its alpha is {arguments['alpha']}; expected 1")
+    if name in ("add", "mul") and lowering.is_constant(a):
+        a, b = b, a
+    if lowering.is_constant(a):
+        lowering.fail(node, "its first operand is a constant; write it with the activation first")
+    x = lowering.value(node, a)
+    if lowering.is_constant(b):
+        return _with_constant(lowering, node, name, x, lowering.constant(node, b), len(a.users) == 1)
+    y = lowering.value(node, b)
+    if name not in ("add", "mul"):
+        lowering.fail(node, f"two activations can only be added or multiplied; {name} needs a constant per channel")
+    shapes = lowering.shape(x), lowering.shape(y)
+    if name == "mul" and shapes[0] == (1, *shapes[1][1:]):  # what is multiplied comes first
+        return lowering.emit(node, name, (y, x), shapes[1])
+    if shapes[1] != shapes[0] and not (name == "mul" and shapes[1] == (1, *shapes[0][1:])):
+        more = ", or (1, ...) for all channels" if name == "mul" else ""
+        lowering.fail(node, f"its operands have shapes {shapes[0]} and {shapes[1]}; expected equal ones{more}")
+    return lowering.emit(node, name, (x, y), shapes[0])
+
+
+def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: Constant, alone: bool) -> int:
+    """x + c, x - c, x * c or x / c as an affine node, or as the bias of the linear layer that made x.
+
+    A sum after a product is one node with it, both round anyway, if it is `alone` in reading it.
+    """
+    vector = _channel_vector(lowering, node, lowering.shape(x), constant.tensor)
+    producer = lowering.producer(x)
+    if name == "add" and producer is not None and producer.op == "linear" and "bias" not in producer.weights:
+        stored = producer.weights["weight"]
+        weights = {
+            "weight": type(constant)(torch.from_numpy(lowering.weights[stored]), stored),
+            "bias": type(constant)(vector.float(), constant.origin),
+        }
+        return lowering.emit(node, "linear", producer.inputs, lowering.shape(x), None, weights)
+    one, zero = torch.ones_like(vector), torch.zeros_like(vector)
+    scale = {"mul": vector, "div": 1 / vector}.get(name, one)
+    shift = {"add": vector, "sub": -vector}.get(name, zero)
+    if alone and producer is not None and producer.op == "affine" and name in ("add", "sub"):
+        before, added = (torch.from_numpy(lowering.weights[producer.weights[role]]) for role in ("scale", "shift"))
+        if not bool(added.any()):
+            return emit_affine(lowering, node, producer.inputs[0], before.double(), shift)
+    return emit_affine(lowering, node, x, scale, shift)
+
+
+def _channel_vector(lowering: Lowering, node: Any, shape: tuple[int, ...], constant: torch.Tensor) -> torch.Tensor:
+    """A constant that is broadcast over an activation as one number per channel, float64."""
+    try:
+        spread = torch.broadcast_to(constant.double(), (1, *shape)).reshape(shape[0], -1)
+    except RuntimeError:
+        lowering.fail(node, f"a constant of shape {tuple(constant.shape)} does not broadcast over {shape}")
+    if not bool((spread == spread[:, :1]).all()):
+        lowering.fail(node, f"its constant of shape {tuple(constant.shape)} is not one number per channel")
+    return spread[:, 0]
+
+
+@rule("aten.relu.default")
+def relu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """max(x, 0)."""
+    x = lowering.value(node, arguments["self"])
+    return lowering.emit(node, "relu", (x,), lowering.shape(x))
+
+
+@rule("aten.prelu.default", "aten._prelu_kernel.default")
+def prelu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """x where x >= 0, else slope * x; one slope, or one per channel."""
+    x = lowering.value(node, arguments["self"])
+    slope = lowering.constant(node, arguments["weight"])
+    vector = slope.tensor.reshape(-1).expand(lowering.shape(x)[0])
+    return _prelu(lowering, node, x, type(slope)(vector, slope.origin))
+
+
+@rule("aten.leaky_relu.default")
+def leaky_relu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """The same slope for all."""
+    x = lowering.value(node, arguments["self"])
+    slope = torch.full((lowering.shape(x)[0],), float(arguments["negative_slope"]))
+    return _prelu(lowering, node, x, lowering.computed(slope))
+
+
+def _prelu(lowering: Lowering, node: Any, x: int, slope: Constant) -> int:
+    return lowering.emit(node, "prelu", (x,), lowering.shape(x), None, {"slope": slope})
+
+
+@rule("aten.abs.default")
+def absolute(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """|x|."""
+    x = lowering.value(node, arguments["self"])
+    return lowering.emit(node, "abs", (x,), lowering.shape(x))
+
+
+@rule(
+    "aten.clamp.default",
+    "aten.clamp.Tensor",
+    "aten.clamp_min.default",
+    "aten.clamp_max.default",
+    "aten.hardtanh.default",
+    "aten.relu6.default",
+)
+def clamp(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """min(max(x, low), high); signs and quantisers behind it may not need it, see `_unlimited`."""
+    x = lowering.value(node, arguments["self"])
+    if "relu6" in str(node.target):
+        arguments = {"min": 0.0, "max": 6.0}
+    low, high = (_limit(lowering, node, arguments.get(key, arguments.get(f"{key}_val"))) for key in ("min", "max"))
+    if low is not None and high is not None and low > high:
+        lowering.fail(node, f"its limits are {low} and {high}; expected the lower one first")
+    if low is None and high is None:
+        return x
+    if (low, high) == (0, None):
+        return lowering.emit(node, "relu", (x,), lowering.shape(x))
+    return lowering.emit(node, "clamp", (x,), lowering.shape(x), {"low": low, "high": high})
+
+
+def _limit(lowering: Lowering, node: Any, argument: Any) -> float | None:
+    """A limit of a clamp, which is one number for all; None for none."""
+    if argument is None:
+        return None
+    numbers = lowering.constant(node, argument).tensor.float().unique().tolist()
+    if len(numbers) != 1:
+        lowering.fail(node, f"its limit has {len(numbers)} different numbers; expected one for all channels")
+    return float(numbers[0]) if math.isfinite(numbers[0]) else None

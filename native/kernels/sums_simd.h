@@ -83,7 +83,7 @@ static inline void store_codes(const CodeLayout* l, int storage, uint8_t* pixel,
   } else {
     int32_t each[LANES];
     ints_store(each, codes);
-    for (int64_t i = 0; i < n; ++i) put_code(l, pixel, 0, channel + i, (uint32_t)each[i]);
+    put_codes(l, pixel, 0, channel, each, n);
   }
 }
 

@@ -15,6 +15,8 @@ from bitwright import __version__
 from bitwright.cli import main
 from bitwright.cli.images import read_images
 from bitwright.errors import BitwrightError
+from bitwright.packing.container import write_container
+from bitwright.runtime.graph import Graph, Node
 
 RECIPE = """
 name: tiny
@@ -228,6 +230,18 @@ def test_bench(packed: str, capsys: Captured) -> None:
     assert "measured" in capsys.readouterr().out
     assert main(["bench", packed, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["contestants"][0]["median"] > 0
+
+
+def test_bench_says_where_few_bits_of_weights_gain_no_time(tmp_path: Path, capsys: Captured) -> None:
+    weight = np.where(np.random.default_rng(0).random((8, 4, 3, 3)) < 0.5, np.float32(-1), np.float32(1))
+    window = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+    for coded in (False, True):
+        nodes = [Node("sign", (0,))] if coded else []
+        nodes.append(Node("conv2d", (len(nodes),), window, {"weight": "w"}, "c"))
+        path = tmp_path / f"{coded}.safetensors"
+        path.write_bytes(write_container(Graph(((4, 6, 6),), tuple(nodes), (len(nodes),)), {"w": weight}, {}))
+        assert main(["bench", str(path), "--layers", "--vs", "none"]) == 0
+        assert ("no faster than float32: 1 convolutions of floats" in capsys.readouterr().out) is not coded
 
 
 def test_lists(capsys: Captured) -> None:

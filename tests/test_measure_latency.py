@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import bitwright
 from bitwright import BitwrightError, _native
 from bitwright.measure import latency, layers, onnx_peer, peers
 from bitwright.measure.latency import compare_outputs, measure_beside_floats, measure_file, take_turns
@@ -152,6 +153,26 @@ def test_outputs_are_compared_by_their_range():
             compare_outputs("x", [wrong], ours)
     with pytest.raises(BitwrightError, match=r"x gives output 0 the shape \(2,\); ours is \(1, 2\)"):
         compare_outputs("x", [ours[0]], ours)
+
+
+def test_a_contestant_that_rounding_leads_to_other_codes_is_timed_with_a_note(tmp_path, monkeypatch):
+    path = file_of(tmp_path, Node("sign", (0,)), Node("conv2d", (1,), CONV, {"weight": "w"}), w=WEIGHTS["w"])
+    x = np.zeros((1, 4, 6, 8), np.float32)
+    shape = bitwright.load(path)(x).shape[1:]
+    monkeypatch.setattr(peers, "open_peer", lambda *_: lambda x: [np.zeros((len(x), *shape), np.float32)])
+    rows = measure_file(path, seconds=0, peers=["onnxruntime"])
+    assert "onnxruntime float32" in [row["name"] for row in rows["contestants"]]
+    assert any("onnxruntime float32 differs in output 0 by" in note for note in rows["notes"])
+
+
+def test_coded_outputs_are_compared_by_their_median():
+    ours = np.array([[0.0, 50.0, 100.0]], np.float32)
+    assert compare_outputs("x", [ours + np.array([[0, 0, 90]], np.float32)], ours, coded=True) == []
+    (note,) = compare_outputs("x", [ours + np.array([[0, 50, 100]], np.float32)], ours, coded=True)
+    assert note.startswith("x differs in output 0 by 5.0e-01 of its range (median)")
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(BitwrightError, match="x differs in output 0"):
+            compare_outputs("x", [ours + np.array([[wrong, 0, 0]], np.float32)], ours, coded=True)
 
 
 def test_what_onnxruntime_does_not_take_is_a_note(monkeypatch):

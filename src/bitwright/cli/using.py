@@ -132,9 +132,20 @@ def bench(
             f"of peak: of a loop on registers here, Gop/s: {loops}",
             "counted: operations as XNOR-Net counts them (bit products in words of 64; 32 bits over bits of a weight)",
             "measured: against this engine's float32 kernel of the shape; dense float32 bytes over bytes in the file",
+            *_no_faster(found["layers"]),
         ]
     for note in (*found["notes"], *_circumstances(found)):
         console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _no_faster(layers: list[dict[str, Any]]) -> list[str]:
+    """A note, where convolutions of floats gain nothing from their weights' few bits."""
+    plain = [row for row in layers if row["counted_saving"] and row["kernel"].split(" ")[0] in ("conv2d", "depthwise")]
+    if not plain:
+        return []
+    return [
+        f"no faster than float32: {len(plain)} convolutions of floats with quantised weights, which only save bytes"
+    ]
 
 
 def _circumstances(found: dict[str, Any]) -> list[str]:

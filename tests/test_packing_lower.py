@@ -389,7 +389,10 @@ def test_inputs_that_are_refused(inputs, preprocess, message):
         (lambda m, x: x.view(-1, 4, 4).relu(), "changes the batch axis"),
         (lambda m, x: x.mean(0, keepdim=True), "changes the batch axis"),
         (lambda m, x: F.softmax(x, 0), "runs over the batch axis; give dim=1"),
-        (lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"), "padding mode 'reflect' is not known"),
+        (
+            lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
+            "mode 'reflect' is not known.*: use padding_mode='zeros'",
+        ),
         (lambda m, x: F.pad(x, (-1, 1)), "cuts or reaches the batch axis"),
         (lambda m, x: F.avg_pool2d(x, 2, divisor_override=3), "divisor_override is not known"),
         (lambda m, x: torch.add(x, x, alpha=2), "its alpha is 2; expected 1"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import sys
 import threading
 from typing import Any
@@ -234,6 +236,13 @@ def test_a_packed_sparse_layer_runs_on_its_codes(density, kernel, tmp_path):
     assert model.input_shapes == ((300,),)
     assert model.stored["w"].shape == (40, 300)
     assert bitwright.load is load
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_model_can_not_be_copied_and_says_what_to_do(copied):
+    model = Model(Graph(((4,),), (Node("relu", (0,)),), (1,)), {})
+    with pytest.raises(BitwrightError, match=r"can't be pickled or copied.*call load in each process"):
+        copied(model)
 
 
 def test_what_a_model_says_of_itself():

@@ -95,9 +95,9 @@ class Model:
     `model(x)` takes one array per graph input, (N, *input_shape) float32, any N, and returns one array per output: the
     array itself if there is one, else a tuple. An input that the graph normalizes first also takes uint8 pixels, and
     its float32 pixels are meant to be in 0..1. Other types are refused, float64 too: nothing is rounded in silence.
-    NaN in, NaN out. Large batches are worked through in chunks, so memory stays bounded. Calls from several threads
-    are safe and run side by side. The number of threads changes no bit of a result, the size of the batch may change
-    the last ones of float layers.
+    NaN in, NaN out, except through signs and quantisers, which give NaN their lowest number. Large batches are worked
+    through in chunks, so memory stays bounded. Calls from several threads are safe and run side by side. The number of
+    threads changes no bit of a result, the size of the batch may change the last ones of float layers.
 
     Attributes: `graph`; `stored`, the tensors by name as they lie in the file; `classes`, names of the outputs or None;
     `input_shapes`, `output_shapes` without the batch axis; `engine`, "native" or "reference"; `threads`; `plan`, the
@@ -140,6 +140,13 @@ class Model:
     def __repr__(self) -> str:
         shapes = ", ".join(map(str, self.input_shapes))
         return f"Model({shapes} -> {', '.join(map(str, self.output_shapes))}, engine={self.engine!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise BitwrightError(
+            "a loaded model can't be pickled or copied; expected one per process: call load in each process, and share "
+            "the model among the threads of one",
+            kind="engine",
+        )
 
     def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
         """The outputs for a batch; see the class."""

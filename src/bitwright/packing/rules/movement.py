@@ -65,7 +65,8 @@ def item(lowering: Lowering, node: Any, arguments: Arguments) -> int | Constant:
 def pad(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     """Constant padding; ATen lists pairs from the last axis backwards."""
     if arguments.get("mode", "constant") != "constant":
-        lowering.fail(node, f"padding mode {arguments['mode']!r} is not known; only constant padding is")
+        more = "use padding_mode='zeros' or F.pad with a value, or pad before the packed model"
+        lowering.fail(node, f"padding mode {arguments['mode']!r} is not known, only constant padding is: {more}")
     x = lowering.value(node, arguments["self"])
     rank = len(lowering.shape(x))
     amounts = [int(n) for n in arguments["pad"]] + [0] * (2 * rank + 2 - len(arguments["pad"]))

@@ -61,17 +61,23 @@ static inline void encode_bytes(const Encode* e, const float* x, int64_t channel
 
 static inline void encode_row(ENCODE_ARGUMENTS) {
   const CodeLayout* l = &e->layout;
-  const int64_t channels = l->channels / l->groups, units = code_group_units(l);
+  int64_t groups = l->groups, channels = l->channels / groups, units = code_group_units(l);
+  // Where nothing depends on the channel and no gaps are between codes, a row is one long group.
+  if (!e->scale && channels == (l->planes ? 32 : 1) * units) {
+    channels *= groups * pixels;
+    units *= groups * pixels;
+    groups = pixels = 1;
+  }
   for (int64_t i = 0; i < pixels; ++i)
-    for (int64_t c = 0; c < l->channels; c += channels, x += channels, codes += l->planes ? 4 * units : units) {
+    for (int64_t g = 0; g < groups; ++g, x += channels, codes += l->planes ? 4 * units : units) {
       if (!l->planes) {
-        encode_bytes(e, x, c, channels, codes);
+        encode_bytes(e, x, g * channels, channels, codes);
         continue;
       }
       uint32_t* words = (uint32_t*)codes;
       for (int64_t w = 0; w < units; ++w) {
         const int64_t left = channels - 32 * w;
-        encode_words(e, x + 32 * w, c + 32 * w, left < 32 ? left : 32, words + w);
+        encode_words(e, x + 32 * w, g * channels + 32 * w, left < 32 ? left : 32, words + w);
       }
     }
 }

@@ -315,6 +315,25 @@ def test_threads_divide_rows_and_channels(threads: int, out_c: int) -> None:
     check(case, LEVELS[1:])
 
 
+@pytest.mark.parametrize("image", [(4, 9), (5, 16), (9, 16), (7, 33)])
+@pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"in_c": 192, "out_c": 41},
+        {"in_c": 192, "out_c": 37, "two": True},
+        {"in_c": 384, "out_c": 96, "groups": 2, "residual": True},
+        {"in_c": 190, "out_c": 16, "stride": (1, 2), "dilation": (2, 2), "padding": (2, 2)},
+        {"in_c": 70, "out_c": 34, "kernel": (5, 5), "padding": (2, 2), "low": -1, "step": 2, "threads": 3},
+    ],
+)
+def test_more_weights_than_the_first_level_cache_holds(
+    image: tuple[int, int], out: bool, change: dict[str, Any]
+) -> None:
+    """Pairs of tiles then take them up a kernel row at a time; here one to twelve of them."""
+    check(Case(image, out=out, encode="sign", **change), LEVELS[-1:])
+
+
 @pytest.mark.parametrize("planes", [0, 1, 2])
 @pytest.mark.parametrize("groups", [1, 5, 20, 40])
 def test_depthwise_layers(planes: int, groups: int) -> None:

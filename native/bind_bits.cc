@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "bind_operations.h"
+#include "bind_unlocked.h"
 #include "bit_conv.h"
 #include "cpu.h"
 #include "encoding.h"
@@ -79,5 +80,5 @@ void bind_bits(nb::module_& m) {
   nb::class_<BitConvOp, Operation>(m, "BitConvOp")
       .def("__init__", &make_conv, nb::arg("window"), nb::arg("x"), nb::arg("low"), nb::arg("step"), nb::arg("weights"),
            nb::arg("padding") = 0, nb::kw_only(), nb::arg("finish"), nb::arg("kernel") = "");
-  m.def("popcount_peak", &popcount_peak, nb::call_guard<nb::gil_scoped_release>());
+  m.def("popcount_peak", &popcount_peak, nb::call_guard<Unlocked>());
 }

@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include "bind_unlocked.h"
 #include "coders.h"
 
 namespace nb = nanobind;
@@ -29,7 +30,7 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> new_array(size_t count, Fill fill) {
   nb::capsule owner(memory, [](void* p) noexcept { delete[] static_cast<T*>(p); });
   const char* message;
   {
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     message = fill(memory);
   }
   check(message);
@@ -41,7 +42,7 @@ nb::bytes new_bytes(Fill fill) {
   std::vector<uint8_t> out;
   const char* message;
   {
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     message = fill(out);
   }
   check(message);

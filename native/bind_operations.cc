@@ -1,5 +1,6 @@
 // Bindings of what all operations share: layouts, epilogues, windows, and running one alone.
 #include "bind_operations.h"
+#include "bind_unlocked.h"
 
 #include <time.h>
 
@@ -189,7 +190,7 @@ std::vector<Bytes> run_operation(const Operation& operation, const std::vector<A
   check_size(batch, 0, "batch");
   Buffers buffers(operation, inputs, batch);
   {
-    nb::gil_scoped_release released;
+    const Unlocked unlocked;
     operation.run(buffers.in(), buffers.out(), batch, threads);
   }
   buffers.check_margins();
@@ -212,7 +213,7 @@ class Stopwatch {
   // Seconds per run of `repeats` runs on the inputs in turn: of this thread's CPU time if it works alone.
   double seconds(int64_t repeats) const {
     check_size(repeats, 1, "repeats");
-    nb::gil_scoped_release released;
+    const Unlocked unlocked;
     const double start = now();
     for (int64_t i = 0; i < repeats; ++i) {
       const Buffers& buffers = *buffers_[i % buffers_.size()];

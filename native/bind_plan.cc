@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "bind_operations.h"
+#include "bind_unlocked.h"
 #include "plan.h"
 
 namespace {
@@ -44,7 +45,7 @@ struct Call {
 
 void run(const Plan& plan, const Inputs& inputs, const Outputs& outputs, int64_t batch, int threads) {
   const Call call(plan, inputs, outputs, batch, threads);
-  nb::gil_scoped_release released;
+  const Unlocked unlocked;
   plan.run(call.inputs.data(), call.outputs.data(), batch, threads);
 }
 
@@ -53,7 +54,7 @@ std::vector<double> time_steps(const Plan& plan, const Inputs& inputs, const Out
                                int threads, int repeats) {
   const Call call(plan, inputs, outputs, batch, threads);
   check_pair({repeats, repeats}, 1, "repeats");
-  nb::gil_scoped_release released;
+  const Unlocked unlocked;
   plan.run(call.inputs.data(), call.outputs.data(), batch, threads);
   std::vector<std::vector<double>> runs;
   for (int repeat = 0; repeat < repeats; ++repeat) {

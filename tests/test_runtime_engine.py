@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from typing import Any
@@ -209,6 +210,31 @@ def test_calls_after_a_fork():
     if child == 0:
         os._exit(0 if np.array_equal(model(x), expected) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_program_may_end_while_a_daemon_thread_computes():
+    """Calls come back while the interpreter, slowed down by an object that takes long to die, is being shut down."""
+    code = """
+import threading, time, numpy as np
+from bitwright.runtime import Model
+from bitwright.runtime.graph import Graph, Node
+class Slow:
+    def __del__(self, sleep=time.sleep): sleep(0.6)
+slow, started = Slow(), threading.Event()
+window = {"stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+weight = np.ones((64, 64, 3, 3), np.float32)
+model = Model(Graph(((64, 32, 32),), (Node("conv2d", (0,), window, {"weight": "w"}),), (1,)), {"w": weight}, threads=1)
+x = np.ones((8, 64, 32, 32), np.float32)
+def compute():
+    started.set()
+    while True:
+        model(x)
+threading.Thread(target=compute, daemon=True).start()
+started.wait()
+time.sleep(0.05)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def sparse_layer(density: float) -> tuple[Graph, dict[str, np.ndarray]]:

@@ -5,9 +5,9 @@
 #include <chrono>
 #include <thread>
 
-// A daemon thread may compute when the program ends. Before Python 3.14 the interpreter unwinds it when it comes back for
-// the lock, and C++ answers with an abort of the whole process: it waits for the end here instead. Only the thread that
-// shuts the interpreter down still calls then. (A thread that already queued for the lock is beyond help.)
+// A daemon thread may compute when the program ends. Before Python 3.14 the interpreter unwinds it when it comes back
+// for the lock, and C++ answers with an abort of the whole process: it waits for the end here instead. Only the thread
+// that shuts the interpreter down still calls then. (A thread that already queued for the lock is beyond help.)
 class Unlocked {
  public:
   Unlocked() : ending_(finalizing()), state_(PyEval_SaveThread()) {}

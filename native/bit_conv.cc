@@ -1,8 +1,8 @@
 // How popcount convolutions cut weights into planes and blocks, and their work into tasks.
 //
-// With q the bits of an activation and k = sum 2^j s_j, s_j = +-1 stored as bits t_j, sum q s_j = sum t_j - popcount(q ^ t_j):
-// what does not depend on the activations goes into the starts of the sums (borders.h), and nothing depends on where a pixel
-// is but the taps outside the image.
+// With q the bits of an activation and k = sum 2^j s_j, s_j = +-1 stored as bits t_j, sum q s_j = sum t_j - popcount(q
+// ^ t_j): what does not depend on the activations goes into the starts of the sums (borders.h), and nothing depends on
+// where a pixel is but the taps outside the image.
 #include "bit_conv.h"
 
 #include <algorithm>
@@ -21,8 +21,8 @@ constexpr int64_t kTaskPixels = 1024;     // at most
 constexpr int64_t kWorthThread = 20'000;  // steps of 16 channels by 32 bits that take as long as waking a thread
 
 
-// Of one task. Addresses and the like are computed once, sums are kept of so many pixels that they stay in the first cache
-// together with a block of weights.
+// Of one task. Addresses and the like are computed once, sums are kept of so many pixels that they stay in the first
+// cache together with a block of weights.
 struct Scratch {
   int32_t sums[BITS_PIXELS * BITS_BLOCK], negative[BITS_PIXELS * BITS_BLOCK];
   const uint32_t* windows[kTaskPixels];
@@ -120,7 +120,8 @@ BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int ste
     parts_.push_back(make_part(planes, BITS_AND, weights, low, step, padding));
   }
 
-  for (auto* v : {&finish_.multiplier, &finish_.negative, &finish_.bias, &finish_.scale, &finish_.shift}) *v = lane_vector(*v);
+  for (auto* v : {&finish_.multiplier, &finish_.negative, &finish_.bias, &finish_.scale, &finish_.shift})
+    *v = lane_vector(*v);
   OwnedPrelu& p = finish_.prelu;
   for (auto* v : {&p.scale, &p.shift, &p.slope, &p.after_scale, &p.after_shift}) *v = lane_vector(*v);
   if (!finish_.encode) return;
@@ -149,14 +150,16 @@ void BitConvOp::order_passes(Part* part) const {
   std::vector<Pair> pairs;
   for (int64_t i = 0; i < x_.planes; ++i)
     for (size_t j = 0; j < part->planes.size(); ++j)
-      pairs.push_back({i, static_cast<int64_t>(j), static_cast<int>(i) + part->planes[j].significance, part->planes[j].negative});
+      pairs.push_back({i, static_cast<int64_t>(j), static_cast<int>(i) + part->planes[j].significance,
+                       part->planes[j].negative});
   std::stable_sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) {
     return a.significance != b.significance ? a.significance > b.significance : a.negative < b.negative;
   });
   BitSums& s = part->sums;
   for (const Pair& p : pairs) {
     const Pair& before = s.passes ? pairs[s.passes - 1] : p;
-    s.pass[s.passes++] = {p.x * code_plane_units(&x_), p.w, before.significance - p.significance, before.negative != p.negative};
+    s.pass[s.passes++] = {p.x * code_plane_units(&x_), p.w, before.significance - p.significance,
+                          before.negative != p.negative};
   }
   part->negate = (s.form == BITS_XOR) != pairs.back().negative;
 }
@@ -204,7 +207,8 @@ BitConvOp::Part BitConvOp::make_part(std::vector<Plane> planes, int form, const 
 }
 
 void BitConvOp::pack(Part* part, const int8_t* weights) const {
-  const int64_t taps = shape_.kernel_h * shape_.kernel_w, group_c = shape_.in_c / shape_.groups, words = part->sums.words;
+  const int64_t taps = shape_.kernel_h * shape_.kernel_w, group_c = shape_.in_c / shape_.groups;
+  const int64_t words = part->sums.words;
   const int bits = variant_.part_bits, parts = 32 / bits, size = bits > 8 ? 4 : 1;
   const int64_t planes = static_cast<int64_t>(part->planes.size());
   part->lane_bytes = planes * taps * words * parts * size;
@@ -239,7 +243,8 @@ void BitConvOp::place_codes() {
     const int64_t channel = channel_of(lane);
     if (channel < 0) continue;
     place_[lane] = static_cast<int32_t>(channel / channels * units * unit_size + channel % channels);
-    if (lane % BITS_UNIT ? place_[lane] != place_[lane - 1] + 1 : l.planes && place_[lane] % BITS_UNIT != 0) whole = false;
+    if (lane % BITS_UNIT ? place_[lane] != place_[lane - 1] + 1 : l.planes && place_[lane] % BITS_UNIT != 0)
+      whole = false;
     // The last channel of a group of codes is followed by unused ones.
     const int64_t end = place_[lane] + 1, rounded = l.planes ? round_up(end, BITS_UNIT) : end;
     if (channel % channels == channels - 1)
@@ -327,9 +332,11 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
   for (int64_t i = 0; i < task.pixels;) {  // a row at a time
     const int64_t row = (task.pixel0 + i) / s.out_w, image = row / s.out_h, oy = row % s.out_h;
     const int64_t ox0 = (task.pixel0 + i) % s.out_w, count = std::min(s.out_w - ox0, task.pixels - i);
-    const auto* words = reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(x) + image * code_image_bytes(&x_));
+    const auto* words =
+        reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(x) + image * code_image_bytes(&x_));
     const uint32_t* window = words + code_pixel(&x_, oy * s.stride_h - s.pad_h, ox0 * s.stride_w - s.pad_w);
-    const int32_t *classes = b.column_class.data() + ox0, first_class = static_cast<int32_t>(b.row_class[oy] * b.columns);
+    const int32_t* classes = b.column_class.data() + ox0;
+    const auto first_class = static_cast<int32_t>(b.row_class[oy] * b.columns);
     for (int64_t n = 0; n < count; ++n) {
       scratch->windows[i + n] = window + n * window_step;
       scratch->classes[i + n] = (first_class + classes[n]) * static_cast<int32_t>(lanes_);
@@ -348,7 +355,8 @@ void BitConvOp::run_task(const Task& task, const void* x, const BitFinish& finis
 
   const int64_t channels = s.out_c / s.groups, blocks = ceil_div(group_lanes(), BITS_BLOCK);
   for (int64_t block = task.block0; block < task.block1; ++block) {
-    const int64_t group = block / blocks, in_group = block % blocks * BITS_BLOCK, lane = group * group_lanes() + in_group;
+    const int64_t group = block / blocks, in_group = block % blocks * BITS_BLOCK;
+    const int64_t lane = group * group_lanes() + in_group;
     const int64_t width = block_width_at(group_lanes(), in_group);
     for (int64_t i = 0, pixels; i < task.pixels; i += pixels) {
       // Of about one size.
@@ -381,7 +389,8 @@ void BitConvOp::run(const void* const* inputs, void* const* outputs, int64_t bat
   threads = static_cast<int>(std::clamp<int64_t>(steps / kWorthThread, 1, threads));
   // Tasks have whole chunks of pixels, which are of about one size, and as many for every thread.
   const int64_t chunks = round_up(ceil_div(pixels, BITS_PIXELS), threads), least = ceil_div(pixels, kTaskPixels);
-  const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1, cuts = std::clamp(wanted, least, std::max(least, chunks));
+  const int64_t wanted = threads > 1 ? 4 * int64_t{threads} : 1;
+  const int64_t cuts = std::clamp(wanted, least, std::max(least, chunks));
   // Units that straddle words are put together by one task.
   const bool divisible = !finish.e.codes || finish.fill;
   const int64_t parts = divisible ? std::clamp<int64_t>(ceil_div(wanted, std::max<int64_t>(cuts, 1)), 1, blocks) : 1;

@@ -17,8 +17,8 @@ struct BitVariant {
 
 class BitConvOp final : public Operation {
  public:
-  // Activations are m = low + step * code, step 1 or 2, outside the image m = padding. weights: [O][C / groups][kernel_h]
-  // [kernel_w], whole numbers; where finish.negative is set they are -1, 0, 1.
+  // Activations are m = low + step * code, step 1 or 2, outside the image m = padding. weights: [O][C /
+  // groups][kernel_h] [kernel_w], whole numbers; where finish.negative is set they are -1, 0, 1.
   // `kernel` names a variant ("plain avx2" for example); empty: the best of the current level.
   // Throws std::invalid_argument if sums might not fit in 32 bits, or there is no such variant at this level.
   BitConvOp(const Conv2dShape& shape, const CodeLayout& x, int low, int step, const int8_t* weights, int padding,

@@ -50,7 +50,8 @@ void ByBatchOp::run(const void* const* inputs, void* const* outputs, int64_t bat
   if (batch > most_) return many_->run(inputs, outputs, batch, threads);
   alignas(64) uint8_t planes[kMostBytes + BUFFER_SLACK];
   for (int64_t n = 0; n < batch; ++n)
-    cut(static_cast<const uint8_t*>(inputs[0]) + n * code_image_bytes(&bytes_), planes + n * code_image_bytes(&planes_));
+    cut(static_cast<const uint8_t*>(inputs[0]) + n * code_image_bytes(&bytes_),
+        planes + n * code_image_bytes(&planes_));
   const void* own[kInputs] = {planes, few_->input_bytes().size() > 1 ? inputs[1] : nullptr};
   few_->run(own, outputs, batch, threads);
 }

@@ -1,4 +1,5 @@
-// A linear layer of byte codes that few samples pass as bit planes: these wait for memory, and bits are an eighth of bytes.
+// A linear layer of byte codes that few samples pass as bit planes: these wait for memory, and bits are an eighth of
+// bytes.
 #pragma once
 #include <memory>
 #include <string>
@@ -8,8 +9,8 @@
 
 class ByBatchOp final : public Operation {
  public:
-  // Two operations of the same layer, on codes of one pixel in one group: `few` reads planes, `many` bytes. Batches of up
-  // to `most` samples are for the former. Throws std::invalid_argument if the operations do not fit.
+  // Two operations of the same layer, on codes of one pixel in one group: `few` reads planes, `many` bytes. Batches of
+  // up to `most` samples are for the former. Throws std::invalid_argument if the operations do not fit.
   ByBatchOp(std::shared_ptr<const Operation> few, std::shared_ptr<const Operation> many, const CodeLayout& planes,
             const CodeLayout& bytes, int64_t most);
   std::string kernel() const override { return many_->kernel() + " or " + few_->kernel(); }

@@ -22,8 +22,8 @@ typedef struct {
   // Borders, borders.h; lanes of all groups.
   const int32_t *row_class, *column_class, *start;
   int64_t column_classes;
-  // Where a sign is all that is wanted and this is set, its code is (sum of code * weight >= limit[as start]) != flip[o],
-  // which gives the same bit.
+  // Where a sign is all that is wanted and this is set, its code is (sum of code * weight >= limit[as start]) !=
+  // flip[o], which gives the same bit.
   const int32_t* limit;
   const int32_t* flip;  // [O] 0 or 1
 } ByteConv;

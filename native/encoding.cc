@@ -46,7 +46,9 @@ void for_code_rows(const CodeLayout& l, void* out, int64_t batch, int threads, c
   });
 }
 
-int64_t float_bytes(const CodeLayout& l) { return l.height * l.width * l.channels * static_cast<int64_t>(sizeof(float)); }
+int64_t float_bytes(const CodeLayout& l) {
+  return l.height * l.width * l.channels * static_cast<int64_t>(sizeof(float));
+}
 
 }  // namespace
 

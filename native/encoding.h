@@ -38,8 +38,8 @@ class EncodeImageOp final : public Operation {
   const char* level_;
 };
 
-// Max pooling of codes, or min pooling of those channels where `least` is set; what is outside the image does not count.
-// The layouts have the same channels, groups and planes. `least`: a number per channel, or empty.
+// Max pooling of codes, or min pooling of those channels where `least` is set; what is outside the image does not
+// count. The layouts have the same channels, groups and planes. `least`: a number per channel, or empty.
 class PoolCodesOp final : public Operation {
  public:
   PoolCodesOp(const Conv2dShape& shape, const CodeLayout& x, const CodeLayout& out, const std::vector<bool>& least);

@@ -23,8 +23,8 @@ typedef struct {
   int relu;
 } Epilogue;
 
-// z = y * scale + shift, then (z >= 0 ? z : z * slope) * after_scale + after_shift, rounded after each operation. All or
-// none (null) are there: a scale of 1 and a shift of 0 change nothing.
+// z = y * scale + shift, then (z >= 0 ? z : z * slope) * after_scale + after_shift, rounded after each operation. All
+// or none (null) are there: a scale of 1 and a shift of 0 change nothing.
 typedef struct {
   const float *scale, *shift, *slope, *after_scale, *after_shift;  // [C]
 } Prelu;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "ceil_div.h"
 #include "parallel.h"
 
 namespace {
@@ -13,7 +14,6 @@ constexpr int64_t kBandBytes = 256 * 1024;
 // Pool rows of a task, at least: neighbouring tasks compute the rows that both need twice.
 constexpr int64_t kLeastRows = 4;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t in_row(const PoolShape& p) { return p.in_w * p.channels; }
 int64_t out_row(const PoolShape& p) { return p.out_w * p.channels; }
 

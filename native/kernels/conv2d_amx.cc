@@ -103,8 +103,8 @@ static inline void multiply_anew(float* sums) {
   if (NA > 1 && NB > 1) _tile_dpbf16ps(3, 5, 7);
 }
 
-// NA tiles of pixels by NB tiles of channels: sums in registers 0 to 3, pixels in 4 and 5, weights in 6 and 7. Pixels of
-// the products before, `waiting`, are finished between these, which takes next to no time there: all of them at once
+// NA tiles of pixels by NB tiles of channels: sums in registers 0 to 3, pixels in 4 and 5, weights in 6 and 7. Pixels
+// of the products before, `waiting`, are finished between these, which takes next to no time there: all of them at once
 // would be waited for, and their stores hold up loads.
 template <int NA, int NB>
 static void add_products(const AmxTile* t, const Piece* waiting) {

@@ -29,8 +29,8 @@ static inline int parts_flat(const Conv2dShape* s) {
 
 // Where tiles were measured faster than conv2d_avx512 (1.3 to 1.9 times): rows of at least ten pixels (below, a product
 // waits for the one before it: 0.6 at eight), well filled with products, enough of them per output to pay for the
-// splitting (0.7 at 64, 1.3 from 144). Flat ones: 0.98 at 64 to 64 channels, 1.1 to 1.4 with more on either side, 0.8 at
-// sixteen pixels.
+// splitting (0.7 at 64, 1.3 from 144). Flat ones: 0.98 at 64 to 64 channels, 1.1 to 1.4 with more on either side, 0.8
+// at sixteen pixels.
 static inline int parts_serve(const Conv2dShape* s) {
   const Conv2dShape view = parts_view(s);
   const int64_t run = view.kernel_w * view.in_c, filled = parts_chunks(&view) * PARTS_ROW;

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.steps.latent import Latent, quantised_weights, signs, surrogate
-from bitwright.steps.layers import check_layers, check_untied, weight_of
+from bitwright.steps.layers import plain_layers, weight_of
 from bitwright.steps.masks import attached
 from bitwright.steps.order import warn_of_order
-from bitwright.steps.step import Step, select_layers
+from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ class BinaryConnect(Step):
     train: TrainSettings = field(default_factory=lambda: _TRAIN)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
-        check_untied(model, layers)
+        layers = plain_layers(model, self.layers, self.ignore)
         warn_of_order(model, layers, context.data)
         if self.mode == "stochastic":
             warnings.warn(

@@ -10,9 +10,9 @@ from torch import nn
 from bitwright.errors import BitwrightError
 from bitwright.steps.activations import TrainingSign, check_signs, quantise_inputs, training_inputs
 from bitwright.steps.latent import quantised_weights
-from bitwright.steps.layers import check_layers, check_untied
+from bitwright.steps.layers import plain_layers
 from bitwright.steps.order import warn_of_order
-from bitwright.steps.step import Step, select_layers
+from bitwright.steps.step import Step
 from bitwright.steps.xnor import FilterSigns
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
@@ -77,9 +77,7 @@ class BiReal(Step):
             )
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = select_layers(model, self.layers, self.ignore)
-        check_layers(chosen)
-        check_untied(model, chosen)
+        chosen = plain_layers(model, self.layers, self.ignore)
         check_signs(model, chosen, context.calibration(256))
         layers = quantise_inputs(model, chosen, "sign")
         warn_of_order(model, layers, context.data)

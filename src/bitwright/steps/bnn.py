@@ -17,7 +17,7 @@ from bitwright.steps.activations import QuantLayer, exact_norms, quantise_inputs
 from bitwright.steps.binaryconnect import BinarySigns, Start, clipped_weights, start_uniform, stochastic_signs
 from bitwright.steps.dropout import dropouts_before, scaled_dropout
 from bitwright.steps.latent import signs, surrogate
-from bitwright.steps.layers import check_layers, check_untied
+from bitwright.steps.layers import plain_layers
 from bitwright.steps.order import warn_of_order
 from bitwright.steps.shift_norm import shift_norms
 from bitwright.steps.step import Step, select_layers
@@ -114,9 +114,7 @@ class BNN(Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         self.look_ahead(model, context.data)
-        layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
-        check_untied(model, layers)
+        layers = plain_layers(model, self.layers, self.ignore)
         layers, inner = quantise_layers(model, layers, self.first, "sign")
         exact_norms(model)
         warn_of_order(model, layers, context.data)

@@ -14,8 +14,8 @@ from bitwright.ops import Quantize
 from bitwright.steps.activations import QuantLayer, quantise_inputs, training_inputs
 from bitwright.steps.grid import on_grid
 from bitwright.steps.latent import Latent, quantised_weights, signs, surrogate
-from bitwright.steps.layers import check_bits, check_layers, check_untied
-from bitwright.steps.step import Step, select_layers
+from bitwright.steps.layers import check_bits, plain_layers
+from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
@@ -152,9 +152,7 @@ class DoReFa(Step):
             check_bits("dorefa: gradient_bits", self.gradient_bits, 1, 16)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = select_layers(model, self.layers, self.ignore)
-        check_layers(chosen)
-        check_untied(model, chosen)
+        chosen = plain_layers(model, self.layers, self.ignore)
         layers = unit_inputs(model, chosen, self.activation_bits)
         with (
             training_inputs(layers, lambda name: ClippedInput(self.activation_bits)),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
-from bitwright.steps.step import matching
+from bitwright.steps.step import matching, select_layers
 
 Number = TypeVar("Number", int, float)
 _TYPES = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})
@@ -58,6 +58,14 @@ def weight_of(layer: nn.Module) -> Tensor:
     return weight
 
 
+def plain_layers(model: nn.Module, layers: tuple[str, ...], ignore: tuple[str, ...]) -> dict[str, nn.Module]:
+    """What `select_layers` finds, if each can be quantised by itself: `check_layers` and `check_untied` hold."""
+    found = select_layers(model, layers, ignore)
+    check_layers(found)
+    check_untied(model, found)
+    return found
+
+
 def check_layers(layers: Mapping[str, nn.Module]) -> None:
     """Raise BitwrightError, naming the layer, where a weight is NaN or infinite, or not simply a parameter."""
     for name, layer in layers.items():
@@ -85,7 +93,7 @@ def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
         for role, tensor in modules[name].named_parameters(recurse=False):
             if owners[id(tensor)] > 1:
                 raise BitwrightError(
-                    f"layer {name!r}: another layer uses its {role}, too, so it can't be replaced by a codebook; give "
+                    f"layer {name!r}: another layer uses its {role}, too, so it can't be quantised by itself; give "
                     f"each its own: layer.{role} = torch.nn.Parameter(layer.{role}.detach().clone())",
                     kind="tied",
                 )

@@ -15,8 +15,8 @@ from bitwright.ops import Quantize
 from bitwright.steps.activations import QuantLayer, Range, input_ranges, quantise_inputs, training_inputs
 from bitwright.steps.grid import on_grid
 from bitwright.steps.latent import Latent, filter_mean, quantised_weights
-from bitwright.steps.layers import check_bits, check_layers, check_untied, per_layer, weight_of
-from bitwright.steps.step import Step, select_layers
+from bitwright.steps.layers import check_bits, per_layer, plain_layers, weight_of
+from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
@@ -132,9 +132,7 @@ class LSQ(Step):
         check_bits("lsq: activation_bits", self.activation_bits, 2, 8)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = select_layers(model, self.layers, self.ignore)
-        check_layers(chosen)
-        check_untied(model, chosen)
+        chosen = plain_layers(model, self.layers, self.ignore)
         bits = per_layer(self.weight_bits, chosen, "lsq: weight_bits")
         ranges = input_ranges(model, chosen, context.calibration(self.images))
         grids = input_grids(per_layer(self.activation_bits, chosen, "lsq: activation_bits"), ranges)

@@ -12,10 +12,10 @@ from bitwright.steps.activations import exact_norms, training_inputs
 from bitwright.steps.binaryconnect import BinarySigns, Clipped, Start, clipped_weights, start_uniform
 from bitwright.steps.bnn import _TRAIN, First, check_pixels, quantise_layers
 from bitwright.steps.latent import surrogate
-from bitwright.steps.layers import check_bits, check_layers, check_untied
+from bitwright.steps.layers import check_bits, plain_layers
 from bitwright.steps.order import warn_of_order
 from bitwright.steps.shift_norm import ap2
-from bitwright.steps.step import Step, select_layers
+from bitwright.steps.step import Step
 from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -106,9 +106,7 @@ class QNN(Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         self.look_ahead(model, context.data)
-        layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
-        check_untied(model, layers)
+        layers = plain_layers(model, self.layers, self.ignore)
         steps = 2 ** (self.activation_bits - 1)
         layers, inner = quantise_layers(model, layers, self.first, "grid", -steps, steps - 1)
         for layer in inner.values():

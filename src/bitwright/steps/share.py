@@ -17,7 +17,7 @@ from bitwright.steps.clusters import Clusters, Initial, cluster
 from bitwright.steps.codebook import Codebook
 from bitwright.steps.dropout import follow, scaled_dropout
 from bitwright.steps.half import to_half
-from bitwright.steps.layers import check_layers, check_untied, per_layer, weight_of
+from bitwright.steps.layers import per_layer, plain_layers, weight_of
 from bitwright.steps.masks import attach, attached, detach, holding_zeros
 from bitwright.steps.step import Step, select_layers
 from bitwright.training.seeds import derive_seed
@@ -95,9 +95,7 @@ class Share(Step):
                 raise _wrong("entropy", value, "a number of at least 0")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
-        check_untied(model, layers)
+        layers = plain_layers(model, self.layers, self.ignore)
         others = {name: layer for name, layer in select_layers(model).items() if name not in layers}
         found = self._cluster(layers, context.seed)
         kept = {name: float((weight_of(layer) != 0).float().mean()) for name, layer in layers.items()}

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.steps.latent import Latent, quantised_weights, surrogate
-from bitwright.steps.layers import check_layers, check_untied, weight_of
+from bitwright.steps.layers import plain_layers, weight_of
 from bitwright.steps.masks import keep_largest
-from bitwright.steps.step import Step, select_layers
+from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
@@ -96,9 +96,7 @@ class TWN(Step):
             _check_number("twn: threshold", self.threshold, 0, 5)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
-        check_untied(model, layers)
+        layers = plain_layers(model, self.layers, self.ignore)
         with quantised_weights(layers, lambda name, weight: TernaryByRule(self.threshold)):
             context.train(model, self.train)
         context.record("ternary", [_row(name, layer) for name, layer in layers.items()])
@@ -193,9 +191,7 @@ class TTQ(Step):
             _check_number("ttq: sparsity", self.sparsity, 0, 1)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
-        check_untied(model, layers)
+        layers = plain_layers(model, self.layers, self.ignore)
 
         def make(name: str, weight: Tensor) -> TrainedTernary:
             return TrainedTernary(weight, self.threshold, self.sparsity, self.initial, self.rate)

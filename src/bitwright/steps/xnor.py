@@ -15,9 +15,9 @@ from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, QuantLinear, Sign, quantised_like
 from bitwright.steps.activations import QuantLayer, TrainingSign, check_signs, quantise_inputs, training_inputs
 from bitwright.steps.latent import Latent, filter_mean, quantised_weights, signs, surrogate
-from bitwright.steps.layers import check_layers, check_untied
+from bitwright.steps.layers import plain_layers
 from bitwright.steps.order import warn_of_order
-from bitwright.steps.step import Step, select_layers
+from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
@@ -104,9 +104,7 @@ class BWN(Step):
     train: TrainSettings = field(default_factory=lambda: _BWN)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
-        check_untied(model, layers)
+        layers = plain_layers(model, self.layers, self.ignore)
         with quantised_weights(layers, lambda name, weight: FilterSigns(self.gradient, self.centre)):
             context.train(model, self.train)
         return model
@@ -189,9 +187,7 @@ class XNOR(Step):
     train: TrainSettings = field(default_factory=lambda: _XNOR)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = select_layers(model, self.layers, self.ignore)
-        check_layers(chosen)
-        check_untied(model, chosen)
+        chosen = plain_layers(model, self.layers, self.ignore)
         check_signs(model, chosen, context.calibration(256))
         layers = scale_signs(model, chosen) if self.use_k else quantise_inputs(model, chosen, "sign")
         if not self.use_k:  # a norm behind K isn't seen as one behind the layer

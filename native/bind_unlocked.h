@@ -5,28 +5,22 @@
 #include <chrono>
 #include <thread>
 
-// A daemon thread may compute when the program ends. Before Python 3.14 the interpreter unwinds it when it comes back
-// for the lock, and C++ answers with an abort of the whole process: it waits for the end here instead. Only the thread
-// that shuts the interpreter down still calls then. (A thread that already queued for the lock is beyond help.)
+// A daemon thread may compute when the program ends. Before Python 3.14 the interpreter ends such a thread when it comes
+// back for the lock, and glibc does so by unwinding its stack, which C++ answers with an abort of the whole process.
+// That unwinding stops here instead, and the thread waits for the end of the program.
 class Unlocked {
  public:
-  Unlocked() : ending_(finalizing()), state_(PyEval_SaveThread()) {}
+  Unlocked() : state_(PyEval_SaveThread()) {}
   ~Unlocked() {
-    while (!ending_ && finalizing()) std::this_thread::sleep_for(std::chrono::seconds(1));
-    PyEval_RestoreThread(state_);
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      while (true) std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
   }
   Unlocked(const Unlocked&) = delete;
   Unlocked& operator=(const Unlocked&) = delete;
 
  private:
-  const bool ending_;
   PyThreadState* const state_;
-
-  static bool finalizing() {
-#if PY_VERSION_HEX >= 0x030d0000
-    return Py_IsFinalizing();
-#else
-    return _Py_IsFinalizing();
-#endif
-  }
 };

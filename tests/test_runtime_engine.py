@@ -213,7 +213,7 @@ def test_calls_after_a_fork():
 
 
 def test_a_program_may_end_while_a_daemon_thread_computes():
-    """Calls come back while the interpreter, slowed down by an object that takes long to die, is being shut down."""
+    """Calls come back before and while the interpreter, slowed down by an object that takes long to die, shuts down."""
     code = """
 import threading, time, numpy as np
 from bitwright.runtime import Model

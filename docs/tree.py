@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- tree:begin -->", "<!-- tree:end -->"
-FOLDERS = ("src", "native", "benchmarks", "docs")
+FOLDERS = ("src", "native", "benchmarks", "examples", "docs")
 SUFFIXES = {".py", ".cc", ".h", ".yaml", ".jinja", ".md", ".pyi"}
 
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from bitwright import BitwrightError
 from bitwright.recipe import parse
+from bitwright.training import colours, warp
 from bitwright.training import teacher as teacher_module
-from bitwright.training.augment import augment, draw
+from bitwright.training.augment import Views, kinds
 from bitwright.training.batchnorm import reestimate
 from bitwright.training.devices import Devices
 from bitwright.training.loop import fit
@@ -51,8 +52,9 @@ def by_hand(image, settings, numbers):
 def test_every_view_is_what_its_numbers_say(flip, crop, shape, seed, floats):
     images, settings = pictures(5, shape, seed), Augment(flip, crop)
     images = images / 255.0 if floats else images
-    before, numbers = images.clone(), draw(5, seed)
-    views = augment(images, settings, numbers)
+    before, make = images.clone(), Views(settings, images)
+    numbers = make.draw(5, seed)
+    views = make(images, numbers)
     assert (views.shape, views.dtype) == (images.shape, images.dtype)
     expected = torch.stack([by_hand(image, settings, row) for image, row in zip(images, numbers, strict=True)])
     assert torch.equal(views, expected)
@@ -61,7 +63,8 @@ def test_every_view_is_what_its_numbers_say(flip, crop, shape, seed, floats):
 
 def test_all_views_are_as_likely():
     """Among 20,000 views of one image each of the 2 * 25 occurs about 400 times (6 standard deviations)."""
-    views = augment(pictures(1).expand(20_000, -1, -1, -1), BOTH, draw(20_000, 3))
+    make = Views(BOTH, pictures(1))
+    views = make(pictures(1).expand(20_000, -1, -1, -1), make.draw(20_000, 3))
     _, counts = views.flatten(1).unique(dim=0, return_counts=True)
     assert len(counts) == 50
     assert (counts - 400).abs().max() < 120
@@ -71,13 +74,144 @@ def test_the_largest_number_stays_inside():
     numbers = torch.full((1, 3), 1 - 2.0**-24)
     for crop in range(1, 30):
         image = pictures(1, (1, 32, 32))
-        assert torch.equal(augment(image, Augment(crop=crop), numbers)[0, 0, :-crop, :-crop], image[0, 0, crop:, crop:])
+        view = Views(Augment(crop=crop), image)(image, numbers)
+        assert torch.equal(view[0, 0, :-crop, :-crop], image[0, 0, crop:, crop:])
 
 
-def test_a_samples_view_depends_on_its_own_numbers_only():
-    images, numbers = pictures(), draw(64, 1)
-    whole, some = augment(images, BOTH, numbers), torch.tensor([40, 3, 17])
-    assert torch.equal(augment(images[some], BOTH, numbers[some]), whole[some])
+EVERY = Augment(True, 2, 0.3, 0.1, 20, 10, 0.3, 0.1, 0.3, 0.3, 0.3, 0.1, 0.1)
+
+
+@pytest.mark.parametrize("settings", [BOTH, EVERY])
+def test_a_samples_view_depends_on_its_own_numbers_only(settings):
+    images = pictures()
+    make = Views(settings, images)
+    numbers = make.draw(64, 1)
+    whole, some = make(images, numbers), torch.tensor([40, 3, 17])
+    torch.testing.assert_close(make(images[some], numbers[some]), whole[some], atol=1e-6, rtol=0)
+
+
+def test_switching_one_view_on_leaves_the_numbers_of_the_others():
+    few, all_ = Views(BOTH, pictures()), Views(EVERY, pictures())
+    assert torch.equal(all_.draw(9, 5)[:, :3], few.draw(9, 5))
+
+
+def views_of(images, numbers, **settings):
+    """Views by one setting, whose uniform numbers are given by name; the others are those that change nothing."""
+    columns = {
+        warp: ["side", "down", "right", "shift_y", "shift_x", "turn", "stretch", "shear", "lens"],
+        colours: ["brightness", "contrast", "saturation", "hue", "one", "two", "three"],
+    }
+    rows = {module: torch.full((len(images), len(names)), 0.5) for module, names in columns.items()}
+    rows[warp][:, 0] = 0
+    for name, value in numbers.items():
+        module = next(m for m, names in columns.items() if name in names)
+        rows[module][:, columns[module].index(name)] = value
+    make = Views(Augment(**settings), images)
+    return make(images, torch.cat((torch.full((len(images), 3), 0.5), rows[warp], rows[colours]), 1))
+
+
+@pytest.mark.parametrize("name", [n for n in dataclasses.asdict(EVERY) if n not in ("flip", "crop")])
+def test_a_view_in_the_middle_of_its_range_is_the_image(name):
+    images = pictures(4) / 255
+    torch.testing.assert_close(views_of(images, {}, **{name: getattr(EVERY, name)}), images, atol=1e-5, rtol=0)
+
+
+def test_pixels_move_as_the_settings_say():
+    x = pictures(3, (3, 8, 8)) / 255
+    close = {"atol": 2e-5, "rtol": 0}
+    quarter = views_of(x, {"turn": 0.75}, rotate=180)
+    torch.testing.assert_close(quarter, x.rot90(1, (2, 3)), **close)
+    down = views_of(x, {"shift_y": 0}, translate=0.25)
+    torch.testing.assert_close(down[:, :, 2:], x[:, :, :-2], **close)
+    assert not down[:, :, :2].any()
+    window = views_of(x, {"side": 1, "down": 0, "right": 1 - 2**-24}, scale=0.5)
+    torch.testing.assert_close(window[:, :, 1:7, 1:7].mean(), x[:, :, :4, 4:].mean(), atol=0.05, rtol=0)
+    middle = torch.nn.functional.interpolate(x[:, :, :4, 4:], scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(window[:, :, 1:7, 1:7], middle[:, :, 1:7, 1:7], **close)
+    line = torch.zeros(1, 1, 9, 9)
+    line[..., 4] = 1
+    slanted = views_of(line, {"shear": 1 - 2**-24}, shear=45)[0, 0]
+    torch.testing.assert_close(slanted, torch.eye(9).flip(1), **close)
+
+
+def test_a_stretch_keeps_the_area_and_a_lens_the_middle():
+    square = torch.zeros(1, 1, 33, 33)
+    square[..., 12:21, 12:21] = 1
+    wide = views_of(square, {"stretch": 1 - 2**-24}, stretch=1.25)[0, 0]
+    assert wide.sum().item() == pytest.approx(81, abs=1)
+    assert (wide[16].sum() / wide[:, 16].sum()).item() == pytest.approx(2.25, abs=0.05)
+    x = pictures(1, (1, 33, 33)) / 255
+    for number, outside in ((0, 0), (1 - 2**-24, 1)):
+        bent = views_of(torch.ones_like(x), {"lens": number}, lens=0.15)[0, 0]
+        assert (bent[0, 0] == 0) == outside, "a pincushion's corners come from outside of the image"
+        assert views_of(x, {"lens": number}, lens=0.15)[0, 0, 16, 16].item() == pytest.approx(x[0, 0, 16, 16].item())
+
+
+def test_rotation_on_a_wide_image_keeps_lengths():
+    bar = torch.zeros(1, 1, 11, 41)
+    bar[0, 0, 5, 16:25] = 1
+    upright = views_of(bar, {"turn": 0.75}, rotate=180)[0, 0]
+    torch.testing.assert_close(upright[1:10, 20], torch.ones(9), atol=1e-4, rtol=0)
+
+
+def test_colours_change_as_the_settings_say():
+    x = pictures(3) / 255 * 0.4 + 0.3
+    luma = (x * torch.tensor([0.299, 0.587, 0.114]).reshape(1, 3, 1, 1)).sum(1, keepdim=True)
+    close = {"atol": 1e-5, "rtol": 0}
+    torch.testing.assert_close(views_of(x, {"brightness": 0.25}, brightness=0.4), 0.8 * x, **close)
+    torch.testing.assert_close(views_of(x, {"saturation": 0}, saturation=1), luma.expand_as(x), **close)
+    mean = luma.mean((2, 3), keepdim=True)
+    torch.testing.assert_close(views_of(x, {"contrast": 0.75}, contrast=0.4), mean + 1.2 * (x - mean), **close)
+    half_way = views_of(x * 0.2 + 0.4, {"hue": 0.75}, hue=0.5)
+    again = views_of(half_way, {"hue": 0.25}, hue=0.5)
+    torch.testing.assert_close(again, x * 0.2 + 0.4, atol=1e-3, rtol=0)
+    assert (half_way - x).abs().max() > 0.05
+    assert views_of(x, {"brightness": 1 - 2**-24}, brightness=1).max() == 1, "clamped"
+
+
+def test_lighting_follows_the_principal_colours():
+    """With pixels around one line of colours the shift is along it, as strong as the variance times the setting."""
+    generator = torch.Generator().manual_seed(0)
+    along = torch.tensor([2.0, 1, 0]) / 5**0.5
+    x = 0.4 + 0.05 * torch.randn(50, 1, 8, 8, generator=generator) * along.reshape(1, 3, 1, 1)
+    make = Views(Augment(lighting=1), x)
+    shift = (make(x, make.draw(50, 0)) - x).mean((2, 3))
+    off = shift - (shift @ along)[:, None] * along
+    assert off.abs().max() < 1e-5
+    assert (shift @ along).std().item() == pytest.approx(0.05**2, rel=0.3)
+    grey = Views(Augment(lighting=0.5), x[:, :1])
+    assert grey(x[:, :1], grey.draw(50, 0)).shape == (50, 1, 8, 8)
+
+
+def test_views_of_uint8_and_of_float_images_are_the_same():
+    make = Views(EVERY, pictures())
+    numbers = make.draw(64, 2)
+    torch.testing.assert_close(make(pictures(), numbers), make(pictures() / 255, numbers), atol=1e-5, rtol=0)
+
+
+def test_kinds_names_what_is_switched_on():
+    assert kinds(BOTH) == {"flip": Augment(flip=True), "crop": Augment(crop=2)}
+    assert len(kinds(EVERY)) == 13
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"rotate": 181}, r"augment\.rotate is 181; expected a number at least 0 and at most 180"),
+        ({"hue": True}, r"augment\.hue is True; expected a number"),
+        ({"lens": 0.2}, r"augment\.lens is 0\.2; .*at most 0\.15"),
+    ],
+)
+def test_changes_too_large_are_refused(settings, error):
+    with pytest.raises(BitwrightError, match=error):
+        Augment(**settings)
+
+
+def test_colours_of_grey_images_are_refused():
+    with pytest.raises(
+        BitwrightError, match=r"augment\.hue is 0\.1 for images of 1 channels; only red"
+    ):
+        Views(Augment(hue=0.1), pictures(shape=(1, 6, 6)))
 
 
 class Seen(nn.Module):

@@ -118,7 +118,8 @@ class _Training:
         self.parametrized = any(parametrize.is_parametrized(m) for m in model.modules())
         self.channels_last = self.images.ndim == 4 and devices.wants_channels_last(model)
         self.targets = self._targets(teacher) if teacher else None
-        self.views: Tensor | None = None  # the epoch's; see augment.py
+        self.views = augment.Views(settings.augment, as_tensor(data.train.images)) if settings.augment else None
+        self.numbers: Tensor | None = None  # what decides the epoch's views
         self.optimizer = create_optimizer(settings.optimizer, model)
         self.lr = settings.optimizer.lr
         self.trainable = [p for p in model.parameters() if p.requires_grad]
@@ -177,9 +178,9 @@ class _Training:
         self.wrapped.train()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.label, number, "order"))
         order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
-        if self.settings.augment is not None:
+        if self.views is not None:
             seed = derive_seed(self.seed, self.label, number, "augment")
-            self.views = augment.draw(len(self.labels), seed).to(self.labels.device)
+            self.numbers = self.views.draw(len(self.labels), seed).to(self.labels.device)
         past = [epoch.validation_loss for epoch in self.epochs]
         steps, schedule = len(self.bounds), self.settings.schedule
         figures: list[Tensor] = []  # summed up at the end: nothing waits for a single step's loss
@@ -225,9 +226,8 @@ class _Training:
 
     def _batch(self, index: Tensor) -> Tensor:
         images = self.images.index_select(0, index).to(self.devices.device)
-        if self.settings.augment is not None and self.views is not None:
-            numbers = self.views.index_select(0, index).to(self.devices.device)
-            images = augment.augment(images, self.settings.augment, numbers)
+        if self.views is not None and self.numbers is not None:
+            images = self.views(images, self.numbers.index_select(0, index).to(self.devices.device))
         x: Tensor = self.data.preprocess.torch(images)
         return x.to(memory_format=torch.channels_last) if self.channels_last else x
 

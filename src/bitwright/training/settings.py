@@ -137,6 +137,22 @@ class Distill:
             )
 
 
+_MOST_AUGMENTED = {
+    "scale": 0.95,
+    "translate": 0.5,
+    "rotate": 180.0,
+    "shear": 60.0,
+    "stretch": 3.0,
+    "lens": 0.15,
+    "brightness": 1.0,
+    "contrast": 1.0,
+    "saturation": 1.0,
+    "hue": 0.5,
+    "lighting": 1.0,
+}
+"""Beyond these little of an image is left; above 1/6 a lens would fold its corners over."""
+
+
 @dataclass(frozen=True)
 class Augment:
     """Every epoch shows another random view of each training image; validation and test images stay as they are.
@@ -144,16 +160,40 @@ class Augment:
     * flip: mirrored left to right with probability 1/2
     * crop: a window of the image's own size, anywhere in the image padded with so many black pixels on each side
 
-    {flip: true, crop: 4} is the usual augmentation of CIFAR (He et al. 2016, section 4.2). The padding is black before
-    the normalisation, as in torchvision's `RandomCrop`; the paper pads what has its mean subtracted, so with the mean.
+    * scale: a window with a side of 1 - scale to 1 of the image's, anywhere in it, brought to the image's size
+    * translate: shifted down and to the right by up to this share of the sides, either way
+    * rotate, shear: by up to so many degrees, either way
+    * stretch: up to 1 + stretch times as wide for its height, or as high for its width
+    * lens: places p from the centre, in half sides, bent to p (1 + k |p|^2), k up to this, either way
+    * brightness, contrast, saturation: times 1 - s to 1 + s
+    * hue: turned by up to this share of the circle of colours, either way
+    * lighting: the standard deviation of a shift along the principal colours of the training images
+
+    Numbers are uniform in their range, those of `lighting` normal. {flip: true, crop: 4} is the usual augmentation of
+    CIFAR (He et al. 2016, section 4.2); {lighting: 0.1} is AlexNet's (Krizhevsky et al. 2012, section 4.1). What comes
+    from outside of an image is black before the normalisation, as in torchvision's `RandomCrop`; the first paper pads
+    what has its mean subtracted, so with the mean. `training/warp.py` and `training/colours.py` have the formulas.
     """
 
     flip: bool = False
     crop: int = 0
+    scale: float = 0.0
+    translate: float = 0.0
+    rotate: float = 0.0
+    shear: float = 0.0
+    stretch: float = 0.0
+    lens: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    lighting: float = 0.0
 
     def __post_init__(self) -> None:
         _part("augment.flip", self.flip, bool)
         _integer("augment.crop", self.crop, least=0)
+        for name, most in _MOST_AUGMENTED.items():
+            _number(f"augment.{name}", getattr(self, name), least=0, most=most)
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def test_version_and_help(capsys: Captured) -> None:
         "demo",
         "results",
         "features",
+        "views",
     ):
         assert command in printed
 
@@ -263,6 +264,8 @@ def test_lists(capsys: Captured) -> None:
         (["compress", "nowhere", "prne"], "error: unknown step 'prne'; did you mean 'prune'"),
         (["inspect", "nothing.safetensors"], "error: cannot read 'nothing.safetensors'"),
         (["features", "nowhere"], "error: nowhere is not a finished run"),
+        (["views", "digits", "--set", "rotat=3"], "error: unknown key augment.rotat; did you mean 'rotate'"),
+        (["views", "digits", "--set", "hue=0.1"], "error: augment.hue is 0.1 for images of 1 channels"),
         (["results", "--publish"], "error: --publish and the folders of runs belong together"),
     ],
 )
@@ -276,6 +279,21 @@ def test_a_mistake_is_one_line(
     assert "Traceback" not in printed.err
     assert main(["--debug", *arguments]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"), [([], 13), (["--set", "crop=2", "--set", "flip=true"], 4), (["--set", "flip=true"], 2)]
+)
+def test_views_are_drawn(settings: list[str], rows: int, tmp_path: Path) -> None:
+    """The image as it is, each kind, and where there are several all of them."""
+    out = tmp_path / "views.png"
+    assert main(["views", "digits", *settings, "-o", str(out)]) == 0
+    with Image.open(out) as page:
+        assert page.size == (110 + 12 * 68, 4 + rows * 68)
+        pixels = np.asarray(page)
+    tops = range(4, page.size[1] - 4, 68)
+    pictures = [pixels[top : top + 64, 110:178].tobytes() for top in tops] + [b""] * (rows == 2)
+    assert len(set(pictures)) > rows / 2, "the views differ"
 
 
 def test_packing_a_run_that_did_nothing(folder: Path, tmp_path: Path, capsys: Captured) -> None:

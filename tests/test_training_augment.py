@@ -208,9 +208,7 @@ def test_changes_too_large_are_refused(settings, error):
 
 
 def test_colours_of_grey_images_are_refused():
-    with pytest.raises(
-        BitwrightError, match=r"augment\.hue is 0\.1 for images of 1 channels; only red"
-    ):
+    with pytest.raises(BitwrightError, match=r"augment\.hue is 0\.1 for images of 1 channels; only red"):
         Views(Augment(hue=0.1), pictures(shape=(1, 6, 6)))
 
 

@@ -1,4 +1,4 @@
-"""From finished runs to results/ and the tables in the documents (`results`), and to pictures (`features`)."""
+"""From finished runs to results/ and the tables in the documents (`results`)."""
 
 from __future__ import annotations
 
@@ -38,15 +38,3 @@ def results(
             console.print(f"measured   {path}", highlight=False, soft_wrap=True)
     for path in write_documents(project):
         console.print(f"written    {path}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def features(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on grey images.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write, PNG.")] = Path("features.png"),
-) -> None:
-    """Draw the first layers of runs side by side: 64 units each, a tile of weights per unit."""
-    from bitwright.report.features import draw_features
-
-    draw_features(runs, out)
-    Console().print(f"written    {out}", highlight=False, soft_wrap=True)

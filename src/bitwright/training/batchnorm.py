@@ -36,3 +36,12 @@ def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_s
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+
+
+def frozen_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that have parameters, none of which is trained: they are to stay in eval mode in training.
+
+    Otherwise the running statistics of a frozen network would follow the new data, and it would not be frozen.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.affine]
+    return [m for m in norms if not any(p.requires_grad for p in m.parameters())]

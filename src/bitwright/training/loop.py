@@ -24,6 +24,7 @@ from torch.nn.utils import parametrize
 from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
 from bitwright.training import augment, checkpoint, history
+from bitwright.training.batchnorm import frozen_norms
 from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
@@ -123,6 +124,7 @@ class _Training:
         self.optimizer = create_optimizer(settings.optimizer, model)
         self.lr = settings.optimizer.lr
         self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.frozen_norms = frozen_norms(model)
         self.wrapped, self.stepper = devices.prepare(model, self.optimizer)
         self.epochs: list[Epoch] = []
         self.best: Weights = {}
@@ -176,6 +178,8 @@ class _Training:
     def train_epoch(self, number: int, progress: Progress) -> tuple[float, float]:
         """Mean loss and error in percent over the samples, as they were trained on."""
         self.wrapped.train()
+        for norm in self.frozen_norms:
+            norm.eval()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.label, number, "order"))
         order = torch.randperm(len(self.labels), generator=generator).to(self.labels.device)
         if self.views is not None:

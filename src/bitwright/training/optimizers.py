@@ -9,15 +9,16 @@ from torch import nn
 
 from bitwright.errors import BitwrightError, unknown
 from bitwright.training.penalties import decaying
+from bitwright.training.rmsprop_nesterov import RMSpropNesterov
 from bitwright.training.settings import Optimizer
 from bitwright.training.shift_adamax import ShiftAdaMax
 
 
 def list_optimizers() -> dict[str, type[torch.optim.Optimizer]]:
     """Every optimiser that can train an image network, by its name in `torch.optim` or here."""
-    classes = {n: c for n, c in vars(torch.optim).items() if inspect.isclass(c)} | {"ShiftAdaMax": ShiftAdaMax}
+    classes = [c for c in vars(torch.optim).values() if inspect.isclass(c)] + [RMSpropNesterov, ShiftAdaMax]
     base = torch.optim.Optimizer
-    return {n: c for n, c in sorted(classes.items()) if issubclass(c, base) and c is not base}
+    return {c.__name__: c for c in sorted(classes, key=lambda c: c.__name__) if issubclass(c, base) and c is not base}
 
 
 def allowed_options(optimizer: type[torch.optim.Optimizer]) -> list[str]:

@@ -43,7 +43,8 @@ def _number(
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Any optimiser of `torch.optim` by name, e.g. "SGD", or "ShiftAdaMax"; `options` are its keyword arguments.
+    """Any optimiser of `torch.optim` by name, e.g. "SGD", or one of ours ("RMSpropNesterov", "ShiftAdaMax"); `options`
+    are its keyword arguments.
 
     `weight_decay` of `TrainSettings` is the coupled L2 of the papers (added to the gradient of weights, not of biases
     and norms); an optimiser's own decay (decoupled in AdamW) goes into `options` and also touches weights only.

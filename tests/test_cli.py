@@ -65,6 +65,7 @@ def test_version_and_help(capsys: Captured) -> None:
         "results",
         "features",
         "views",
+        "evaluate",
     ):
         assert command in printed
 
@@ -264,6 +265,8 @@ def test_lists(capsys: Captured) -> None:
         (["compress", "nowhere", "prne"], "error: unknown step 'prne'; did you mean 'prune'"),
         (["inspect", "nothing.safetensors"], "error: cannot read 'nothing.safetensors'"),
         (["features", "nowhere"], "error: nowhere is not a finished run"),
+        (["evaluate", "nowhere"], "error: nowhere is not a finished run"),
+        (["evaluate", "nowhere", "--scales", "big"], "error: --scales is 'big'; expected numbers"),
         (["views", "digits", "--set", "rotat=3"], "error: unknown key augment.rotat; did you mean 'rotate'"),
         (["views", "digits", "--set", "hue=0.1"], "error: augment.hue is 0.1 for images of 1 channels"),
         (["results", "--publish"], "error: --publish and the folders of runs belong together"),
@@ -294,6 +297,20 @@ def test_views_are_drawn(settings: list[str], rows: int, tmp_path: Path) -> None
     tops = range(4, page.size[1] - 4, 68)
     pictures = [pixels[top : top + 64, 110:178].tobytes() for top in tops] + [b""] * (rows == 2)
     assert len(set(pictures)) > rows / 2, "the views differ"
+
+
+def test_runs_are_evaluated_alone_and_together(folder: Path, tmp_path: Path, capsys: Captured) -> None:
+    other = tmp_path / "other"
+    assert main(["run", str(folder.parent / "tiny.yaml"), "--seed", "1", "--out", str(other)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), str(other), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    alone = json.loads((folder / "result.json").read_text())["compressed"]["error"]
+    assert rows[str(folder)]["error"] == alone
+    assert list(rows) == [str(folder), str(other), "all together"]
+    assert rows["all together"]["loss"] < max(rows[str(one)]["loss"] for one in (folder, other))
+    assert main(["evaluate", str(folder), "--crops", "10", "--margin", "1"]) == 0
+    assert "test error" in capsys.readouterr().out
 
 
 def test_packing_a_run_that_did_nothing(folder: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bitwright import _native
+from fuzz.channels import joined
 from fuzz.codes import bit_conv, byte_conv, encode, exact_conv, pool_codes
 from fuzz.floats import coded_linear, float_conv, float_linear, sparse_conv, sparse_linear
 from fuzz.trial import Array, Random, Trial, chance, pick
@@ -38,6 +39,7 @@ FAMILIES: dict[str, tuple[Callable[[Random], Trial], float]] = {
     "elementwise": (elementwise, 1),
     "movers": (movers, 1),
     "reductions": (reductions, 0.5),
+    "joined": (joined, 0.5),
     "max_pool": (max_pool, 1),
     "average_pool": (average_pool, 1),
 }

@@ -84,13 +84,14 @@ PoolShape make_pool(int kind, Pair image, int64_t channels, Pair kernel, Pair st
 struct MaxPoolOp : PoolOp { using PoolOp::PoolOp; };
 struct AvgPoolOp : PoolOp { using PoolOp::PoolOp; };
 struct AdaptiveAvgPoolOp : PoolOp { using PoolOp::PoolOp; };
+struct AdaptiveMaxPoolOp : PoolOp { using PoolOp::PoolOp; };
 
-PoolShape make_adaptive(Pair image, int64_t channels, Pair size) {
+PoolShape make_adaptive(int kind, Pair image, int64_t channels, Pair size) {
   check_image(image, channels);
   check_pair(size, 1, "size");
   product({size.first, size.second, channels}, "the result");
   PoolShape s = {};
-  s.kind = POOL_ADAPTIVE_MEAN;
+  s.kind = kind;
   s.in_h = image.first, s.in_w = image.second, s.channels = channels;
   s.out_h = size.first, s.out_w = size.second;
   s.kernel_h = (s.in_h + size.first - 1) / size.first, s.kernel_w = (s.in_w + size.second - 1) / size.second;
@@ -120,6 +121,7 @@ struct PreluOp : ChannelwiseOp { using ChannelwiseOp::ChannelwiseOp; };
 struct ReluOp : UnaryOp { using UnaryOp::UnaryOp; };
 struct ClampOp : UnaryOp { using UnaryOp::UnaryOp; };
 struct AbsOp : UnaryOp { using UnaryOp::UnaryOp; };
+struct CurveOp : UnaryOp { using UnaryOp::UnaryOp; };
 struct AddOp : BinaryOp { using BinaryOp::BinaryOp; };
 struct MulOp : BinaryOp { using BinaryOp::BinaryOp; };
 
@@ -142,6 +144,17 @@ void make_prelu(PreluOp* self, int64_t pixels, const OwnedPrelu& prelu) {
 int64_t checked_count(int64_t count) {
   check_pair({count, count}, 1, "count");
   return count;
+}
+
+void make_curve(CurveOp* self, const std::string& curve, int64_t count, float alpha) {
+  const std::pair<const char*, int> known[] = {{"sigmoid", ELEMENTWISE_SIGMOID}, {"tanh", ELEMENTWISE_TANH},
+                                               {"elu", ELEMENTWISE_ELU}, {"gelu", ELEMENTWISE_GELU}};
+  for (const auto& [name, kind] : known)
+    if (curve == name) {
+      new (self) CurveOp(kind, checked_count(count), alpha, 0);
+      return;
+    }
+  refuse("curve is '" + curve + "', expected sigmoid, tanh, elu or gelu");
 }
 
 void check_shape(const Sizes& shape) {
@@ -230,7 +243,12 @@ void bind_floats(nb::module_& m) {
            nb::arg("ceil") = false, nb::arg("count_include_pad") = true);
   nb::class_<AdaptiveAvgPoolOp, Operation>(m, "AdaptiveAvgPoolOp")
       .def("__init__", [](AdaptiveAvgPoolOp* self, Pair image, int64_t channels, Pair size) {
-             new (self) AdaptiveAvgPoolOp(make_adaptive(image, channels, size));
+             new (self) AdaptiveAvgPoolOp(make_adaptive(POOL_ADAPTIVE_MEAN, image, channels, size));
+           },
+           nb::arg("image"), nb::arg("channels"), nb::arg("size"));
+  nb::class_<AdaptiveMaxPoolOp, Operation>(m, "AdaptiveMaxPoolOp")
+      .def("__init__", [](AdaptiveMaxPoolOp* self, Pair image, int64_t channels, Pair size) {
+             new (self) AdaptiveMaxPoolOp(make_adaptive(POOL_ADAPTIVE_MAX, image, channels, size));
            },
            nb::arg("image"), nb::arg("channels"), nb::arg("size"));
   nb::class_<AffineOp, Operation>(m, "AffineOp")
@@ -258,6 +276,8 @@ void bind_floats(nb::module_& m) {
       .def("__init__",
            [](AbsOp* self, int64_t count) { new (self) AbsOp(ELEMENTWISE_ABS, checked_count(count), 0, 0); },
            nb::arg("count"));
+  nb::class_<CurveOp, Operation>(m, "CurveOp")
+      .def("__init__", &make_curve, nb::arg("curve"), nb::arg("count"), nb::arg("alpha") = 1.0f);
   nb::class_<AddOp, Operation>(m, "AddOp")
       .def("__init__", [](AddOp* self, int64_t count) { new (self) AddOp(ELEMENTWISE_ADD, checked_count(count), 1); },
            nb::arg("count"));

@@ -9,6 +9,7 @@ void bind_cpu(nb::module_& m);
 void bind_bits(nb::module_& m);
 void bind_bytes(nb::module_& m);
 void bind_floats(nb::module_& m);
+void bind_channels(nb::module_& m);
 void bind_sparse(nb::module_& m);
 void bind_exact(nb::module_& m);
 void bind_plan(nb::module_& m);
@@ -22,6 +23,7 @@ NB_MODULE(_native, m) {
   bind_bits(m);
   bind_bytes(m);
   bind_floats(m);
+  bind_channels(m);
   bind_sparse(m);
   bind_exact(m);
   bind_plan(m);

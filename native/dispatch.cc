@@ -163,6 +163,28 @@ void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int thre
   });
 }
 
+ChannelNormKernel channel_norm_kernel() {
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  if (isa >= Isa::avx512) return channel_norm_avx512;
+  if (isa == Isa::avx2) return channel_norm_avx2;
+#endif
+  return channel_norm_ref;
+}
+
+void run_channel_norm(ChannelNormKernel kernel, int64_t batch, const ChannelNorm& norm, const float* x, float* out,
+                      int threads) {
+  const int64_t pixels = batch * norm.pixels, scratch = channel_norm_scratch(&norm);
+  const int64_t step = norm.kind == NORM_GROUPS  // an image is one piece of work, or each pixel
+                           ? norm.pixels : std::max<int64_t>(kElementsPerTask / norm.channels, 1);
+  parallel_for(ceil_div(pixels, step), useful_threads(threads, pixels * norm.channels), [&](int64_t task) {
+    const int64_t first = task * step;
+    ChannelNorm part = norm;
+    part.pixels = std::min(step, pixels - first);
+    kernel(&part, x + first * norm.channels, out + first * norm.channels, thread_scratch(scratch));
+  });
+}
+
 double fma_seconds(double operations) {
   constexpr int64_t kTurns = 1000;
   auto kernel = fma_peak_ref;

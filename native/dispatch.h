@@ -32,5 +32,10 @@ using ElementwiseKernel = void (*)(const Elementwise*);
 ElementwiseKernel elementwise_kernel();
 void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int threads);
 
+using ChannelNormKernel = void (*)(CHANNEL_NORM_ARGUMENTS);
+ChannelNormKernel channel_norm_kernel();
+void run_channel_norm(ChannelNormKernel kernel, int64_t batch, const ChannelNorm& norm, const float* x, float* out,
+                      int threads);
+
 // Seconds of this thread for so many operations at the peak of the current level: two per multiply-add.
 double fma_seconds(double operations);

@@ -159,8 +159,8 @@ void sparse_linear_avx2(SPARSE_LINEAR_ARGUMENTS);
 void sparse_linear_avx512(SPARSE_LINEAR_ARGUMENTS);
 
 // Maxima: what lies outside the image counts as -inf, NaN wins. Means: of windows, or of parts that divide the image as
-// evenly as whole pixels allow.
-enum { POOL_MAX, POOL_MEAN, POOL_ADAPTIVE_MEAN };
+// evenly as whole pixels allow; maxima of such parts.
+enum { POOL_MAX, POOL_MEAN, POOL_ADAPTIVE_MEAN, POOL_ADAPTIVE_MAX };
 typedef struct {
   int kind;
   int64_t in_h, in_w, channels, out_h, out_w;
@@ -174,7 +174,8 @@ void pool2d_avx2(POOL2D_ARGUMENTS);
 void pool2d_avx512(POOL2D_ARGUMENTS);
 
 // x + other; x * other, of the element or of the row; |x|; x between low and high, where NaN stays; x * scale + shift,
-// rounded after each; the same with x = byte / 255; what Prelu says.
+// rounded after each; the same with x = byte / 255; what Prelu says; curves: 1 / (1 + exp(-x)), tanh(x), x or below zero
+// low * (exp(x) - 1), x times the normal distribution's probability of less than x.
 enum {
   ELEMENTWISE_ADD,
   ELEMENTWISE_MUL,
@@ -183,7 +184,11 @@ enum {
   ELEMENTWISE_CLAMP,
   ELEMENTWISE_AFFINE,
   ELEMENTWISE_NORMALIZE,
-  ELEMENTWISE_PRELU
+  ELEMENTWISE_PRELU,
+  ELEMENTWISE_SIGMOID,
+  ELEMENTWISE_TANH,
+  ELEMENTWISE_ELU,
+  ELEMENTWISE_GELU
 };
 typedef struct {
   int kind;
@@ -198,6 +203,24 @@ typedef struct {
 void elementwise_ref(const Elementwise* e);
 void elementwise_avx2(const Elementwise* e);
 void elementwise_avx512(const Elementwise* e);
+
+// Numbers divided by how large those around them are, across channels. NORM_RESPONSE: y = x / (bias + alpha * the sum of
+// squares of `size` neighbouring channels, size / 2 of them before)^beta. NORM_GROUPS: (x - mean) / sqrt(variance + bias)
+// within each of `size` groups of neighbouring channels, over all pixels.
+enum { NORM_RESPONSE, NORM_GROUPS };
+typedef struct {
+  int kind;
+  int64_t pixels, channels, size;
+  float alpha, beta, bias;
+} ChannelNorm;
+static inline int64_t channel_norm_scratch(const ChannelNorm* n) {
+  return n->kind == NORM_RESPONSE ? (2 * n->channels + n->size) * (int64_t)sizeof(float)
+                                  : 2 * n->channels * (int64_t)sizeof(double);
+}
+#define CHANNEL_NORM_ARGUMENTS const ChannelNorm *norm, const float *x, float *out, void *scratch
+void channel_norm_ref(CHANNEL_NORM_ARGUMENTS);
+void channel_norm_avx2(CHANNEL_NORM_ARGUMENTS);
+void channel_norm_avx512(CHANNEL_NORM_ARGUMENTS);
 
 // As many multiply-adds per second as there can be: independent sums in registers. Writes how many operations that
 // were, two per multiply-add and lane, and returns something made of all sums.

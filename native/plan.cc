@@ -14,7 +14,7 @@ namespace {
 
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kMostBytes = int64_t{1} << 48;
-constexpr size_t kMostBuffers = 8;  // that one operation reads, or writes
+constexpr size_t kMostBuffers = 64;  // that one operation reads, or writes
 
 [[noreturn]] void refuse(size_t step, const std::string& message) {
   throw std::invalid_argument("step " + std::to_string(step) + " " + message);

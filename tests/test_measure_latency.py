@@ -42,7 +42,7 @@ def test_the_peers_compute_the_same(case, peer):
     for package in ("onnxruntime", "onnx", "torch"):
         pytest.importorskip(package)
     op, shape, attributes, roles, stored, _ = case
-    if op == "adaptive_avg_pool2d":
+    if op.startswith("adaptive"):
         attributes = {"size": [2, 4]}
     random = np.random.default_rng(2)
     weights = {name: random.standard_normal(size).astype(np.float32) for name, size in stored.items()}
@@ -53,6 +53,15 @@ def test_the_peers_compute_the_same(case, peer):
     for found, expected in zip(peer(graph, weights, 1)(*inputs), run_reference(graph, weights, inputs), strict=True):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("peer", [open_peer, open_torch])
+def test_the_peers_concatenate(peer):
+    pytest.importorskip("onnxruntime")
+    graph = Graph(((4, 6, 8), (3, 6, 8)), (Node("concat", (0, 1, 0), {"axis": 0}),), (2,))
+    inputs = tuple(np.random.default_rng(2).standard_normal((3, *shape)).astype(np.float32) for shape in graph.inputs)
+    (found,) = peer(graph, {}, 1)(*inputs)
+    assert np.array_equal(found, np.concatenate([*inputs, inputs[0]], axis=1))
 
 
 def test_torch_folds_batch_norm_and_forgets_what_nobody_needs():

@@ -57,7 +57,8 @@ class Builder:
         value = draw(st.sampled_from([len(self.shapes) - 1, draw(st.integers(0, len(self.shapes) - 1))]))
         shape = self.shapes[value]
         ops = ["affine", "relu", "prelu", "clamp", "abs", "add", "mul", "flatten", "pad", "slice", "mean", "softmax"]
-        ops += ["conv2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"] * 2 if len(shape) == 3 else ["linear"] * 3
+        ops += ["curve", "maxout", "response_norm", "group_norm", "concat"]
+        ops += ["conv2d", "max_pool2d", "avg_pool2d", "adaptive_pool2d"] * 2 if len(shape) == 3 else ["linear"] * 3
         ops += ["normalize"] if value < len(self.inputs) else []
         getattr(self, draw(st.sampled_from(ops)))(value, shape)
 
@@ -160,8 +161,35 @@ class Builder:
         attributes = {**self._window(), "count_include_pad": self.draw(st.booleans())}
         self.append("avg_pool2d", value, attributes=attributes)
 
-    def adaptive_avg_pool2d(self, value: int, shape: tuple[int, ...]) -> None:
-        self.append("adaptive_avg_pool2d", value, attributes={"size": self.draw(PAIR)})
+    def adaptive_pool2d(self, value: int, shape: tuple[int, ...]) -> None:
+        op = self.draw(st.sampled_from(["adaptive_avg_pool2d", "adaptive_max_pool2d"]))
+        self.append(op, value, attributes={"size": self.draw(PAIR)})
+
+    def curve(self, value: int, shape: tuple[int, ...]) -> None:
+        op = self.draw(st.sampled_from(["sigmoid", "tanh", "elu", "gelu"]))
+        self.append(op, value, attributes={"alpha": 0.75} if op == "elu" else {})
+
+    def maxout(self, value: int, shape: tuple[int, ...]) -> None:
+        if shape:
+            pieces = self.draw(st.sampled_from([k for k in range(1, shape[0] + 1) if shape[0] % k == 0]))
+            self.append("maxout", value, attributes={"pieces": pieces})
+
+    def response_norm(self, value: int, shape: tuple[int, ...]) -> None:
+        beta, size = self.draw(st.sampled_from([0.75, 0.5, 2.0])), self.draw(st.integers(1, 7))
+        self.append("response_norm", value, attributes={"size": size, "alpha": 0.5, "beta": beta, "k": 1.5})
+
+    def group_norm(self, value: int, shape: tuple[int, ...]) -> None:
+        if shape:
+            groups = self.draw(st.sampled_from([k for k in range(1, shape[0] + 1) if shape[0] % k == 0]))
+            self.append("group_norm", value, attributes={"groups": groups, "epsilon": 0.1})
+
+    def concat(self, value: int, shape: tuple[int, ...]) -> None:
+        if shape:
+            axis = self.draw(st.integers(0, len(shape) - 1))
+            rest = [*shape[:axis], *shape[axis + 1 :]]
+            alike = [i for i, s in enumerate(self.shapes) if [*s[:axis], *s[axis + 1 :]] == rest and len(s) > axis]
+            others = self.draw(st.lists(st.sampled_from(alike), min_size=1, max_size=4))
+            self.append("concat", value, *others, attributes={"axis": axis})
 
 
 @st.composite

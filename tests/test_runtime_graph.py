@@ -39,6 +39,15 @@ GOOD: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, str], dict[str,
     ("clamp", IMAGE, {"low": -1, "high": 1.5}, {}, {}, IMAGE),
     ("clamp", IMAGE, {"low": None, "high": 0}, {}, {}, IMAGE),
     ("abs", IMAGE, {}, {}, {}, IMAGE),
+    ("sigmoid", IMAGE, {}, {}, {}, IMAGE),
+    ("tanh", IMAGE, {}, {}, {}, IMAGE),
+    ("elu", IMAGE, {"alpha": 0.5}, {}, {}, IMAGE),
+    ("gelu", (4,), {}, {}, {}, (4,)),
+    ("maxout", IMAGE, {"pieces": 2}, {}, {}, (2, 6, 8)),
+    ("maxout", (4,), {"pieces": 4}, {}, {}, (1,)),
+    ("response_norm", IMAGE, {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2}, {}, {}, IMAGE),
+    ("group_norm", IMAGE, {"groups": 2, "epsilon": 1e-5}, {}, {}, IMAGE),
+    ("group_norm", (4,), {"groups": 4, "epsilon": 0}, {}, {}, (4,)),
     ("max_pool2d", IMAGE, MAX_POOL, {}, {}, (4, 3, 4)),
     ("max_pool2d", IMAGE, {**MAX_POOL, "kernel": [3, 3], "padding": [1, 1]}, {}, {}, (4, 3, 4)),
     ("max_pool2d", IMAGE, {**MAX_POOL, "kernel": [3, 3], "ceil": True}, {}, {}, (4, 3, 4)),
@@ -46,6 +55,7 @@ GOOD: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, str], dict[str,
     ("max_pool2d", (4, 2, 9), {**MAX_POOL, "kernel": [3, 3], "ceil": True}, {}, {}, (4, 1, 4)),
     ("avg_pool2d", IMAGE, AVG_POOL, {}, {}, (4, 3, 4)),
     ("adaptive_avg_pool2d", IMAGE, {"size": [1, 9]}, {}, {}, (4, 1, 9)),
+    ("adaptive_max_pool2d", IMAGE, {"size": [7, 1]}, {}, {}, (4, 7, 1)),
     ("flatten", IMAGE, {}, {}, {}, (192,)),
     ("flatten", (4,), {}, {}, {}, (4,)),
     ("pad", IMAGE, {"before": [1, 0, 2], "after": [0, 3, 4], "value": -1}, {}, {}, (5, 9, 14)),
@@ -71,12 +81,13 @@ def test_the_format_lists_every_operation_with_its_attributes_and_weights():
     rows = [line.strip("| ").split(" | ")[:4] for line in section.splitlines() if line.startswith("| ")][1:]
     names = [[name for name in cell.split(", ") if name != "-"] for row in rows for cell in row[2:]]
     expected = [[list(o.attributes), [*o.weights, *(f"({name})" for name in o.optional)]] for o in OPERATIONS.values()]
-    assert [row[:2] for row in rows] == [[name, str(o.inputs)] for name, o in OPERATIONS.items()]
+    counts = [f"{o.inputs} to {o.most_inputs}" if o.most_inputs else str(o.inputs) for o in OPERATIONS.values()]
+    assert [row[:2] for row in rows] == [list(pair) for pair in zip(OPERATIONS, counts, strict=True)]
     assert names == [cell for row in expected for cell in row]
 
 
 def test_every_operation_has_a_good_example():
-    assert {case[0] for case in GOOD} | {"add", "mul"} == set(OPERATIONS)
+    assert {case[0] for case in GOOD} | {"add", "mul", "concat"} == set(OPERATIONS)
 
 
 def test_add_and_values_read_twice():
@@ -93,6 +104,22 @@ def test_products_take_one_channel_for_all():
             validate(Graph(shapes, (Node("mul", (0, 1)),), (2,)), {})
 
 
+def test_concat_joins_what_is_equally_long_along_other_axes():
+    for axis, result in enumerate([(8, 6, 8), (4, 12, 8), (4, 6, 16)]):
+        assert validate(Graph((IMAGE,), (Node("concat", (0, 0), {"axis": axis}),), (1,)), {})[1] == result
+    node = Node("concat", (0, 1, 0), {"axis": 1})
+    assert validate(Graph((IMAGE, (4, 1, 8)), (node,), (2,)), {})[2] == (4, 13, 8)
+    for other in [(4, 6, 7), (4, 6), (5, 6, 8)]:
+        with pytest.raises(BitwrightError, match=r"expected equal ones but for axis 1"):
+            validate(Graph((IMAGE, other), (node,), (2,)), {})
+    for count in (0, 1, 65):
+        with pytest.raises(BitwrightError, match=rf"has {count} inputs; expected 2 to 64"):
+            validate(Graph((IMAGE,), (Node("concat", (0,) * count, {"axis": 0}),), (1,)), {})
+    for axis in (3, -1, True, None):
+        with pytest.raises(BitwrightError, match="axis is"):
+            validate(Graph((IMAGE,), (Node("concat", (0, 0), {"axis": axis}),), (1,)), {})
+
+
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case[0])
 def test_wrong_types_everywhere_are_refused(case):
     """Each attribute replaced by something of the wrong type, or left out, or joined by a stranger."""
@@ -102,8 +129,8 @@ def test_wrong_types_everywhere_are_refused(case):
         for value in [*strangers, *([True, [1, True]] if not isinstance(attributes[name], bool) else [1, 0])]:
             if op == "clamp" and value in (None, 1.5, 2**31):
                 continue
-            if op == "pad" and name == "value" and value in (1.5, 2**31):
-                continue
+            if name in ("value", "alpha", "beta", "k", "epsilon") and value in (1.5, 2**31):
+                continue  # a number
             if op == "mean" and value == [1]:
                 continue
             bad = Graph((shape,), (Node(op, (0,), {**attributes, name: value}, roles),), (1,))
@@ -112,8 +139,8 @@ def test_wrong_types_everywhere_are_refused(case):
         rest = {key: value for key, value in attributes.items() if key != name}
         with pytest.raises(BitwrightError, match=f"attribute '{name}' is missing"):
             validate(Graph((shape,), (Node(op, (0,), rest, roles),), (1,)), stored)
-    with pytest.raises(BitwrightError, match="unknown attribute 'alpha'"):
-        validate(Graph((shape,), (Node(op, (0,), {**attributes, "alpha": 1}, roles),), (1,)), stored)
+    with pytest.raises(BitwrightError, match="unknown attribute 'stranger'"):
+        validate(Graph((shape,), (Node(op, (0,), {**attributes, "stranger": 1}, roles),), (1,)), stored)
     with pytest.raises(BitwrightError, match="unknown weight 'gamma'"):
         validate(Graph((shape,), (Node(op, (0,), attributes, {**roles, "gamma": "w"}),), (1,)), stored)
     for role in set(roles) - {"bias"}:
@@ -134,7 +161,7 @@ def one(op: str, attributes: dict[str, Any] | None = None, roles: dict[str, str]
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (one("warp"), "no such operation; the operations are abs, adaptive_avg_pool2d, add"),
+        (one("warp"), "no such operation; the operations are abs, adaptive_avg_pool2d, adaptive_max"),
         (Node("relu", ()), "has 0 inputs; expected 1"),
         (Node("add", (0,)), "has 1 inputs; expected 2"),
         (Node("relu", (1,)), "reads value 1; only values 0 to 0 come before it"),
@@ -164,6 +191,10 @@ def one(op: str, attributes: dict[str, Any] | None = None, roles: dict[str, str]
         (one("mean", {**MEAN, "axes": [1, 1]}), "names an axis twice"),
         (one("mean", {**MEAN, "axes": []}), r"axes is \[\]"),
         (one("softmax", {"axis": -1}), "axis is -1"),
+        (one("maxout", {"pieces": 3}), "pieces=3 does not divide the 4 channels"),
+        (one("group_norm", {"groups": 3, "epsilon": 1e-5}), "groups=3 does not divide the 4 channels"),
+        (one("group_norm", {"groups": 2, "epsilon": -1e-5}), "epsilon is -1e-05; expected a number >= 0"),
+        (one("response_norm", {"size": 65537, "alpha": 1, "beta": 1, "k": 1}), "size is 65537"),
         (one("adaptive_avg_pool2d", {"size": [0, 1]}), "size is"),
     ],
 )

@@ -2,8 +2,26 @@
 // of an operand (hence ivdep: nothing else overlaps).
 #pragma once
 #include <math.h>
+#include <string.h>
 
 #include "kernels.h"
+
+// exp(x) - 1 within two units in the last place, as sums and products that vectors have: with x = n ln 2 + r it is
+// 2^n (exp(r) - 1) + (2^n - 1), the bracket a polynomial. Beyond -80 and 88, where floats end, x counts as these.
+static inline float exp_minus_one(float x) {
+  const float limited = x < -80.0f ? -80.0f : x > 88.0f ? 88.0f : x;
+  const float shifted = limited * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: its last bits are n
+  const float n = shifted - 12582912.0f;
+  const float r = limited - n * 0.693359375f + n * 2.12194440e-4f;  // ln 2 in two parts, the first product exact
+  const float high = 1.0f / 24 + r * (1.0f / 120 + r * (1.0f / 720 + r * (1.0f / 5040)));
+  const float bracket = r + r * r * (0.5f + r * (1.0f / 6 + r * high));
+  uint32_t bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + 127) << 23;
+  float power;
+  memcpy(&power, &bits, sizeof power);
+  return power * bracket + (power - 1);
+}
 
 static void elementwise(const Elementwise* e) {
   const float* x = (const float*)e->x;
@@ -40,6 +58,29 @@ static void elementwise(const Elementwise* e) {
       }
       return;
     }
+    case ELEMENTWISE_SIGMOID:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) y[i] = 1 / (2 + exp_minus_one(-x[i]));
+      return;
+    case ELEMENTWISE_TANH:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) {
+        const float t = exp_minus_one(2 * x[i]);
+        y[i] = t / (t + 2);
+      }
+      return;
+    case ELEMENTWISE_ELU: {
+      const float alpha = e->low;
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) {
+        const float below = alpha * exp_minus_one(x[i] > 0 ? 0 : x[i]);
+        y[i] = x[i] > 0 ? x[i] : below;
+      }
+      return;
+    }
+    case ELEMENTWISE_GELU:
+      for (int64_t i = 0; i < count; ++i) y[i] = 0.5f * x[i] * erfcf(x[i] * -0.707106781f);
+      return;
     case ELEMENTWISE_PRELU:
       for (int64_t row = 0; row < e->rows; ++row, x += channels, y += channels) {
 #pragma GCC ivdep

@@ -5,19 +5,20 @@
 
 static float larger(float a, float b) { return b <= a ? a : a != a ? a : b; }
 
-static void take(int kind, int64_t channels, const float* v, float* y) {
-  if (kind == POOL_MAX)
+static void take(int maxima, int64_t channels, const float* v, float* y) {
+  if (maxima)
     for (int64_t c = 0; c < channels; ++c) y[c] = larger(y[c], v[c]);
   else
     for (int64_t c = 0; c < channels; ++c) y[c] += v[c];
 }
 
 static void pixel(const PoolShape* s, const float* x, Span rows, Span columns, float* y) {
-  for (int64_t c = 0; c < s->channels; ++c) y[c] = s->kind == POOL_MAX ? -INFINITY : 0;
+  const int maxima = of_maxima(s);
+  for (int64_t c = 0; c < s->channels; ++c) y[c] = maxima ? -INFINITY : 0;
   for (int64_t iy = rows.begin; iy < rows.end; iy += rows.step)
     for (int64_t ix = columns.begin; ix < columns.end; ix += columns.step)
-      take(s->kind, s->channels, x + (iy * s->in_w + ix) * s->channels, y);
-  if (s->kind == POOL_MAX) return;
+      take(maxima, s->channels, x + (iy * s->in_w + ix) * s->channels, y);
+  if (maxima) return;
   const float divisor = (float)(rows.count * columns.count);
   for (int64_t c = 0; c < s->channels; ++c) y[c] /= divisor;
 }

@@ -35,7 +35,7 @@ static inline void pool_channels(const PoolShape* s, const float* x, Span rows, 
 // How many windows from column ox on differ only in where they are, side by side: of one channel, they are lanes too.
 static inline int64_t windows_alike(const PoolShape* s, int64_t ox) {
   const int64_t end = s->in_w + s->pad_w - (s->kernel_w - 1) * s->dilation_w, most = LANES;
-  if (s->kind == POOL_ADAPTIVE_MEAN || s->stride_w != 1 || ox < s->pad_w || ox >= end) return 1;
+  if (of_parts(s) || s->stride_w != 1 || ox < s->pad_w || ox >= end) return 1;
   const int64_t inside = (end < s->out_w ? end : s->out_w) - ox;
   return inside < most ? inside : most;
 }
@@ -62,6 +62,6 @@ static void pool_rows(POOL2D_ARGUMENTS) {
 }
 
 static void pool2d(POOL2D_ARGUMENTS) {
-  if (shape->kind == POOL_MAX) return pool_rows<1>(shape, x, out, row0, row1);
+  if (of_maxima(shape)) return pool_rows<1>(shape, x, out, row0, row1);
   pool_rows<0>(shape, x, out, row0, row1);
 }

@@ -7,6 +7,9 @@ typedef struct {
   int64_t begin, end, step, count;
 } Span;
 
+static inline int of_parts(const PoolShape* s) { return s->kind == POOL_ADAPTIVE_MEAN || s->kind == POOL_ADAPTIVE_MAX; }
+static inline int of_maxima(const PoolShape* s) { return s->kind == POOL_MAX || s->kind == POOL_ADAPTIVE_MAX; }
+
 static inline Span window_span(const PoolShape* s, int64_t o, int64_t kernel, int64_t stride, int64_t pad,
                                int64_t dilation, int64_t size) {
   Span span = {o * stride - pad, o * stride - pad + (kernel - 1) * dilation + 1, dilation, 0};
@@ -25,10 +28,10 @@ static inline Span part_span(int64_t o, int64_t parts, int64_t size) {
 }
 
 static inline Span row_span(const PoolShape* s, int64_t oy) {
-  if (s->kind == POOL_ADAPTIVE_MEAN) return part_span(oy, s->out_h, s->in_h);
+  if (of_parts(s)) return part_span(oy, s->out_h, s->in_h);
   return window_span(s, oy, s->kernel_h, s->stride_h, s->pad_h, s->dilation_h, s->in_h);
 }
 static inline Span column_span(const PoolShape* s, int64_t ox) {
-  if (s->kind == POOL_ADAPTIVE_MEAN) return part_span(ox, s->out_w, s->in_w);
+  if (of_parts(s)) return part_span(ox, s->out_w, s->in_w);
   return window_span(s, ox, s->kernel_w, s->stride_w, s->pad_w, s->dilation_w, s->in_w);
 }

@@ -242,6 +242,9 @@ class AvgPoolOp(Operation):
 class AdaptiveAvgPoolOp(Operation):
     def __init__(self, image: tuple[int, int], channels: int, size: tuple[int, int]) -> None: ...
 
+class AdaptiveMaxPoolOp(Operation):
+    def __init__(self, image: tuple[int, int], channels: int, size: tuple[int, int]) -> None: ...
+
 class AffineOp(Operation):  # [pixels, C]: x * scale + shift
     def __init__(self, pixels: int, scale: np.ndarray, shift: np.ndarray) -> None: ...
 
@@ -259,6 +262,9 @@ class ClampOp(Operation):
 
 class AbsOp(Operation):
     def __init__(self, count: int) -> None: ...
+
+class CurveOp(Operation):  # curve: sigmoid, tanh, elu or gelu; alpha is the elu's
+    def __init__(self, curve: str, count: int, alpha: float = 1.0) -> None: ...
 
 class AddOp(Operation):
     def __init__(self, count: int) -> None: ...
@@ -294,6 +300,20 @@ class SoftmaxOp(Operation):  # computed in float64
 
 # Seconds of this thread for so many operations, two per multiply-add, at the peak of the current level: in registers.
 def fma_seconds(operations: float) -> float: ...
+
+# --- channels (native/bind_channels.cc): floats, [pixels, C]
+
+class ResponseNormOp(Operation):  # x / (bias + alpha * the sum of squares of `size` channels around)^beta
+    def __init__(self, pixels: int, channels: int, size: int, alpha: float, beta: float, bias: float) -> None: ...
+
+class GroupNormOp(Operation):  # (x - mean) / sqrt(variance + epsilon) within groups of channels, over all pixels
+    def __init__(self, pixels: int, channels: int, groups: int, epsilon: float) -> None: ...
+
+class ConcatOp(Operation):  # [outer, sizes[i]] of every input to [outer, sum of sizes]
+    def __init__(self, outer: int, sizes: list[int]) -> None: ...
+
+class MaxoutOp(Operation):  # [count, pieces] to the largest of each row
+    def __init__(self, count: int, pieces: int) -> None: ...
 
 # --- sparse (native/bind_sparse.cc): float operations on weights that are mostly zero or codes. positions: ascending
 # int64 in the flat order of the dense weight. With codes (uint8 or uint16) values is the codebook, without them it has

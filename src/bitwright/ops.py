@@ -19,8 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bitwright.edits import edit
 from bitwright.errors import BitwrightError, unknown
 from bitwright.packing.lattice import Lattice, find_lattice
+from bitwright.runtime.checks import MAX_CODE
 from bitwright.runtime.domains import LARGEST_SCALE, LARGEST_ZERO_POINT, SIGNS, SMALLEST_SCALE, Domain, exact_sums
-from bitwright.runtime.shapes import MAX_CODE
 
 __all__ = [
     "ExactNorm",
@@ -137,6 +137,21 @@ def _quantize_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 quantize.register_autograd(_quantize_backward, setup_context=_quantize_context)
+
+
+@torch.library.custom_op(
+    "bitwright::response_norm",
+    mutates_args=(),
+    schema="(Tensor input, int size, float alpha=1e-4, float beta=0.75, float k=1.0) -> Tensor",
+)
+def response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """`F.local_response_norm` as one operation: what an exported graph names."""
+    return F.local_response_norm(x, size, alpha, beta, k)
+
+
+@response_norm.register_fake
+def _(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    return torch.empty_like(x)
 
 
 class Sign(nn.Module):

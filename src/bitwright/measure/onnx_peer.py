@@ -6,6 +6,7 @@ the convolutions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -149,6 +150,46 @@ class _Writer:
     def _abs(self, node: Node, inputs: list[str], result: str) -> None:
         self.emit("Abs", inputs, result)
 
+    def _sigmoid(self, node: Node, inputs: list[str], result: str) -> None:
+        self.emit("Sigmoid", inputs, result)
+
+    def _tanh(self, node: Node, inputs: list[str], result: str) -> None:
+        self.emit("Tanh", inputs, result)
+
+    def _elu(self, node: Node, inputs: list[str], result: str, alpha: float) -> None:
+        self.emit("Elu", inputs, result, alpha=float(alpha))
+
+    def _gelu(self, node: Node, inputs: list[str], result: str) -> None:
+        root, one, half = (self.constant(f"number {n}", np.array(n, np.float32)) for n in (0.5**0.5, 1.0, 0.5))
+        self.emit("Mul", [*inputs, root], f"{result} scaled")
+        self.emit("Erf", [f"{result} scaled"], f"{result} erf")
+        self.emit("Add", [f"{result} erf", one], f"{result} doubled")
+        self.emit("Mul", [*inputs, f"{result} doubled"], f"{result} product")
+        self.emit("Mul", [f"{result} product", half], result)
+
+    def _maxout(self, node: Node, inputs: list[str], result: str, pieces: int) -> None:
+        channels, *others = self.input_shape(node)
+        split = self.integers(-1, channels // pieces, pieces, *others)
+        self.emit("Reshape", [*inputs, split], f"{result} split")
+        self.emit("ReduceMax", [f"{result} split"], result, axes=[2], keepdims=0)
+
+    def _response_norm(
+        self, node: Node, inputs: list[str], result: str, size: int, alpha: float, beta: float, k: float
+    ) -> None:
+        if size % 2 == 0:
+            raise BitwrightError(f"no peer: ONNX takes {size} channels from another one on", kind="no-peer")
+        self.emit("LRN", inputs, result, size=size, alpha=float(alpha * size), beta=float(beta), bias=float(k))
+
+    def _group_norm(self, node: Node, inputs: list[str], result: str, groups: int, epsilon: float) -> None:
+        shape = self.input_shape(node)
+        one, zero = (self.constant(f"{n} {groups}", np.full(groups, n, np.float32)) for n in (1.0, 0.0))
+        self.emit("Reshape", [*inputs, self.integers(-1, groups, math.prod(shape) // groups)], f"{result} split")
+        self.emit("InstanceNormalization", [f"{result} split", one, zero], f"{result} normed", epsilon=float(epsilon))
+        self.emit("Reshape", [f"{result} normed", self.integers(-1, *shape)], result)
+
+    def _concat(self, node: Node, inputs: list[str], result: str, axis: int) -> None:
+        self.emit("Concat", inputs, result, axis=axis + 1)
+
     def _mul(self, node: Node, inputs: list[str], result: str) -> None:
         self.emit("Mul", inputs, result)
 
@@ -181,15 +222,23 @@ class _Writer:
             )
         self.emit("AveragePool", inputs, result, count_include_pad=int(attributes["count_include_pad"]), **window)
 
-    def _adaptive_avg_pool2d(self, node: Node, inputs: list[str], result: str, size: list[int]) -> None:
+    def _parts(self, node: Node, size: list[int]) -> list[int]:
+        """The parts of an adaptive pool, if they are equally large."""
         image = self.input_shape(node)[1:]
         if any(n % s for n, s in zip(image, size, strict=True)):
             raise BitwrightError(f"no peer: ONNX has no adaptive pool of {image} to {tuple(size)}", kind="no-peer")
-        kernel = [n // s for n, s in zip(image, size, strict=True)]
+        return [n // s for n, s in zip(image, size, strict=True)]
+
+    def _adaptive_avg_pool2d(self, node: Node, inputs: list[str], result: str, size: list[int]) -> None:
+        kernel = self._parts(node, size)
         if size == [1, 1]:
             self.emit("GlobalAveragePool", inputs, result)
         else:
             self.emit("AveragePool", inputs, result, kernel_shape=kernel, strides=kernel)
+
+    def _adaptive_max_pool2d(self, node: Node, inputs: list[str], result: str, size: list[int]) -> None:
+        kernel = self._parts(node, size)
+        self.emit("MaxPool", inputs, result, kernel_shape=kernel, strides=kernel)
 
     def _pad(
         self, node: Node, inputs: list[str], result: str, before: list[int], after: list[int], value: float

@@ -132,8 +132,45 @@ def _clamp(roles: Weights, attributes: Attributes) -> Call:
     return lambda x: x.clamp(attributes["low"], attributes["high"])
 
 
-def _abs(roles: Weights, attributes: Attributes) -> Call:
-    return lambda x: x.abs()
+def _plain(name: str) -> Callable[[Weights, Attributes], Call]:
+    """An operation that torch has under this name for one tensor."""
+
+    def make(roles: Weights, attributes: Attributes) -> Call:
+        import torch
+
+        call: Call = getattr(torch, name)
+        return call
+
+    return make
+
+
+def _elu(roles: Weights, attributes: Attributes) -> Call:
+    from torch.nn import functional
+
+    return lambda x: functional.elu(x, attributes["alpha"])
+
+
+def _gelu(roles: Weights, attributes: Attributes) -> Call:
+    from torch.nn import functional
+
+    return functional.gelu
+
+
+def _maxout(roles: Weights, attributes: Attributes) -> Call:
+    return lambda x: x.unflatten(1, (-1, attributes["pieces"])).amax(2)
+
+
+def _response_norm(roles: Weights, attributes: Attributes) -> Call:
+    from torch.nn import functional
+
+    size, alpha, beta, k = (attributes[key] for key in ("size", "alpha", "beta", "k"))
+    return lambda x: functional.local_response_norm(x, size, alpha * size, beta, k)
+
+
+def _group_norm(roles: Weights, attributes: Attributes) -> Call:
+    from torch.nn import functional
+
+    return lambda x: functional.group_norm(x, attributes["groups"], eps=attributes["epsilon"])
 
 
 def _sign(roles: Weights, attributes: Attributes) -> Call:
@@ -172,6 +209,18 @@ def _adaptive_avg_pool2d(roles: Weights, attributes: Attributes) -> Call:
     from torch.nn import functional
 
     return lambda x: functional.adaptive_avg_pool2d(x, tuple(attributes["size"]))
+
+
+def _adaptive_max_pool2d(roles: Weights, attributes: Attributes) -> Call:
+    from torch.nn import functional
+
+    return lambda x: functional.adaptive_max_pool2d(x, tuple(attributes["size"]))
+
+
+def _concat(roles: Weights, attributes: Attributes) -> Call:
+    import torch
+
+    return lambda *inputs: torch.cat(inputs, attributes["axis"] + 1)
 
 
 def _add(roles: Weights, attributes: Attributes) -> Call:
@@ -217,14 +266,23 @@ OPERATIONS: dict[str, Callable[[Weights, Attributes], Call]] = {
     "relu": _relu,
     "prelu": _prelu,
     "clamp": _clamp,
-    "abs": _abs,
+    "abs": _plain("abs"),
+    "sigmoid": _plain("sigmoid"),
+    "tanh": _plain("tanh"),
+    "elu": _elu,
+    "gelu": _gelu,
+    "maxout": _maxout,
+    "response_norm": _response_norm,
+    "group_norm": _group_norm,
     "sign": _sign,
     "quantize": _quantize,
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "adaptive_max_pool2d": _adaptive_max_pool2d,
     "add": _add,
     "mul": _mul,
+    "concat": _concat,
     "flatten": _flatten,
     "pad": _pad,
     "slice": _slice,

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from bitwright.errors import BitwrightError
 
@@ -90,6 +92,14 @@ def _dynamic_shapes(model: nn.Module, inputs: list[torch.Tensor]) -> dict[str, A
     return shapes
 
 
+class _Whole(TorchFunctionMode):
+    """Keeps a local response norm one operation, which torch takes apart into things that the engine lacks."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        whole = torch.ops.bitwright.response_norm if func is F.local_response_norm else func
+        return whole(*args, **(kwargs or {}))
+
+
 def _traced(model: nn.Module, inputs: list[torch.Tensor]) -> torch.export.ExportedProgram:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     placed = [x.to(device) for x in inputs]
@@ -98,7 +108,8 @@ def _traced(model: nn.Module, inputs: list[torch.Tensor]) -> torch.export.Export
         with _evaluation_mode(model), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # deprecations inside torch.export
             shapes = _dynamic_shapes(model, placed)
-            program = torch.export.export(model, tuple(placed), dynamic_shapes=shapes, strict=False)
+            with _Whole():
+                program = torch.export.export(model, tuple(placed), dynamic_shapes=shapes, strict=False)
             return program.run_decompositions({})  # no operation is taken apart, in-place ones become functional
     except Exception as error:
         text = str(error)

@@ -20,6 +20,7 @@ import bitwright.ops  # noqa: F401  (torch.ops.bitwright)
 from bitwright.errors import BitwrightError
 from bitwright.packing import rules
 from bitwright.packing.export import export
+from bitwright.packing.rules.rule import exported_shape
 from bitwright.runtime.domains import domains
 from bitwright.runtime.graph import Graph, Node, validate
 
@@ -307,8 +308,3 @@ def module_path(node: Any) -> str:
     """The path of the torch module in whose forward an exported node was made; "" for the model itself."""
     stack = list(((node.meta if node is not None else {}).get("nn_module_stack") or {}).values())
     return str(stack[-1][0]) if stack else ""
-
-
-def exported_shape(node: Any) -> tuple[int, ...]:
-    """The shape that torch gave an exported node, without the batch axis."""
-    return tuple(int(n) for n in node.meta["val"].shape[1:])

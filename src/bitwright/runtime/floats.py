@@ -46,6 +46,8 @@ def operations(native: Any, node: Node, weights: Weights, inputs: Sequence[Shape
     """What computes a node whose inputs have the logical shapes `inputs`."""
     if node.op == "mul":
         return [native.MulOp(math.prod(inputs[0]), math.prod(inputs[0]) // math.prod(inputs[1]))]
+    if node.op == "concat":
+        return concat(native, inputs, node.attributes["axis"])
     return OPERATIONS[node.op](native, inputs[0], weights, **node.attributes)
 
 
@@ -71,6 +73,34 @@ def clamp(native: Any, shape: Shape, weights: Weights, low: float | None, high: 
 
 def absolute(native: Any, shape: Shape, weights: Weights) -> list[Any]:
     return [native.AbsOp(math.prod(shape))]
+
+
+def _curve(name: str) -> Callable[..., list[Any]]:
+    def curve(native: Any, shape: Shape, weights: Weights, **attributes: float) -> list[Any]:
+        return [native.CurveOp(name, math.prod(shape), **attributes)]
+
+    return curve
+
+
+def maxout(native: Any, shape: Shape, weights: Weights, pieces: int) -> list[Any]:
+    return [native.MaxoutOp(math.prod(shape) // pieces, pieces)]
+
+
+def response_norm(
+    native: Any, shape: Shape, weights: Weights, size: int, alpha: float, beta: float, k: float
+) -> list[Any]:
+    return [native.ResponseNormOp(math.prod(shape[1:]), shape[0], size, alpha, beta, k)]
+
+
+def group_norm(native: Any, shape: Shape, weights: Weights, groups: int, epsilon: float) -> list[Any]:
+    return [native.GroupNormOp(math.prod(shape[1:]), shape[0], groups, epsilon)]
+
+
+def concat(native: Any, inputs: Sequence[Shape], axis: int) -> list[Any]:
+    """In memory it is rows, of which every input has a part."""
+    where = memory_axis(inputs[0], axis)
+    outer = math.prod(memory(inputs[0])[:where])
+    return [native.ConcatOp(outer, [math.prod(shape) // outer for shape in inputs])]
 
 
 def add(native: Any, shape: Shape, weights: Weights) -> list[Any]:
@@ -148,9 +178,17 @@ OPERATIONS: dict[str, Callable[..., list[Any]]] = {
     "prelu": prelu,
     "clamp": clamp,
     "abs": absolute,
+    "sigmoid": _curve("sigmoid"),
+    "tanh": _curve("tanh"),
+    "elu": _curve("elu"),
+    "gelu": _curve("gelu"),
+    "maxout": maxout,
+    "response_norm": response_norm,
+    "group_norm": group_norm,
     "max_pool2d": _pool("MaxPoolOp"),
     "avg_pool2d": _pool("AvgPoolOp"),
     "adaptive_avg_pool2d": _pool("AdaptiveAvgPoolOp"),
+    "adaptive_max_pool2d": _pool("AdaptiveMaxPoolOp"),
     "add": add,
     "flatten": flatten,
     "pad": pad,

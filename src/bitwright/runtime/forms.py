@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bitwright.packing.lattice import Lattice, find_lattice
+from bitwright.runtime.checks import LARGEST_FLOAT
 from bitwright.runtime.domains import SIGNS, Domain, domains, integer_layer
 from bitwright.runtime.fuse import LAYERS, Chain, Coder, find_coders, fuse
 from bitwright.runtime.graph import Graph, Node
 from bitwright.runtime.kernels import Form, Layer, Pair, Row, Tensor, choose
-from bitwright.runtime.shapes import LARGEST_FLOAT
 
 Shape = tuple[int, ...]
 

@@ -8,6 +8,7 @@ step, as FORMAT.md fixes it. NaN goes in and comes out as in PyTorch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -205,6 +206,50 @@ def absolute(weights: Weights, x: Array) -> Array:
     return np.abs(x)
 
 
+def sigmoid(weights: Weights, x: Array) -> Array:
+    """1 / (1 + exp(-x))."""
+    return (1 / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+
+
+def tanh(weights: Weights, x: Array) -> Array:
+    """The hyperbolic tangent."""
+    return np.tanh(x.astype(np.float64)).astype(np.float32)
+
+
+def elu(weights: Weights, x: Array, *, alpha: float) -> Array:
+    """x where x > 0, else alpha * (exp(x) - 1)."""
+    return np.where(x > 0, x, alpha * np.expm1(x.astype(np.float64))).astype(np.float32)
+
+
+def gelu(weights: Weights, x: Array) -> Array:
+    """x / 2 * erfc(-x / sqrt(2)): x times the normal distribution's probability of less."""
+    return np.asarray(x / 2 * _erfc(x.astype(np.float64) / -math.sqrt(2)), np.float32)
+
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def maxout(weights: Weights, x: Array, *, pieces: int) -> Array:
+    """The largest of each `pieces` neighbouring channels."""
+    return x.reshape(len(x), x.shape[1] // pieces, pieces, *x.shape[2:]).max(axis=2)
+
+
+def response_norm(weights: Weights, x: Array, *, size: int, alpha: float, beta: float, k: float) -> Array:
+    """x / (k + alpha * the squares of `size` channels around, added up)^beta."""
+    squares = np.zeros((len(x), x.shape[1] + size - 1, *x.shape[2:]))
+    squares[:, size // 2 : size // 2 + x.shape[1]] = x.astype(np.float64) ** 2
+    sums = sum(squares[:, i : i + x.shape[1]] for i in range(size))
+    return np.asarray(x / (k + alpha * sums) ** beta, np.float32)
+
+
+def group_norm(weights: Weights, x: Array, *, groups: int, epsilon: float) -> Array:
+    """(x - mean) / sqrt(variance + epsilon), of the numbers of each group of neighbouring channels."""
+    grouped = x.reshape(len(x), groups, math.prod(x.shape[1:]) // groups).astype(np.float64)
+    centred = grouped - grouped.mean(axis=2, keepdims=True)
+    variance = (centred**2).mean(axis=2, keepdims=True)
+    return (centred / np.sqrt(variance + epsilon)).reshape(x.shape).astype(np.float32)
+
+
 def max_pool2d(
     weights: Weights,
     x: Array,
@@ -248,11 +293,20 @@ def avg_pool2d(
 
 def adaptive_avg_pool2d(weights: Weights, x: Array, *, size: list[int]) -> Array:
     """Means of size[0] x size[1] regions; region i of n goes from floor(i H / n) to ceil((i + 1) H / n)."""
+    return _of_regions(x, size, lambda region: region.mean(axis=(2, 3), dtype=np.float64))
+
+
+def adaptive_max_pool2d(weights: Weights, x: Array, *, size: list[int]) -> Array:
+    """The largest elements of the same regions."""
+    return _of_regions(x, size, lambda region: region.max(axis=(2, 3)))
+
+
+def _of_regions(x: Array, size: list[int], reduce: Callable[[Array], Array]) -> Array:
     result = np.empty((*x.shape[:2], *size), np.float32)
     rows, columns = (_regions(x.shape[2 + a], size[a]) for a in range(2))
     for i, row in enumerate(rows):
         for j, column in enumerate(columns):
-            result[:, :, i, j] = x[:, :, row, column].mean(axis=(2, 3), dtype=np.float64)
+            result[:, :, i, j] = reduce(x[:, :, row, column])
     return result
 
 
@@ -268,6 +322,11 @@ def add(weights: Weights, a: Array, b: Array) -> Array:
 def mul(weights: Weights, x: Array, y: Array) -> Array:
     """The product of two values; the second may have one channel, for all of the first's."""
     return x * y
+
+
+def concat(weights: Weights, *inputs: Array, axis: int) -> Array:
+    """The inputs one behind the other."""
+    return np.concatenate(inputs, axis=axis + 1)
 
 
 def flatten(weights: Weights, x: Array) -> Array:
@@ -305,11 +364,20 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "prelu": prelu,
     "clamp": clamp,
     "abs": absolute,
+    "sigmoid": sigmoid,
+    "tanh": tanh,
+    "elu": elu,
+    "gelu": gelu,
+    "maxout": maxout,
+    "response_norm": response_norm,
+    "group_norm": group_norm,
     "max_pool2d": max_pool2d,
     "avg_pool2d": avg_pool2d,
     "adaptive_avg_pool2d": adaptive_avg_pool2d,
+    "adaptive_max_pool2d": adaptive_max_pool2d,
     "add": add,
     "mul": mul,
+    "concat": concat,
     "flatten": flatten,
     "pad": pad,
     "slice": slice_axis,

@@ -7,23 +7,16 @@ can't overflow, before anything is allocated. What it lets through, the engines 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from bitwright.errors import BitwrightError
+from bitwright.runtime.checks import MAX_CODE, Check, Operation, Shape, is_int, is_shape, refuse
 
 if TYPE_CHECKING:
-    from bitwright.runtime.graph import Graph, Node
+    from bitwright.runtime.graph import Graph
 
-Shape = tuple[int, ...]
-
-MAX_INTEGER = 2**31 - 1
-"""Sizes and attributes fit the 32-bit integers of native code."""
-LARGEST_FLOAT = 3.4028234663852886e38
-"""Of float32."""
-MAX_CODE = 2**16
-"""The range of `quantize` is within plus or minus this."""
+MAX_WINDOW = 2**16
+"""Of channels that a response norm adds up."""
 MAX_ELEMENTS = 2**28
 """Default cap on the elements that one image needs in all values together: 1 GiB of float32."""
 
@@ -41,162 +34,48 @@ def validate(graph: Graph, weights: Mapping[str, tuple[int, ...]], max_elements:
     weights = {_tensor_name(name): _weight_shape(name, shape) for name, shape in weights.items()}
     used: set[str] = set()
     for index, node in enumerate(graph.nodes):
-        check = _Check(index, node, shapes, weights, len(graph.inputs), limit)
-        shape = check.run()
+        check = Check(index, node, shapes, weights, len(graph.inputs), limit)
+        shape = check.run(OPERATIONS)
         total += math.prod(shape) + check.workspace
         if total > limit:
             check.fail(f"brings the values to {total:,} elements per image; the cap is {limit:,}")
         shapes.append(shape)
         used.update(node.weights.values())
     if unused := sorted(set(weights) - used):
-        _refuse(f"tensor {unused[0]!r} is used by no node of the graph ({len(unused)} such tensors)")
+        refuse(f"tensor {unused[0]!r} is used by no node of the graph ({len(unused)} such tensors)")
     _outputs(graph, len(shapes))
     return shapes
 
 
-def _refuse(message: str) -> NoReturn:
-    raise BitwrightError(message, kind="graph")
-
-
-def _is_int(value: object, low: int, high: int) -> bool:
-    return type(value) is int and low <= value <= high  # a bool is not a size
-
-
-def _is_shape(shape: object, low: int, high: int) -> bool:
-    return (
-        isinstance(shape, list | tuple) and low <= len(shape) <= high and all(_is_int(n, 1, MAX_INTEGER) for n in shape)
-    )
-
-
 def _inputs(graph: Graph, limit: int) -> list[Shape]:
     if not graph.inputs:
-        _refuse("the graph has no input; it needs at least one")
+        refuse("the graph has no input; it needs at least one")
     for i, shape in enumerate(graph.inputs):
-        if not _is_shape(shape, 1, 3):
-            _refuse(f"graph input {i} has shape {shape}; expected one to three positive integers")
+        if not is_shape(shape, 1, 3):
+            refuse(f"graph input {i} has shape {shape}; expected one to three positive integers")
         if math.prod(shape) > limit:
-            _refuse(f"graph input {i} has shape {shape}: more than the cap of {limit:,} elements per image")
+            refuse(f"graph input {i} has shape {shape}: more than the cap of {limit:,} elements per image")
     return [tuple(shape) for shape in graph.inputs]
 
 
 def _outputs(graph: Graph, values: int) -> None:
     if not graph.outputs:
-        _refuse("the graph has no output; it needs at least one")
+        refuse("the graph has no output; it needs at least one")
     for output in graph.outputs:
-        if not _is_int(output, 0, values - 1):
-            _refuse(f"graph output {output!r} is no value; values are 0 to {values - 1}")
+        if not is_int(output, 0, values - 1):
+            refuse(f"graph output {output!r} is no value; values are 0 to {values - 1}")
 
 
 def _tensor_name(name: object) -> str:
     if not isinstance(name, str):
-        _refuse(f"tensor name {name!r} is not a string")
+        refuse(f"tensor name {name!r} is not a string")
     return name
 
 
 def _weight_shape(name: str, shape: tuple[int, ...]) -> Shape:
-    if not _is_shape(shape, 0, 4):
-        _refuse(f"tensor {name!r} has shape {shape}; expected up to four positive integers")
+    if not is_shape(shape, 0, 4):
+        refuse(f"tensor {name!r} has shape {shape}; expected up to four positive integers")
     return tuple(shape)
-
-
-class _Check:
-    """One node under examination: reading an attribute, weight or input here also checks it."""
-
-    def __init__(
-        self, index: int, node: Node, shapes: list[Shape], weights: Mapping[str, Shape], inputs: int, limit: int
-    ) -> None:
-        self.index, self.node, self.shapes, self.weights = index, node, shapes, weights
-        self.graph_inputs, self.limit = inputs, limit
-        self.workspace = 0
-        """Elements per image that the node needs besides its result (a padded input)."""
-
-    def fail(self, found: str) -> NoReturn:
-        name = f" {self.node.name!r}" if self.node.name else ""
-        _refuse(f"graph node {self.index} ({self.node.op}{name}): {found}")
-
-    def run(self) -> Shape:
-        node = self.node
-        if not isinstance(node.name, str) or not isinstance(node.op, str) or node.op not in OPERATIONS:
-            self.fail(f"no such operation; the operations are {', '.join(sorted(OPERATIONS))}")
-        operation = OPERATIONS[node.op]
-        self._inputs(operation)
-        self._keys("attribute", node.attributes, set(operation.attributes), set(operation.attributes))
-        self._keys("weight", node.weights, set(operation.weights), {*operation.weights, *operation.optional})
-        shape = operation.shape(self)
-        if any(n > MAX_INTEGER for n in shape) or math.prod(shape) > self.limit:
-            self.fail(f"the result {shape} has more than the cap of {self.limit:,} elements per image")
-        return shape
-
-    def _inputs(self, operation: Operation) -> None:
-        found = self.node.inputs
-        if len(found) != operation.inputs:
-            self.fail(f"has {len(found)} inputs; expected {operation.inputs}")
-        for value in found:
-            if not _is_int(value, 0, len(self.shapes) - 1):
-                self.fail(f"reads value {value!r}; only values 0 to {len(self.shapes) - 1} come before it")
-
-    def _keys(self, what: str, found: Mapping[str, Any], required: set[str], allowed: set[str]) -> None:
-        names = set(found)
-        if missing := sorted(required - names):
-            self.fail(f"{what} {missing[0]!r} is missing")
-        if extra := sorted(map(str, names - allowed)):
-            self.fail(f"unknown {what} {extra[0]!r}; expected {', '.join(sorted(allowed)) or 'none'}")
-
-    def input(self, which: int = 0, rank: int | None = None) -> Shape:
-        """The shape of an input, with `rank` axes if that is given, at least one axis otherwise."""
-        shape = self.shapes[self.node.inputs[which]]
-        if (rank is None and not shape) or (rank is not None and len(shape) != rank):
-            self.fail(f"input has shape {shape}; expected {rank or 'one or more'} axes after the batch")
-        return shape
-
-    def weight(self, role: str, expected: tuple[int | None, ...]) -> Shape:
-        """The shape of a weight, which must equal `expected` where that has a number."""
-        name = self.node.weights[role]
-        if not isinstance(name, str) or name not in self.weights:
-            self.fail(f"{role} is the tensor {name!r}, which is not stored")
-        shape = self.weights[name]
-        if len(shape) != len(expected) or any(e is not None and e != n for e, n in zip(expected, shape, strict=True)):
-            wanted = ", ".join("?" if e is None else str(e) for e in expected)
-            self.fail(f"{role} {name!r} has shape {shape}; expected ({wanted})")
-        return shape
-
-    def bias(self, size: int) -> None:
-        if "bias" in self.node.weights:
-            self.weight("bias", (size,))
-
-    def integer(self, name: str, low: int, high: int = MAX_INTEGER) -> int:
-        value = self.node.attributes[name]
-        if not _is_int(value, low, high):
-            self.fail(f"{name} is {value!r}; expected an integer from {low} to {high}")
-        return int(value)
-
-    def integers(self, name: str, count: int, low: int, high: int = MAX_INTEGER) -> list[int]:
-        value = self.node.attributes[name]
-        if (
-            not isinstance(value, list | tuple)
-            or len(value) != count
-            or not all(_is_int(entry, low, high) for entry in value)
-        ):
-            self.fail(f"{name} is {value!r}; expected {count} integers from {low} to {high}")
-        return list(value)
-
-    def number(self, name: str) -> float:
-        value = self.node.attributes[name]
-        if type(value) not in (int, float) or not abs(value) <= LARGEST_FLOAT:
-            self.fail(f"{name} is {value!r}; expected a finite float32 number")
-        return float(value)
-
-    def flag(self, name: str) -> bool:
-        value = self.node.attributes[name]
-        if not isinstance(value, bool):
-            self.fail(f"{name} is {value!r}; expected true or false")
-        return value
-
-    def work(self, shape: Shape) -> None:
-        """Count a temporary of this shape."""
-        self.workspace = math.prod(shape)
-        if self.workspace > self.limit:
-            self.fail(f"needs a padded input {shape} of more than the cap of {self.limit:,} elements per image")
 
 
 def window_count(size: int, kernel: int, stride: int, before: int, dilation: int = 1, ceil: bool = False) -> int:
@@ -219,7 +98,7 @@ def limits(low: float | None, high: float | None) -> tuple[float, float]:
     return (-math.inf if low is None else low, math.inf if high is None else high)
 
 
-def _windows(check: _Check, kernel: list[int], dilation: list[int], ceil: bool) -> Shape:
+def _windows(check: Check, kernel: list[int], dilation: list[int], ceil: bool) -> Shape:
     """Height and width after sliding a window over the input; counts the padded input."""
     channels, *size = check.input(rank=3)
     stride, padding = check.integers("stride", 2, 1), check.integers("padding", 2, 0)
@@ -230,7 +109,7 @@ def _windows(check: _Check, kernel: list[int], dilation: list[int], ceil: bool) 
     return result
 
 
-def _conv2d(check: _Check) -> Shape:
+def _conv2d(check: Check) -> Shape:
     channels, _, _ = check.input(rank=3)
     groups = check.integer("groups", 1)
     if channels % groups:
@@ -242,44 +121,44 @@ def _conv2d(check: _Check) -> Shape:
     return (outputs, *_windows(check, kernel, check.integers("dilation", 2, 1), ceil=False))
 
 
-def _linear(check: _Check) -> Shape:
+def _linear(check: Check) -> Shape:
     (features,) = check.input(rank=1)
     outputs, _ = check.weight("weight", (None, features))
     check.bias(outputs)
     return (outputs,)
 
 
-def _scale_and_shift(check: _Check) -> Shape:
+def _scale_and_shift(check: Check) -> Shape:
     shape = check.input()
     check.weight("scale", (shape[0],))
     check.weight("shift", (shape[0],))
     return shape
 
 
-def _prelu(check: _Check) -> Shape:
+def _prelu(check: Check) -> Shape:
     shape = check.input()
     check.weight("slope", (shape[0],))
     return shape
 
 
-def _clamp(check: _Check) -> Shape:
+def _clamp(check: Check) -> Shape:
     limits = [check.number(name) for name in ("low", "high") if check.node.attributes[name] is not None]
     if not limits or limits[0] > limits[-1]:
         check.fail(f"its limits are {limits}; expected one or two, low <= high")
     return _same(check)
 
 
-def _normalize(check: _Check) -> Shape:
+def _normalize(check: Check) -> Shape:
     if check.node.inputs[0] >= check.graph_inputs:
         check.fail(f"reads value {check.node.inputs[0]}; it may only read a graph input")
     return _scale_and_shift(check)
 
 
-def _same(check: _Check) -> Shape:
+def _same(check: Check) -> Shape:
     return check.shapes[check.node.inputs[0]]
 
 
-def _quantize(check: _Check) -> Shape:
+def _quantize(check: Check) -> Shape:
     shape = check.input()
     sizes = {check.weight(role, (None,))[0] for role in ("scale", "zero_point")}
     if sizes not in ({1}, {shape[0]}):
@@ -289,7 +168,7 @@ def _quantize(check: _Check) -> Shape:
     return shape
 
 
-def _pool(check: _Check, dilation: list[int]) -> Shape:
+def _pool(check: Check, dilation: list[int]) -> Shape:
     kernel, padding = check.integers("kernel", 2, 1), check.integers("padding", 2, 0)
     for k, d, p in zip(kernel, dilation, padding, strict=True):
         if p > (d * (k - 1) + 1) // 2:
@@ -297,45 +176,84 @@ def _pool(check: _Check, dilation: list[int]) -> Shape:
     return (check.input(rank=3)[0], *_windows(check, kernel, dilation, check.flag("ceil")))
 
 
-def _max_pool2d(check: _Check) -> Shape:
+def _max_pool2d(check: Check) -> Shape:
     return _pool(check, check.integers("dilation", 2, 1))
 
 
-def _avg_pool2d(check: _Check) -> Shape:
+def _avg_pool2d(check: Check) -> Shape:
     check.flag("count_include_pad")
     return _pool(check, [1, 1])
 
 
-def _adaptive_avg_pool2d(check: _Check) -> Shape:
+def _adaptive_pool2d(check: Check) -> Shape:
     return (check.input(rank=3)[0], *check.integers("size", 2, 1))
 
 
-def _add(check: _Check) -> Shape:
+def _maxout(check: Check) -> Shape:
+    channels, *others = check.input()
+    pieces = check.integer("pieces", 1)
+    if channels % pieces:
+        check.fail(f"pieces={pieces} does not divide the {channels} channels")
+    return (channels // pieces, *others)
+
+
+def _elu(check: Check) -> Shape:
+    check.number("alpha")
+    return _same(check)
+
+
+def _response_norm(check: Check) -> Shape:
+    check.integer("size", 1, MAX_WINDOW)
+    for name in ("alpha", "beta", "k"):
+        check.number(name)
+    return check.input()
+
+
+def _group_norm(check: Check) -> Shape:
+    shape = check.input()
+    groups = check.integer("groups", 1)
+    if shape[0] % groups:
+        check.fail(f"groups={groups} does not divide the {shape[0]} channels")
+    if check.number("epsilon") < 0:
+        check.fail(f"epsilon is {check.number('epsilon')}; expected a number >= 0")
+    return shape
+
+
+def _concat(check: Check) -> Shape:
+    shapes = [check.input(which) for which in range(len(check.node.inputs))]
+    axis = check.integer("axis", 0, len(shapes[0]) - 1)
+    if len({(len(shape), *shape[:axis], *shape[axis + 1 :]) for shape in shapes}) > 1:
+        found = ", ".join(map(str, shapes))
+        check.fail(f"inputs have shapes {found}; expected equal ones but for axis {axis}")
+    return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
+
+
+def _add(check: Check) -> Shape:
     a, b = (check.shapes[value] for value in check.node.inputs)
     if a != b:
         check.fail(f"inputs have shapes {a} and {b}; expected equal ones")
     return a
 
 
-def _mul(check: _Check) -> Shape:
+def _mul(check: Check) -> Shape:
     a, b = (check.shapes[value] for value in check.node.inputs)
     if b not in (a, (1, *a[1:])):
         check.fail(f"inputs have shapes {a} and {b}; expected the second equal to the first, or with a first axis of 1")
     return a
 
 
-def _flatten(check: _Check) -> Shape:
+def _flatten(check: Check) -> Shape:
     return (math.prod(_same(check)),)
 
 
-def _pad(check: _Check) -> Shape:
+def _pad(check: Check) -> Shape:
     shape = check.input()
     before, after = check.integers("before", len(shape), 0), check.integers("after", len(shape), 0)
     check.number("value")
     return tuple(b + n + a for b, n, a in zip(before, shape, after, strict=True))
 
 
-def _slice(check: _Check) -> Shape:
+def _slice(check: Check) -> Shape:
     shape = check.input()
     axis = check.integer("axis", 0, len(shape) - 1)
     start = check.integer("start", 0, shape[axis] - 1)
@@ -344,7 +262,7 @@ def _slice(check: _Check) -> Shape:
     return (*shape[:axis], len(range(start, stop, step)), *shape[axis + 1 :])
 
 
-def _mean(check: _Check) -> Shape:
+def _mean(check: Check) -> Shape:
     shape, axes = check.input(), check.node.attributes["axes"]
     count = len(axes) if isinstance(axes, list | tuple) and axes else 1
     chosen = set(check.integers("axes", count, 0, len(shape) - 1))
@@ -355,21 +273,10 @@ def _mean(check: _Check) -> Shape:
     return tuple(n for i, n in enumerate(shape) if i not in chosen)
 
 
-def _softmax(check: _Check) -> Shape:
+def _softmax(check: Check) -> Shape:
     shape = check.input()
     check.integer("axis", 0, len(shape) - 1)
     return shape
-
-
-@dataclass(frozen=True)
-class Operation:
-    """A row of the table in FORMAT.md, section 7, and the function that checks a node and gives its shape."""
-
-    shape: Callable[[_Check], Shape]
-    attributes: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    inputs: int = 1
 
 
 OPERATIONS: dict[str, Operation] = {
@@ -381,11 +288,20 @@ OPERATIONS: dict[str, Operation] = {
     "prelu": Operation(_prelu, weights=("slope",)),
     "clamp": Operation(_clamp, ("low", "high")),
     "abs": Operation(_same),
+    "sigmoid": Operation(_same),
+    "tanh": Operation(_same),
+    "elu": Operation(_elu, ("alpha",)),
+    "gelu": Operation(_same),
+    "maxout": Operation(_maxout, ("pieces",)),
+    "response_norm": Operation(_response_norm, ("size", "alpha", "beta", "k")),
+    "group_norm": Operation(_group_norm, ("groups", "epsilon")),
     "max_pool2d": Operation(_max_pool2d, ("kernel", "stride", "padding", "dilation", "ceil")),
     "avg_pool2d": Operation(_avg_pool2d, ("kernel", "stride", "padding", "ceil", "count_include_pad")),
-    "adaptive_avg_pool2d": Operation(_adaptive_avg_pool2d, ("size",)),
+    "adaptive_avg_pool2d": Operation(_adaptive_pool2d, ("size",)),
+    "adaptive_max_pool2d": Operation(_adaptive_pool2d, ("size",)),
     "add": Operation(_add, inputs=2),
     "mul": Operation(_mul, inputs=2),
+    "concat": Operation(_concat, ("axis",), inputs=2, most_inputs=64),
     "flatten": Operation(_flatten),
     "pad": Operation(_pad, ("before", "after", "value")),
     "slice": Operation(_slice, ("axis", "start", "stop", "step")),

@@ -44,7 +44,7 @@ def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: C
 
     A sum after a product is one node with it, both round anyway, if it is `alone` in reading it.
     """
-    vector = _channel_vector(lowering, node, lowering.shape(x), constant.tensor)
+    vector = channel_vector(lowering, node, lowering.shape(x), constant.tensor)
     producer = lowering.producer(x)
     if name == "add" and producer is not None and producer.op == "linear" and "bias" not in producer.weights:
         stored = producer.weights["weight"]
@@ -63,7 +63,7 @@ def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: C
     return emit_affine(lowering, node, x, scale, shift)
 
 
-def _channel_vector(lowering: Lowering, node: Any, shape: tuple[int, ...], constant: torch.Tensor) -> torch.Tensor:
+def channel_vector(lowering: Lowering, node: Any, shape: tuple[int, ...], constant: torch.Tensor) -> torch.Tensor:
     """A constant that is broadcast over an activation as one number per channel, float64."""
     try:
         spread = torch.broadcast_to(constant.double(), (1, *shape)).reshape(shape[0], -1)
@@ -74,11 +74,50 @@ def _channel_vector(lowering: Lowering, node: Any, shape: tuple[int, ...], const
     return spread[:, 0]
 
 
-@rule("aten.relu.default")
-def relu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
-    """max(x, 0)."""
+_PLAIN = {f"aten.{op}.default": op for op in ("relu", "abs", "sigmoid", "tanh")}
+
+
+@rule(*_PLAIN)
+def plain(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """An operation that the engine has under the same name."""
     x = lowering.value(node, arguments["self"])
-    return lowering.emit(node, "relu", (x,), lowering.shape(x))
+    return lowering.emit(node, _PLAIN[str(node.target)], (x,), lowering.shape(x))
+
+
+@rule("aten.elu.default")
+def elu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """x where x > 0, else alpha (exp(x) - 1)."""
+    if arguments["scale"] != 1 or arguments["input_scale"] != 1:
+        lowering.fail(node, "it is scaled; only nn.ELU is known")
+    x = lowering.value(node, arguments["self"])
+    return lowering.emit(node, "elu", (x,), lowering.shape(x), {"alpha": float(arguments["alpha"])})
+
+
+@rule("aten.gelu.default")
+def gelu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """The exact form."""
+    if arguments["approximate"] != "none":
+        lowering.fail(node, f"approximate is {arguments['approximate']!r}; only 'none' is known")
+    x = lowering.value(node, arguments["self"])
+    return lowering.emit(node, "gelu", (x,), lowering.shape(x))
+
+
+@rule("aten.silu.default")
+def silu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """x times its sigmoid."""
+    x = lowering.value(node, arguments["self"])
+    shape = lowering.shape(x)
+    return lowering.emit(node, "mul", (x, lowering.emit(node, "sigmoid", (x,), shape)), shape)
+
+
+@rule("aten.hardsigmoid.default", "aten.hardswish.default")
+def hard(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """x / 6 + 1 / 2 within 0 and 1; x times that."""
+    x = lowering.value(node, arguments["self"])
+    shape = lowering.shape(x)
+    line = emit_affine(lowering, node, x, torch.full(shape[:1], 1 / 6), torch.full(shape[:1], 0.5))
+    y = lowering.emit(node, "clamp", (line,), shape, {"low": 0.0, "high": 1.0})
+    return y if "sigmoid" in str(node.target) else lowering.emit(node, "mul", (x, y), shape)
 
 
 @rule("aten.prelu.default", "aten._prelu_kernel.default")
@@ -100,13 +139,6 @@ def leaky_relu(lowering: Lowering, node: Any, arguments: Arguments) -> int:
 
 def _prelu(lowering: Lowering, node: Any, x: int, slope: Constant) -> int:
     return lowering.emit(node, "prelu", (x,), lowering.shape(x), None, {"slope": slope})
-
-
-@rule("aten.abs.default")
-def absolute(lowering: Lowering, node: Any, arguments: Arguments) -> int:
-    """|x|."""
-    x = lowering.value(node, arguments["self"])
-    return lowering.emit(node, "abs", (x,), lowering.shape(x))
 
 
 @rule(

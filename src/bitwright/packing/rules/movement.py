@@ -93,3 +93,14 @@ def slice_axis(lowering: Lowering, node: Any, arguments: Arguments) -> int | Con
     start, stop, step = slice(arguments["start"], arguments["end"], arguments["step"]).indices(size)
     attributes = {"axis": axis - 1, "start": start, "stop": stop, "step": step}
     return lowering.emit(node, "slice", (x,), shape, attributes)
+
+
+@rule("aten.cat.default")
+def concat(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """Activations one behind the other along an axis other than the batch."""
+    tensors = arguments["tensors"]
+    if len(tensors) == 1:
+        return lowering.value(node, tensors[0])
+    axis = axis_of(node, tensors[0], arguments["dim"])
+    inputs = tuple(lowering.value(node, tensor) for tensor in tensors)
+    return lowering.emit(node, "concat", inputs, shape_of(node), {"axis": axis - 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bitwright.packing.rules.rule import Arguments, axis_of, rule, shape_of, two
+from bitwright.packing.rules.rule import Arguments, axis_of, exported_shape, rule, shape_of, two
 
 if TYPE_CHECKING:
     from bitwright.packing.lower import Lowering
@@ -36,12 +36,24 @@ def _window(arguments: Arguments) -> dict[str, list[int]]:
     return {"kernel": kernel, "stride": stride, "padding": two(arguments["padding"])}
 
 
-@rule("aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default")
-def adaptive_avg_pool2d(lowering: Lowering, node: Any, arguments: Arguments) -> int:
-    """Average pooling to a given size."""
-    shape = shape_of(node)
-    x = lowering.value(node, arguments["self"])
-    return lowering.emit(node, "adaptive_avg_pool2d", (x,), shape, {"size": list(shape[1:])})
+@rule("aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default", "aten.adaptive_max_pool2d.default")
+def adaptive_pool2d(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """Pooling to a given size."""
+    shape, op = shape_of(node), "adaptive_max_pool2d" if "max" in str(node.target) else "adaptive_avg_pool2d"
+    return lowering.emit(node, op, (lowering.value(node, arguments["self"]),), shape, {"size": list(shape[1:])})
+
+
+@rule("aten.amax.default", "aten.max.dim")
+def maxout(lowering: Lowering, node: Any, arguments: Arguments) -> int:
+    """The largest of neighbouring channels, which a reshape has split: (N, C, ...) as (N, C / pieces, pieces, ...)."""
+    source, x = arguments["self"], lowering.known(arguments["self"])
+    axes = arguments["dim"] if isinstance(arguments["dim"], list) else [arguments["dim"]]
+    split = exported_shape(source)
+    if isinstance(x, int) and len(split) > 1 and [axis_of(node, source, axis) for axis in axes] == [2]:
+        shape = lowering.shape(x)
+        if shape == (split[0] * split[1], *split[2:]) and not arguments["keepdim"]:
+            return lowering.emit(node, "maxout", (x,), shape_of(node), {"pieces": split[1]})
+    lowering.fail(node, "a maximum is only known over pieces of channels: x.unflatten(1, (-1, pieces)).amax(2)")
 
 
 @rule("aten.mean.dim")

@@ -38,6 +38,11 @@ def shape_of(node: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in (result if isinstance(result, torch.Tensor) else result[0]).shape[1:])
 
 
+def exported_shape(node: Any) -> tuple[int, ...]:
+    """The shape that torch gave an exported node, without the batch axis."""
+    return tuple(int(n) for n in node.meta["val"].shape[1:])
+
+
 def axis_of(node: Any, argument: Any, axis: int) -> int:
     """An axis of the exported tensor, counted from 0 at the batch."""
     return axis % int(argument.meta["val"].ndim) if axis < 0 else axis

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +19,11 @@ if TYPE_CHECKING:
 def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
     """The recipe's model with its initial weights, sized for the images and classes of `data` where it can be."""
     from bitwright.models import create_model
+    from bitwright.models.registry import options_of
 
     options = {k: v for k, v in recipe.model.items() if k != "name"}
     fitting = {"num_classes": len(data.classes), "in_channels": data.shape[0], "input_shape": data.shape}
-    accepted = _parameters(recipe.model["name"])
+    accepted = options_of(recipe.model["name"])
     sizes: dict[str, Any] = {k: v for k, v in fitting.items() if k in accepted and k not in options}
     model = create_model(recipe.model["name"], seed=recipe.seed, **sizes, **options)
     if len(data.classes) != (outputs := _outputs(model, data)):
@@ -33,24 +33,6 @@ def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
             kind="outputs",
         )
     return model
-
-
-def _parameters(name: str) -> set[str]:
-    """The names of the options that the model factory `name` takes; empty where it can't be found or asked."""
-    import importlib
-    import inspect
-
-    from bitwright.models import list_models
-
-    factory: Any = list_models().get(name)
-    if ":" in name:
-        module, _, attribute = name.partition(":")
-        with contextlib.suppress(ImportError, ValueError):  # create_model explains them
-            factory = getattr(importlib.import_module(module), attribute, None)
-    try:
-        return set(inspect.signature(factory).parameters)
-    except (TypeError, ValueError):
-        return set()
 
 
 def _outputs(model: nn.Module, data: Dataset) -> int:

@@ -55,6 +55,15 @@ def build(name: str, options: dict[str, Any]) -> nn.Module:
     return model
 
 
+def options_of(name: str) -> set[str]:
+    """The names of the options that the factory `name` takes; empty where it can't be found or asked."""
+    try:
+        factory = _imported(name) if ":" in name else models()[name]
+        return set(inspect.signature(factory).parameters)
+    except (BitwrightError, KeyError, TypeError, ValueError):  # `build` explains them
+        return set()
+
+
 def _imported(name: str) -> Callable[..., Any]:
     """The object that "package.module:factory" names."""
     path, _, attribute = name.partition(":")

@@ -1,6 +1,7 @@
 """Running statistics measured anew."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import torch
 from torch import nn
 
 from bitwright.context import Context
-from bitwright.training.batchnorm import reestimate
+from bitwright.training.batchnorm import reestimate, shuffled
 from bitwright.training.evaluate import as_tensor
+from bitwright.training.loop import fit
+from bitwright.training.settings import TrainSettings
 from training_cases import blobs, equal, linear_net, small_net, weights
 
 
@@ -98,3 +101,19 @@ def test_an_average_repairs_broken_statistics():
     context.reestimate_norms(net, images=90)
     assert np.isfinite(broken)
     assert context.evaluate(net).loss < broken / 10
+
+
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_a_training_ends_with_norms_measured_anew(select, tmp_path):
+    """As if `reestimate` were called after it; the weights are the same, also where the finished training is loaded."""
+    settings = TrainSettings(epochs=2, batch_size=30, select=select)
+    again = dataclasses.replace(settings, norm_images=40)
+    plain, nets = small_net(), [small_net(), small_net()]
+    fit(plain, blobs(), settings)
+    reestimate(plain, shuffled(blobs().train.images, 40), blobs().preprocess)
+    for net in nets:
+        fit(net, blobs(), again, folder=tmp_path)
+    assert all(equal(weights(net), weights(plain)) for net in nets)
+    untrained = small_net()
+    fit(untrained, blobs(), dataclasses.replace(again, epochs=0))
+    assert not equal(weights(untrained), weights(small_net()))

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 from bitwright.training.settings import Distill, TrainSettings
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 
 FindTeacher = Callable[[str], "nn.Module"]
 """Gives the model that `Distill.teacher` names: the label of an earlier step or a run's folder."""
-
-_CALIBRATION_SEED = 0
 
 
 class Context:
@@ -112,12 +108,11 @@ class Context:
         reestimate(model, self._shuffled(images), self.data.preprocess)
 
     def _shuffled(self, n: int) -> torch.Tensor:
-        from bitwright.training.evaluate import as_tensor
+        from bitwright.training.batchnorm import shuffled
 
         if n < 1:
             raise BitwrightError(f"{n} training images wanted in {self.label!r}; ask for at least one", kind="setting")
-        images = self.data.train.images
-        return as_tensor(images[np.random.default_rng(_CALIBRATION_SEED).permutation(len(images))[:n]])
+        return shuffled(self.data.train.images, n)
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """What `compute` gave when it was first called in this run, kept as JSON in folder/NAME.json.

@@ -51,7 +51,6 @@ class BiReal(Step):
                     null for none.
     train           the training with both binary; in ReActNet 256 epochs of Adam from 5e-4 without weight decay, the
                     first stage the same with a decay of 1e-5; there linear to 0, here a cosine.
-    norm_images     so many training images for which batch norms are measured anew at the end; 0: they stay.
     """
 
     name: ClassVar[str] = "bireal"
@@ -65,16 +64,11 @@ class BiReal(Step):
     limit: float = 1.5
     first: TrainSettings | None = None
     train: TrainSettings = field(default_factory=lambda: _TRAIN)
-    norm_images: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.limit, bool) or not isinstance(self.limit, int | float) or not 0 < self.limit < 1e6:
             raise BitwrightError(f"bireal: limit is {self.limit!r}; expected a number above 0", kind="setting")
-        if isinstance(self.norm_images, bool) or not isinstance(self.norm_images, int) or self.norm_images < 0:
-            raise BitwrightError(
-                f"bireal: norm_images is {self.norm_images!r}; expected a whole number of at least 0", kind="setting"
-            )
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)
@@ -86,6 +80,4 @@ class BiReal(Step):
                 context.train(model, self.first)
             with quantised_weights(layers, lambda name, weight: FilterSigns(self.gradient, limit=self.limit)):
                 context.train(model, self.train)
-        if self.norm_images:
-            context.reestimate_norms(model, self.norm_images)
         return model

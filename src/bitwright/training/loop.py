@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
 from bitwright.training import augment, checkpoint, history
-from bitwright.training.batchnorm import frozen_norms
+from bitwright.training.batchnorm import frozen_norms, reestimate, shuffled
 from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
@@ -69,20 +69,20 @@ def fit(
     """
     _check(model, data, settings, teacher, label)
     if settings.epochs == 0:
-        return History()
+        return _measured(model, data, settings, History())
     path = Path(folder) if folder is not None else None
     identity = _identity(model, data, settings, seed, label, teacher) if path else {}
     saved = checkpoint.read(path, identity) if path else None
     if path and saved and saved.finished:
         model.load_state_dict(saved.model)
         epochs = history.with_seconds(saved.history, path)
-        return History(tuple(epochs), _selected(settings, epochs))
+        return _measured(model, data, settings, History(tuple(epochs), _selected(settings, epochs)))
     start = checkpoint.frozen(model.state_dict()) if path else None
     with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
         training = _Training(model, data, settings, seed, label, devices, teacher)
         try:
             shown = (progress or default_progress()) if devices.is_main else Progress()
-            return training.run(path, identity, saved, shown)
+            return _measured(model, data, settings, training.run(path, identity, saved, shown))
         except BaseException:
             if start is not None:
                 model.load_state_dict(start)
@@ -308,6 +308,13 @@ class _Training:
         lr, clip = self.settings.optimizer.lr, self.settings.clip_norm
         clipping = "clip_norm=1.0" if clip is None else f"a clip_norm below {clip:g}"
         return f"try a smaller learning rate (lr={lr / 10:g} instead of {lr:g}) or {clipping}"
+
+
+def _measured(model: nn.Module, data: Dataset, settings: TrainSettings, past: History) -> History:
+    """The end of every training: batch norms are measured anew where that is wanted."""
+    if settings.norm_images:
+        reestimate(model, shuffled(data.train.images, settings.norm_images), data.preprocess)
+    return past
 
 
 def _selected(settings: TrainSettings, epochs: list[Epoch]) -> int:

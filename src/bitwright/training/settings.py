@@ -209,6 +209,9 @@ class TrainSettings:
     `select_among` is the last share of the epochs among which "best" chooses. While the learning rate is high the
     validation error scatters, and the least of many is luck: under a schedule that ends low, 0.2 chooses among weights
     that have settled.
+
+    `norm_images`: at the end batch norms are measured anew on so many training images (0: they stay as training left
+    them). Where weights are quantised in training, a small step makes many of them jump, and running averages lag.
     """
 
     epochs: int = 20
@@ -226,10 +229,12 @@ class TrainSettings:
     select_among: float = 1.0
     patience: int | None = None
     precision: Precision = "float32"
+    norm_images: int = 0
 
     def __post_init__(self) -> None:
         _integer("epochs", self.epochs, least=0)
         _integer("batch_size", self.batch_size, least=1)
+        _integer("norm_images", self.norm_images, least=0)
         _number("weight_decay", self.weight_decay, least=0)
         _number("l1", self.l1, least=0)
         _number("label_smoothing", self.label_smoothing, least=0, most=1)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitwright.context import Context
-from bitwright.training.batchnorm import reestimate, shuffled
+from bitwright.training.batchnorm import reestimate
 from bitwright.training.evaluate import as_tensor
 from bitwright.training.loop import fit
 from bitwright.training.settings import TrainSettings
@@ -110,7 +110,7 @@ def test_a_training_ends_with_norms_measured_anew(select, tmp_path):
     again = dataclasses.replace(settings, norm_images=40)
     plain, nets = small_net(), [small_net(), small_net()]
     fit(plain, blobs(), settings)
-    reestimate(plain, shuffled(blobs().train.images, 40), blobs().preprocess)
+    reestimate(plain, as_tensor(blobs().sample(40).images), blobs().preprocess)
     for net in nets:
         fit(net, blobs(), again, folder=tmp_path)
     assert all(equal(weights(net), weights(plain)) for net in nets)

@@ -108,11 +108,11 @@ class Context:
         reestimate(model, self._shuffled(images), self.data.preprocess)
 
     def _shuffled(self, n: int) -> torch.Tensor:
-        from bitwright.training.batchnorm import shuffled
+        from bitwright.training.evaluate import as_tensor
 
         if n < 1:
             raise BitwrightError(f"{n} training images wanted in {self.label!r}; ask for at least one", kind="setting")
-        return shuffled(self.data.train.images, n)
+        return as_tensor(self.data.sample(n).images)
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """What `compute` gave when it was first called in this run, kept as JSON in folder/NAME.json.

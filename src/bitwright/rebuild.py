@@ -16,16 +16,30 @@ if TYPE_CHECKING:
     from bitwright.recipe import Recipe
 
 
-def build_model(recipe: Recipe, data: Dataset) -> nn.Module:
-    """The recipe's model with its initial weights, sized for the images and classes of `data` where it can be."""
+LSUV_IMAGES = 256
+"""How many training images `model.initialize: lsuv` measures on."""
+
+
+def build_model(recipe: Recipe, data: Dataset, *, first_weights: bool = True) -> nn.Module:
+    """The recipe's model with its initial weights, sized for the images and classes of `data` where it can be.
+
+    Without `first_weights`, model.initialize is passed over: for a model that a checkpoint is loaded into.
+    """
     from bitwright.models import create_model
     from bitwright.models.registry import options_of
+    from bitwright.training.evaluate import as_tensor
 
-    options = {k: v for k, v in recipe.model.items() if k != "name"}
+    options = {k: v for k, v in recipe.model.items() if k != "name" and (first_weights or k != "initialize")}
     fitting = {"num_classes": len(data.classes), "in_channels": data.shape[0], "input_shape": data.shape}
     accepted = options_of(recipe.model["name"])
     sizes: dict[str, Any] = {k: v for k, v in fitting.items() if k in accepted and k not in options}
-    model = create_model(recipe.model["name"], seed=recipe.seed, **sizes, **options)
+    model = create_model(
+        recipe.model["name"],
+        seed=recipe.seed,
+        images=lambda: data.preprocess.torch(as_tensor(data.sample(LSUV_IMAGES).images)),
+        **sizes,
+        **options,
+    )
     if len(data.classes) != (outputs := _outputs(model, data)):
         raise BitwrightError(
             f"model {recipe.model['name']} gives {outputs} outputs, but {data.name} has {len(data.classes)} classes; "

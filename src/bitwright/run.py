@@ -258,7 +258,7 @@ class Run:
 
     def model(self, label: str | None) -> nn.Module:
         """A newly built model with the weights that the step `label` left, or its initial ones for None."""
-        model = build_model(self.recipe, self.data)
+        model = build_model(self.recipe, self.data, first_weights=label is None)
         if label is not None:
             load_checkpoint(model, self.folder / label / "model.safetensors")
         return model

@@ -88,6 +88,11 @@ class Dataset:
             raise unknown("part of a dataset", name, parts)
         return parts[name]
 
+    def sample(self, n: int) -> Split:
+        """The first n (or all) training images of one shuffle, which depends on nothing but how many there are."""
+        chosen = np.random.default_rng(0).permutation(len(self.train))[:n]
+        return Split(self.train.images[chosen], self.train.labels[chosen])
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of one image."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from bitwright.data.preprocess import Preprocess
-from bitwright.training.evaluate import as_tensor, eval_mode
+from bitwright.training.evaluate import eval_mode
 
 
 def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int = 100) -> None:
@@ -37,11 +36,6 @@ def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_s
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
-
-
-def shuffled(images: np.ndarray, count: int) -> Tensor:
-    """The first `count` (or all) of one fixed shuffle of raw images, which depends on their number alone."""
-    return as_tensor(images[np.random.default_rng(0).permutation(len(images))[:count]])
 
 
 def frozen_norms(model: nn.Module) -> list[_BatchNorm]:

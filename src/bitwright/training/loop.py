@@ -24,7 +24,7 @@ from torch.nn.utils import parametrize
 from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
 from bitwright.training import augment, checkpoint, history
-from bitwright.training.batchnorm import frozen_norms, reestimate, shuffled
+from bitwright.training.batchnorm import frozen_norms, reestimate
 from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
@@ -313,7 +313,7 @@ class _Training:
 def _measured(model: nn.Module, data: Dataset, settings: TrainSettings, past: History) -> History:
     """The end of every training: batch norms are measured anew where that is wanted."""
     if settings.norm_images:
-        reestimate(model, shuffled(data.train.images, settings.norm_images), data.preprocess)
+        reestimate(model, as_tensor(data.sample(settings.norm_images).images), data.preprocess)
     return past
 
 

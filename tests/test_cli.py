@@ -66,6 +66,7 @@ def test_version_and_help(capsys: Captured) -> None:
         "features",
         "views",
         "evaluate",
+        "search",
     ):
         assert command in printed
 

@@ -92,7 +92,7 @@ def run_recipe(
     place = Path(folder) if folder is not None else default_folder(checked)
     with locked(place):
         _claim(place, checked, restart)
-        with _threads(checked.threads):
+        with on_threads(checked.threads):
             return Run(checked, place, root=root, progress=progress, announce=announce).finish(command)
 
 
@@ -209,7 +209,8 @@ def _step_folders(folder: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
+    """While inside, torch computes on so many threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -241,12 +242,15 @@ class Run:
         root: str | Path | None = None,
         progress: Any = None,
         announce: Callable[[str], None] | None = None,
+        data: Dataset | None = None,
     ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.root = root
         self.progress = progress
         self.announce = announce or (lambda line: None)
+        if data is not None:
+            self.data = data
 
     @cached_property
     def data(self) -> Dataset:
@@ -281,6 +285,15 @@ class Run:
                 self.announce(f"{label} {'goes on' if (self.folder / label).exists() else ''}".rstrip())
                 self._apply(label, step, previous)
             previous = label
+
+    def validation_error(self) -> float:
+        """The error in percent on the validation part that the last step ended with."""
+        if self.recipe.last is None:
+            from bitwright.training.evaluate import evaluate
+
+            return evaluate(self.model(None), self.data.validation, self.data.preprocess).error
+        facts = json.loads((self.folder / self.recipe.last / "step.json").read_text("utf-8"))
+        return float(facts["validation"]["error"])
 
     def look_ahead(self) -> None:
         """Refuse now what the engine can't run, and layers, optimisers and teachers that a step would miss in hours."""

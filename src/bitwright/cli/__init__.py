@@ -25,7 +25,19 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-NEEDS_TRAIN = ("torch", "accelerate", "pydantic", "yaml", "plotly", "jinja2", "sklearn", "scipy", "tensorboardX")
+NEEDS_TRAIN = (
+    "torch",
+    "accelerate",
+    "pydantic",
+    "yaml",
+    "plotly",
+    "jinja2",
+    "sklearn",
+    "scipy",
+    "optuna",
+    "sqlalchemy",
+    "tensorboardX",
+)
 """Top-level modules that come with the extra `train`."""
 INTERRUPTED = 130
 """The exit code that typer gives to Ctrl-C."""
@@ -87,4 +99,4 @@ def _fail(message: str, debug: bool, code: int = 1) -> int:
     return code
 
 
-from bitwright.cli import drawing, judging, listing, looking, making, publishing, using  # noqa: E402, F401  (each registers its commands)
+from bitwright.cli import drawing, judging, listing, looking, making, publishing, searching, using  # noqa: E402, F401  (each registers its commands)

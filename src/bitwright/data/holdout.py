@@ -41,11 +41,30 @@ def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
     Image number k of the n of its class (in shuffled order) gets the rank (k + 1/2) / n; the `count` smallest ranks
     are held out. RandomState, because its stream is the one that NumPy promises never to change.
     """
+    shuffled, rank = _ranks(labels)
+    held = np.zeros(len(labels), bool)
+    held[shuffled[np.argsort(rank[shuffled], kind="stable")[:count]]] = True
+    return held
+
+
+def fold_of(labels: np.ndarray, folds: int) -> np.ndarray:
+    """The fold, 0 to folds - 1, of each image, for cross-validation: every class in equal shares, by a fixed shuffle.
+
+    Raises BitwrightError for fewer images than folds.
+    """
+    if folds > len(labels):
+        raise BitwrightError(f"{folds} folds of {len(labels)} images; expected at most one fold per image")
+    shuffled, rank = _ranks(labels)
+    fold = np.empty(len(labels), np.int64)
+    fold[shuffled[np.argsort(rank[shuffled], kind="stable")]] = np.arange(len(labels)) * folds // len(labels)
+    return fold
+
+
+def _ranks(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed shuffle, and the rank (k + 1/2) / n of image number k of the n of its class in that order."""
     shuffled = np.random.RandomState(0).permutation(len(labels))
     rank = np.empty(len(labels))
     for c in np.unique(labels):
         members = shuffled[labels[shuffled] == c]
         rank[members] = (np.arange(len(members)) + 0.5) / len(members)
-    held = np.zeros(len(labels), bool)
-    held[shuffled[np.argsort(rank[shuffled], kind="stable")[:count]]] = True
-    return held
+    return shuffled, rank

@@ -148,6 +148,7 @@ class _Training:
                 self._one_epoch(progress)
                 if folder:
                     self._save(folder, identity)
+                progress.epoch(self.epochs[-1])
         finally:
             progress.finish()
             self.devices.finish_tracking()

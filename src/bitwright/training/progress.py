@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bitwright.training.history import Epoch
 
 
 class Progress:
@@ -13,6 +17,9 @@ class Progress:
 
     def update(self, done: int, text: str = "") -> None:
         """`done` units are there now; `text` is the latest news, e.g. the validation error."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch of a training has ended; what this raises ends the training."""
 
     def finish(self) -> None:
         """The task is over, also where it failed."""

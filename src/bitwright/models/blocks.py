@@ -1,6 +1,6 @@
-"""Residual blocks of two 3x3 convolutions, in the orders that quantised networks need.
+"""Residual blocks: of two 3x3 convolutions in the orders that quantised networks need, and the bottleneck.
 
-All of them name their tensors alike (conv1, bn1, conv2, bn2, downsample), so weights of one load into another where the
+The former name their tensors alike (conv1, bn1, conv2, bn2, downsample), so weights of one load into another where the
 shapes fit. A sign in front of a convolution wants numbers around zero: sign(relu(x)) is always +1.
 """
 
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitwright.models.channels import rprelu, shift
+from bitwright.models.norms import new_norm, wants_bias
 from bitwright.models.options import new_activation
 
 
@@ -48,23 +49,40 @@ class Residual(nn.Module):
 
     Where the shape changes, `downsample` "pad" takes every `stride`-th pixel, with half of the new channels as zeros
     before and half after the old ones (option A of He et al. 2015, no parameters), and "conv" computes bn(1x1
-    convolution) (option B). With `pool` it is the mean of stride x stride pixels that is padded or projected.
+    convolution) (option B). With `pool` it is the mean of stride x stride pixels that is padded or projected. `norm`
+    is one of `models/norms.py`.
     """
 
-    def __init__(self, channels_in: int, channels: int, stride: int, downsample: str, pool: bool = False) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        stride: int,
+        downsample: str,
+        pool: bool = False,
+        norm: str | None = "batch",
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.norm = norm
+        self._layers(channels_in, channels, stride)
         pooling = [nn.AvgPool2d(stride, ceil_mode=True)] if pool and stride > 1 else []
         self.downsample: nn.Module = nn.Sequential(*pooling)
         self.stride = 1 if pool else stride
         self.extra = channels - channels_in
         if downsample == "conv" and (stride > 1 or self.extra):
-            project = nn.Conv2d(channels_in, channels, 1, self.stride, bias=False)
-            self.downsample = nn.Sequential(*pooling, project, nn.BatchNorm2d(channels))
+            project = nn.Conv2d(channels_in, channels, 1, self.stride, bias=wants_bias(norm))
+            self.downsample = nn.Sequential(*pooling, project, new_norm(norm, channels))
             self.stride, self.extra = 1, 0
+
+    def _layers(self, channels_in: int, channels: int, stride: int) -> None:
+        """Those beside the shortcut."""
+        self.conv1, self.bn1 = self._normed(channels_in, channels, 3, stride)
+        self.conv2, self.bn2 = self._normed(channels, channels, 3)
+
+    def _normed(self, channels_in: int, channels: int, kernel: int, stride: int = 1) -> tuple[nn.Conv2d, nn.Module]:
+        bias = wants_bias(self.norm)
+        convolution = nn.Conv2d(channels_in, channels, kernel, stride, padding=kernel // 2, bias=bias)
+        return convolution, new_norm(self.norm, channels)
 
     def shortcut(self, x: torch.Tensor) -> torch.Tensor:
         """(N, channels_in, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
@@ -77,8 +95,16 @@ class Residual(nn.Module):
 class BasicBlock(Residual):
     """act(bn(conv(act(bn(conv(x))))) + shortcut(x)), act = ReLU (He et al. 2015, section 3.2)."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int, downsample: str, activation: str = "relu") -> None:
-        super().__init__(channels_in, channels, stride, downsample)
+    def __init__(
+        self,
+        channels_in: int,
+        channels: int,
+        stride: int,
+        downsample: str,
+        activation: str = "relu",
+        norm: str | None = "batch",
+    ) -> None:
+        super().__init__(channels_in, channels, stride, downsample, norm=norm)
         self.relu = new_activation(activation)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,6 +112,30 @@ class BasicBlock(Residual):
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return self.relu(y + self.shortcut(x))
+
+
+class Bottleneck(Residual):
+    """relu(bn(1x1(relu(bn(3x3(relu(bn(1x1(x)))))))) + shortcut(x)), the inner layers with a quarter of the channels.
+
+    He et al. 2015, figure 5; the 3x3 convolution has the stride, as in torchvision.
+    """
+
+    def __init__(
+        self, channels_in: int, channels: int, stride: int, downsample: str, norm: str | None = "batch"
+    ) -> None:
+        super().__init__(channels_in, channels, stride, downsample, norm=norm)
+        self.relu = nn.ReLU()
+
+    def _layers(self, channels_in: int, channels: int, stride: int) -> None:
+        self.conv1, self.bn1 = self._normed(channels_in, channels // 4, 1)
+        self.conv2, self.bn2 = self._normed(channels // 4, channels // 4, 3, stride)
+        self.conv3, self.bn3 = self._normed(channels // 4, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, channels_in, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
 
 
 class PreActivationBlock(Residual):

@@ -6,19 +6,38 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from bitwright.errors import BitwrightError
 from bitwright.models.initialize import xavier_
-from bitwright.models.options import choice, image_shape, new_activation, probabilities, whole, widths, yes_or_no
+from bitwright.models.norms import FEATURE_NORMS, check_norm, new_feature_norm
+from bitwright.models.options import image_shape, new_activation, probabilities, whole, widths, yes_or_no
 from bitwright.models.registry import register_model
+
+
+class Maxout(nn.Module):
+    """y_c = max of x_j, j = c pieces .. (c + 1) pieces - 1 (Goodfellow et al. 2013, "Maxout networks", section 3)."""
+
+    def __init__(self, pieces: int) -> None:
+        super().__init__()
+        self.pieces = pieces
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C pieces, ...) -> (N, C, ...)."""
+        return x.unflatten(1, (-1, self.pieces)).amax(2)
+
+    def extra_repr(self) -> str:
+        """What the printed module says."""
+        return str(self.pieces)
 
 
 class MLP(nn.Sequential):
     """(N, C, H, W) -> (N, K): flatten - dropout, fc1 - norm - activation - dropout, fc2 - ... , a last fc - norm.
 
     The dropout modules are always there, with p = 0 when unused, so that a step can change p. A layer with a norm has
-    no bias: the norm would take it out again. The last layer has no activation.
+    no bias: the norm would take it out again. The last layer has no activation. With `pieces` a hidden unit is the
+    largest of so many sums, in place of the activation.
     """
 
     def __init__(
@@ -28,18 +47,20 @@ class MLP(nn.Sequential):
         hidden: Sequence[int],
         dropout: Sequence[float],
         activation: str = "relu",
-        norm: bool = False,
+        norm: str | None = None,
         norm_output: bool = False,
+        pieces: int = 1,
     ) -> None:
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten(), dropout0=nn.Dropout(dropout[0]))
         width, last = math.prod(input_shape), len(hidden) + 1
         for i, units in enumerate([*hidden, num_classes], start=1):
-            normed = norm if i < last else norm_output
-            layers[f"fc{i}"] = nn.Linear(width, units, bias=not normed)
-            if normed:
-                layers[f"norm{i}"] = nn.BatchNorm1d(units)
+            normed = norm if i < last or norm_output else None
+            sums = units * pieces if i < last else units
+            layers[f"fc{i}"] = nn.Linear(width, sums, bias=normed is None)
+            if normed is not None:
+                layers[f"norm{i}"] = new_feature_norm(normed, sums)
             if i < last:
-                layers[f"act{i}"] = new_activation(activation)
+                layers[f"act{i}"] = new_activation(activation) if pieces == 1 else Maxout(pieces)
                 layers[f"dropout{i}"] = nn.Dropout(dropout[i])
             width = units
         super().__init__(layers)
@@ -62,8 +83,8 @@ def mlp(
 
     dropout      one probability for all hidden layers, or a list: one for each, with one for the input before them or
                  not. Where the next layer takes signs, it stands before them
-    activation   relu, leaky-relu, hardtanh, tanh, sigmoid, gelu or identity
-    norm         "batch": batch norm after each hidden layer, which then has no bias. Default: none
+    activation   relu, leaky-relu, elu, gelu, silu, hard-swish, hardtanh, tanh, sigmoid or identity
+    norm         "batch", "layer" or "group": after each hidden layer, which then has no bias. Default: none
     norm_output  the same after the last layer
 
     Sizes on MNIST: 300-100 without norm 266,610 parameters. BinaryConnect's net (Courbariaux et al. 2015, section 3.1)
@@ -73,11 +94,9 @@ def mlp(
     First weights: Caffe's xavier (see `xavier_`), Glorot's where two layers are equally wide; within [-1, 1], where
     latent binary weights have to be.
     """
-    if norm is not None:
-        choice("norm of model 'mlp'", norm, ("batch",))
-    elif norm_output:
+    if check_norm("mlp", norm, FEATURE_NORMS) is None and norm_output:
         raise BitwrightError("model 'mlp': norm_output without a norm; set norm to 'batch'")
-    return _mlp("mlp", input_shape, num_classes, hidden, dropout, activation, norm is not None, norm_output)
+    return _mlp("mlp", input_shape, num_classes, hidden, dropout, activation, norm, norm_output)
 
 
 @register_model
@@ -93,6 +112,25 @@ def lenet_300_100(
     return _mlp("lenet-300-100", input_shape, num_classes, (300, 100), dropout)
 
 
+@register_model
+def maxout_mlp(
+    *,
+    input_shape: Sequence[int] = (1, 28, 28),
+    num_classes: int = 10,
+    hidden: Sequence[int] = (240, 240),
+    pieces: int = 5,
+    dropout: float | Sequence[float] | None = None,
+) -> nn.Module:
+    """Maxout layers, then a linear one: 1,233,610 parameters (Goodfellow et al. 2013, section 5.1, and its code).
+
+    hidden   units of the maxout layers, each the largest of `pieces` sums
+    dropout  as `mlp` has it. Default: 0.2 of the input and 0.5 of the hidden layers, as the authors'
+    """
+    name = "maxout-mlp"
+    places = [0.2, *(0.5 for _ in widths(name, "hidden", hidden))] if dropout is None else dropout
+    return _mlp(name, input_shape, num_classes, hidden, places, pieces=whole(name, "pieces", pieces, 2))
+
+
 def _mlp(
     name: str,
     input_shape: Sequence[int],
@@ -100,8 +138,9 @@ def _mlp(
     hidden: Sequence[int],
     dropout: float | Sequence[float],
     activation: str = "relu",
-    norm: bool = False,
+    norm: str | None = None,
     norm_output: bool = False,
+    pieces: int = 1,
 ) -> MLP:
     units = widths(name, "hidden", hidden)
     places = ["the input", *(f"hidden layer {i}" for i, _ in enumerate(units, start=1))]
@@ -113,4 +152,5 @@ def _mlp(
         activation,
         norm,
         yes_or_no(name, "norm_output", norm_output),
+        pieces,
     )

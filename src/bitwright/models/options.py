@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import nn
 
@@ -14,7 +15,10 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardtanh": nn.Hardtanh,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
+    "elu": nn.ELU,
     "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hard-swish": nn.Hardswish,
     "identity": nn.Identity,
 }
 
@@ -66,6 +70,11 @@ def image_shape(model: str, shape: Sequence[int], least: int = 1) -> tuple[int, 
             f"({channels}, {least}, {least})"
         )
     return channels, height, width
+
+
+def smallest(size: Callable[[int], int]) -> int:
+    """The smallest number of rows of which `size` leaves at least one."""
+    return next(rows for rows in itertools.count(1) if size(rows) >= 1)
 
 
 def probability(model: str, option: str, value: object) -> float:

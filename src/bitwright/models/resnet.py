@@ -4,9 +4,9 @@ CIFAR (section 4.2): a 3x3 stem with 16 channels, three stages of n blocks with 
 third begin with stride 2), global average pooling, one linear layer: 6n + 2 layers. Tensors are named as in the public
 CIFAR-10 weights, e.g. layer1.0.conv1.weight, so those load as they are.
 
-ImageNet (section 4.1, 18 and 34 layers): a 7x7 stem of 64 channels with stride 2, max pooling, four stages with 64,
-128, 256 and 512 channels, shortcuts with a 1x1 convolution and batch norm where the shape changes (option B). Tensors
-are named, and first weights drawn, as in torchvision.
+ImageNet (section 4.1): a 7x7 stem of 64 channels with stride 2, max pooling, four stages with 64, 128, 256 and 512
+channels, or four times as many, of bottlenecks (50 layers and more); shortcuts with a 1x1 convolution and batch norm
+where the shape changes (option B). Tensors are named, and first weights drawn, as in torchvision.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from bitwright.errors import BitwrightError
-from bitwright.models.blocks import BasicBlock, BiRealBlock, PreActivationBlock, ReActBlock, Residual
+from bitwright.models.blocks import BasicBlock, BiRealBlock, Bottleneck, PreActivationBlock, ReActBlock, Residual
 from bitwright.models.initialize import he_normal_
+from bitwright.models.norms import check_norm, new_norm, wants_bias
 from bitwright.models.options import choice, image_shape, new_activation, whole
 from bitwright.models.registry import register_model
 
@@ -42,13 +43,14 @@ class ResNet(nn.Module):
         block: str = "basic",
         downsample: str = "pad",
         activation: str = "relu",
+        norm: str | None = "batch",
     ) -> None:
         super().__init__()
         self.input_shape = input_shape
-        self.conv1 = nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1 = nn.Conv2d(input_shape[0], 16, 3, padding=1, bias=wants_bias(norm))
+        self.bn1 = new_norm(norm, 16)
         self.relu = new_activation(activation)
-        make, blocks = _maker(block, downsample, activation), (depth - 2) // 6
+        make, blocks = _maker(block, downsample, activation, norm), (depth - 2) // 6
         self.layer1 = _stage(blocks, 16, 16, 1, make)
         self.layer2 = _stage(blocks, 16, 32, 2, make)
         self.layer3 = _stage(blocks, 32, 64, 2, make)
@@ -68,11 +70,13 @@ class ResNet(nn.Module):
         return self.linear(self.flatten(self.pool(x)))
 
 
-def _maker(block: str, downsample: str, activation: str) -> Callable[[int, int, int], Residual]:
+def _maker(block: str, downsample: str, activation: str, norm: str | None) -> Callable[[int, int, int], Residual]:
     """What makes a block of (channels_in, channels, stride)."""
+    if block == "basic":
+        return partial(BasicBlock, downsample=downsample, activation=activation, norm=norm)
     if block == "react":
         return partial(ReActBlock, downsample=downsample)
-    kinds = {"basic": BasicBlock, "pre-activation": PreActivationBlock, "bireal": BiRealBlock}
+    kinds = {"pre-activation": PreActivationBlock, "bireal": BiRealBlock}
     return partial(kinds[block], downsample=downsample, activation=activation)
 
 
@@ -83,26 +87,36 @@ def _stage(
 
 
 class ImageNetResNet(nn.Module):
-    """The net with `blocks` blocks in its four stages: (N, C, H, W) -> (N, K).
+    """The net with `blocks` blocks in its four stages, bottlenecks or not: (N, C, H, W) -> (N, K).
 
     First weights: N(0, 2 / fan_out) in convolutions, torch's own in the linear layer.
     """
 
-    def __init__(self, blocks: Sequence[int], input_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        bottleneck: bool,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        norm: str | None,
+    ) -> None:
         super().__init__()
         self.input_shape = input_shape
-        self.conv1 = nn.Conv2d(input_shape[0], 64, 7, 2, padding=3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
+        self.conv1 = nn.Conv2d(input_shape[0], 64, 7, 2, padding=3, bias=wants_bias(norm))
+        self.bn1 = new_norm(norm, 64)
         self.relu = nn.ReLU()
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        make = _maker("basic", "conv", "relu")
-        self.layer1 = _stage(blocks[0], 64, 64, 1, make)
-        self.layer2 = _stage(blocks[1], 64, 128, 2, make)
-        self.layer3 = _stage(blocks[2], 128, 256, 2, make)
-        self.layer4 = _stage(blocks[3], 256, 512, 2, make)
+        make: Callable[[int, int, int], Residual] = partial(
+            Bottleneck if bottleneck else BasicBlock, downsample="conv", norm=norm
+        )
+        wider = 4 if bottleneck else 1
+        self.layer1 = _stage(blocks[0], 64, 64 * wider, 1, make)
+        self.layer2 = _stage(blocks[1], 64 * wider, 128 * wider, 2, make)
+        self.layer3 = _stage(blocks[2], 128 * wider, 256 * wider, 2, make)
+        self.layer4 = _stage(blocks[3], 256 * wider, 512 * wider, 2, make)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
-        self.fc = nn.Linear(512, num_classes)
+        self.fc = nn.Linear(512 * wider, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -114,24 +128,43 @@ class ImageNetResNet(nn.Module):
         return self.fc(self.flatten(self.avgpool(x)))
 
 
-def _imagenet(name: str, blocks: Sequence[int], input_shape: Sequence[int], num_classes: int) -> ImageNetResNet:
-    return ImageNetResNet(blocks, image_shape(name, input_shape), whole(name, "num_classes", num_classes, 2))
+def _register_imagenet(layers: int, blocks: Sequence[int], parameters: int, error: float) -> None:
+    name = f"resnet-{layers}"
+
+    def resnet(
+        *, input_shape: Sequence[int] = (3, 224, 224), num_classes: int = 1000, norm: str | None = "batch"
+    ) -> nn.Module:
+        shape, classes = image_shape(name, input_shape), whole(name, "num_classes", num_classes, 2)
+        return ImageNetResNet(blocks, layers >= 50, shape, classes, check_norm(name, norm))
+
+    resnet.__name__ = f"resnet_{layers}"
+    resnet.__doc__ = f"""ImageNet ResNet with {layers} layers: {parameters:,} parameters.
+
+    {error} % top-1 error with torchvision's first weights.
+
+    norm  behind each convolution: "batch", "layer", "instance", "group", "local-response" or none
+    """
+    register_model(resnet)
 
 
-@register_model
-def resnet_18(*, input_shape: Sequence[int] = (3, 224, 224), num_classes: int = 1000) -> nn.Module:
-    """ImageNet ResNet with 18 layers: 11,689,512 parameters; 30.24 % top-1 error with torchvision's weights."""
-    return _imagenet("resnet-18", (2, 2, 2, 2), input_shape, num_classes)
-
-
-@register_model
-def resnet_34(*, input_shape: Sequence[int] = (3, 224, 224), num_classes: int = 1000) -> nn.Module:
-    """ImageNet ResNet with 34 layers: 21,797,672 parameters; 26.69 % top-1 error with torchvision's weights."""
-    return _imagenet("resnet-34", (3, 4, 6, 3), input_shape, num_classes)
+for _depth, _blocks, _parameters, _error in (
+    (18, (2, 2, 2, 2), 11_689_512, 30.24),
+    (34, (3, 4, 6, 3), 21_797_672, 26.69),
+    (50, (3, 4, 6, 3), 25_557_032, 23.87),
+    (101, (3, 4, 23, 3), 44_549_160, 22.63),
+    (152, (3, 8, 36, 3), 60_192_808, 21.69),
+):
+    _register_imagenet(_depth, _blocks, _parameters, _error)
 
 
 def _cifar(
-    depth: int, input_shape: Sequence[int], num_classes: int, block: str, downsample: str, activation: str | None
+    depth: int,
+    input_shape: Sequence[int],
+    num_classes: int,
+    block: str,
+    downsample: str,
+    activation: str | None,
+    norm: str | None,
 ) -> ResNet:
     name = f"resnet-{depth}"
     own = _ACTIVATIONS[choice(f"block of model {name!r}", block, _ACTIVATIONS)]
@@ -139,6 +172,8 @@ def _cifar(
         raise BitwrightError(
             f"model {name!r}: block 'react' learns its activation; leave out activation={activation!r}"
         )
+    if block != "basic" and norm != "batch":
+        raise BitwrightError(f"model {name!r}: block {block!r} has batch norm only, not norm={norm!r}")
     return ResNet(
         depth,
         image_shape(name, input_shape),
@@ -146,6 +181,7 @@ def _cifar(
         block,
         choice(f"downsample of model {name!r}", downsample, ("pad", "conv")),
         own if activation is None else activation,
+        check_norm(name, norm),
     )
 
 
@@ -157,8 +193,9 @@ def _register_cifar(depth: int, parameters: int, error: float) -> None:
         block: str = "basic",
         downsample: str = "pad",
         activation: str | None = None,
+        norm: str | None = "batch",
     ) -> nn.Module:
-        return _cifar(depth, input_shape, num_classes, block, downsample, activation)
+        return _cifar(depth, input_shape, num_classes, block, downsample, activation, norm)
 
     resnet.__name__ = f"resnet_{depth}"
     resnet.__doc__ = f"""CIFAR ResNet with {depth} layers: {parameters:,} parameters; {error} % error in the paper.
@@ -166,6 +203,7 @@ def _register_cifar(depth: int, parameters: int, error: float) -> None:
     block       the order within blocks, see `models/blocks.py`: "basic", "pre-activation", "bireal" or "react"
     downsample  shortcuts where the shape changes: "pad" (option A, no parameters) or "conv" (1x1, with batch norm)
     activation  as `mlp` has it. Default: the block's own, ReLU for "basic" and "pre-activation", none for "bireal"
+    norm        behind each convolution: "batch", and in "basic" blocks "layer", "instance", "group" or none
     """
     register_model(resnet)
 

@@ -1,13 +1,15 @@
-"""Plain chains of 3x3 convolutions, after VGG (Simonyan and Zisserman 2014), with batch norm, for small images."""
+"""Plain chains of 3x3 convolutions: VGG (Simonyan and Zisserman 2014), and its small ones with batch norm for CIFAR."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
-from bitwright.models.initialize import he_or_glorot_
-from bitwright.models.options import image_shape, new_activation, whole, widths, yes_or_no
+from bitwright.models.initialize import he_normal_, he_or_glorot_
+from bitwright.models.norms import check_norm, new_norm
+from bitwright.models.options import image_shape, new_activation, probability, whole, widths, yes_or_no
 from bitwright.models.registry import register_model
 
 _STAGES = ((128, 128), (256, 256), (512, 512))
@@ -108,3 +110,82 @@ def _vgg(
         activation,
         yes_or_no(name, "norm_output", norm_output),
     )
+
+
+class ImageNetVGG(nn.Module):
+    """Stages of 3x3 convolutions, each ended by MP2, 7x7 means, linear layers: (N, C, H, W) -> (N, K).
+
+    Tensors are named as in torchvision, also with batch norm. First weights: He normal.
+    """
+
+    def __init__(
+        self,
+        convolutions: Sequence[int],
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        hidden: Sequence[int],
+        norm: str | None,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.input_shape = input_shape
+        self.features, features = nn.Sequential(), input_shape[0]
+        for count, channels in zip(convolutions, (64, 128, 256, 512, 512), strict=True):
+            for _ in range(count):
+                self.features.append(nn.Conv2d(features, channels, 3, padding=1))
+                self.features.extend([new_norm(norm, channels), nn.ReLU()] if norm else [nn.ReLU()])
+                features = channels
+            self.features.append(nn.MaxPool2d(2))
+        self.avgpool = nn.AdaptiveAvgPool2d(7)
+        self.flatten = nn.Flatten()
+        self.classifier = nn.Sequential()
+        features *= 49
+        for units in hidden:
+            self.classifier.extend([nn.Linear(features, units), nn.ReLU(), nn.Dropout(dropout)])
+            features = units
+        self.classifier.append(nn.Linear(features, num_classes))
+        he_normal_(self)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, K); height and width of 32 or more."""
+        return self.classifier(self.flatten(self.avgpool(self.features(x))))
+
+
+def _register_imagenet(layers: int, convolutions: Sequence[int], parameters: int) -> None:
+    name = f"vgg-{layers}"
+
+    def vgg(
+        *,
+        input_shape: Sequence[int] = (3, 224, 224),
+        num_classes: int = 1000,
+        hidden: Sequence[int] = (4096, 4096),
+        norm: str | None = None,
+        dropout: float = 0.5,
+    ) -> nn.Module:
+        return ImageNetVGG(
+            convolutions,
+            image_shape(name, input_shape, 32),
+            whole(name, "num_classes", num_classes, 2),
+            widths(name, "hidden", hidden),
+            check_norm(name, norm),
+            probability(name, "dropout", dropout),
+        )
+
+    vgg.__name__ = f"vgg_{layers}"
+    vgg.__doc__ = f"""VGG with {layers} layers: {parameters:,} parameters; images of 32x32 or more.
+
+    hidden   sizes of the linear layers before the last
+    norm     in front of each ReLU of a convolution: "batch", "layer", "instance", "group" or "local-response". Default:
+             none, as in the paper
+    dropout  behind the hidden layers
+    """
+    register_model(vgg)
+
+
+for _layers, _convolutions, _parameters in (
+    (11, (1, 1, 2, 2, 2), 132_863_336),
+    (13, (2, 2, 2, 2, 2), 133_047_848),
+    (16, (2, 2, 3, 3, 3), 138_357_544),
+    (19, (2, 2, 4, 4, 4), 143_667_240),
+):
+    _register_imagenet(_layers, _convolutions, _parameters)

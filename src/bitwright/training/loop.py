@@ -29,7 +29,7 @@ from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
 from bitwright.training.history import Epoch, History
-from bitwright.training.losses import make_loss, make_soft_loss
+from bitwright.training.losses import AUXILIARY_WEIGHT, make_loss, make_soft_loss
 from bitwright.training.optimizers import create_optimizer
 from bitwright.training.penalties import Penalties
 from bitwright.training.progress import Progress, default_progress
@@ -211,8 +211,9 @@ class _Training:
             with parametrize.cached() if self.parametrized else contextlib.nullcontext():
                 self.stepper.zero_grad()
                 self.penalties.watch()
-                logits = self.wrapped(x)
-                loss = self._objective(logits, y, soft)
+                outputs = self.wrapped(x)
+                logits, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
+                loss = self._objective(logits, heads, y, soft)
                 self.devices.backward(loss * share if share != 1.0 else loss)
             self.penalties.add_to_gradients()
             if self.settings.clip_norm is not None:
@@ -236,13 +237,15 @@ class _Training:
         x: Tensor = self.data.preprocess.torch(images)
         return x.to(memory_format=torch.channels_last) if self.channels_last else x
 
-    def _objective(self, logits: Tensor, labels: Tensor, soft: Tensor | None) -> Tensor:
-        """Without the penalties, whose gradients are added apart."""
-        hard = self.loss(logits, labels)
+    def _objective(self, logits: Tensor, heads: list[Tensor], labels: Tensor, soft: Tensor | None) -> Tensor:
+        """With auxiliary heads, without the penalties, whose gradients are added apart."""
+        loss = self.loss(logits, labels)
         distill = self.settings.distill
-        if distill is None or soft is None:
-            return hard
-        return (1 - distill.weight) * hard + distill.weight * make_soft_loss(distill)(logits, soft)
+        if distill is not None and soft is not None:
+            loss = (1 - distill.weight) * loss + distill.weight * make_soft_loss(distill)(logits, soft)
+        for head in heads:
+            loss = loss + AUXILIARY_WEIGHT * self.loss(head, labels)
+        return loss
 
     def validate(self) -> tuple[float, float]:
         """Mean loss on the labels and error in percent; every process takes its share of the images."""

@@ -14,6 +14,9 @@ from bitwright.training.settings import Distill, TrainSettings
 Loss = Callable[[Tensor, Tensor], Tensor]
 SoftLoss = Callable[[Tensor, Tensor], Tensor]
 
+AUXILIARY_WEIGHT = 0.3
+"""Of the loss of an auxiliary head, which a model in training gives besides its logits (GoogLeNet, section 5)."""
+
 
 def make_loss(settings: TrainSettings) -> Loss:
     """The loss on the labels that the settings name. Logits are (N, K) float, labels (N,) int64."""

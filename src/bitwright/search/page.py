@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
+_WORDS = {"Objective Value": "validation error, %", "Intermediate Value": "validation error, %", "Step": "epoch"}
+"""optuna's words and ours."""
+
 Drawn = dict[str, str]
 """One chart: {"title", "note", "json"}, plotly's figure as JSON."""
 
@@ -75,7 +78,9 @@ def _charts(study: optuna.Study) -> Iterator[Drawn]:
 
 
 def _chart(title: str, note: str, figure: Any) -> Drawn:
-    """In the words and without the title of optuna's figure: its objective is our validation error."""
+    """In our words and without the title of optuna's figure."""
     figure.update_layout(title=None, margin={"t": 24})
-    said = figure.to_json().replace('"Objective Value"', '"validation error, %"')
+    said = figure.to_json()
+    for theirs, ours in _WORDS.items():
+        said = said.replace(f'"{theirs}"', f'"{ours}"')
     return {"title": title, "note": note, "json": said.replace("</", "<\\/")}

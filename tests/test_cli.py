@@ -64,6 +64,8 @@ def test_version_and_help(capsys: Captured) -> None:
         "demo",
         "results",
         "features",
+        "summary",
+        "probe",
         "views",
         "evaluate",
         "search",

@@ -260,6 +260,11 @@ class Run:
         options = {k: v for k, v in self.recipe.data.items() if k not in ("name", "root")}
         return load_dataset(self.recipe.data["name"], self.root or self.recipe.data.get("root"), **options)
 
+    @property
+    def done(self) -> list[str]:
+        """The labels of the finished steps, in order."""
+        return [label for label in self.recipe.labels if (self.folder / label / "step.json").is_file()]
+
     def model(self, label: str | None) -> nn.Module:
         """A newly built model with the weights that the step `label` left, or its initial ones for None."""
         model = build_model(self.recipe, self.data, first_weights=label is None)

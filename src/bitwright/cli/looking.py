@@ -1,19 +1,26 @@
-"""Commands that look at a model before anything is compressed: summary."""
+"""Commands that look into a network: what its layers cost (`summary`), what passes through them (`probe`)."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from bitwright.cli import app, screen
+from bitwright.cli.making import Data
 from bitwright.cli.using import AsJson
-from bitwright.errors import BitwrightError
+from bitwright.errors import BitwrightError, unknown
+from bitwright.files import write_atomic
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from bitwright.measure.probe import Row
     from bitwright.measure.summary import Layer, Summary
+    from bitwright.run import Run
 
 Model = Annotated[str, typer.Argument(help="A model (see `list models`) or package.module:factory.")]
 Options = Annotated[list[str], typer.Option("--option", metavar="KEY=VALUE", help="An option of the model.")]
@@ -97,3 +104,96 @@ def _notes(found: Summary) -> list[str]:
     if found.unused:
         notes.append(f"{found.unused:,} parameters are in parts that do not run for a prediction")
     return notes
+
+
+@app.command()
+def probe(
+    what: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="As `summary` takes it, or the folder of a run.")],
+    dataset: Annotated[str | None, typer.Argument(metavar="[DATA]", help="For a MODEL [default: noise].")] = None,
+    option: Options = [],  # noqa: B006
+    step: Annotated[str | None, typer.Option(help='Of a RUN: "1-train", or "start" [default: the last].')] = None,
+    images: Annotated[int, typer.Option(help="Training images in the batch.", min=2)] = 256,
+    surface: Annotated[int, typer.Option(help="Also the loss around the weights, at so many points a side.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of a MODEL's weights, noise, dropout and directions.")] = 0,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The page to write.")] = Path("probe.html"),
+    as_json: AsJson = False,
+    data: Data = None,
+) -> None:
+    """Activations and gradients of every layer for one batch, as a page: means, deviations, histograms.
+
+    A MODEL without DATA gets standard normal numbers and random labels. --surface 21 takes 441 passes.
+    """
+    import torch
+
+    from bitwright.measure.probe import probe as measure
+    from bitwright.measure.surface import loss_surface
+    from bitwright.report.probing import probe_page
+
+    if dataset is None and not (Path(what) / "recipe.yaml").is_file():
+        model, (batch, labels) = _on_noise(what, _options(what, option), images, seed)
+        about = f"first weights, seed {seed}; {images} inputs of standard normal numbers, with random labels"
+    else:
+        run = _opened(what, dataset, option, seed, data)
+        label = _step(run, step)
+        model, sample = run.model(label), run.data.sample(images)
+        batch, labels = run.data.preprocess.torch(torch.from_numpy(sample.images)), torch.from_numpy(sample.labels)
+        about = f"weights after {label}" if label else f"first weights, seed {run.recipe.seed}"
+        about += f"; {len(labels)} training images of {run.data.name}"
+    rows = measure(model, batch, labels, seed)
+    around = loss_surface(model, batch, labels, surface, seed=seed) if surface else None
+    write_atomic(out, probe_page(what, about, rows, around))
+    if as_json:
+        typer.echo(json.dumps({"about": about, "layers": rows, "surface": around}, indent=1))
+        return
+    screen().print(_probe_table(rows))
+    screen().print(f"{about}\npage       {out}", highlight=False, soft_wrap=True)
+
+
+def _on_noise(name: str, options: dict[str, Any], count: int, seed: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
+    """A model with its first weights, and a batch of noise that it takes."""
+    import torch
+
+    from bitwright.models import create_model
+
+    random = torch.Generator().manual_seed(seed)
+    plain = {key: value for key, value in options.items() if key != "initialize"}
+    with torch.device("meta"):
+        shape = getattr(create_model(name, **plain), "input_shape", None)
+    if shape is None:
+        raise BitwrightError(f"model {name!r} does not say what it takes; name a data set: probe {name} digits")
+    batch = torch.randn(count, *shape, generator=random)
+    model = create_model(name, seed=seed, images=lambda: batch, **options)
+    classes = model.eval()(batch[:1]).shape[-1]
+    return model, (batch, torch.randint(classes, (count,), generator=random))
+
+
+def _opened(what: str, dataset: str | None, option: list[str], seed: int, data: Path | None) -> Run:
+    """The run in the folder `what`, or one without steps of that model on `dataset`."""
+    from bitwright.recipe import load_recipe
+    from bitwright.run import Run, stored_recipe
+
+    if dataset is None:
+        if option:
+            raise BitwrightError(f"{what} is a run, whose recipe says all about its model; leave out --option")
+        return Run(stored_recipe(what), Path(what), root=data)
+    raw = {"name": "probe", "data": dataset, "model": {"name": what, **_options(what, option)}, "steps": []}
+    return Run(load_recipe(raw, [f"seed={seed}"]), Path(), root=data)
+
+
+def _step(run: Run, wanted: str | None) -> str | None:
+    """The finished step that --step means; None for the first weights."""
+    if wanted not in (None, "start", *run.done):
+        raise unknown(f"finished step of {run.folder}", wanted, ["start", *run.done])
+    return None if wanted == "start" or not run.done else wanted or run.done[-1]
+
+
+def _probe_table(rows: list[Row]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for i, title in enumerate(("layer", "computes", "mean", "std", "zeros, %", "gradient mean", "gradient std")):
+        table.add_column(title, justify="left" if i < 2 else "right", no_wrap=i != 0, overflow="fold")
+    for row in rows:
+        sides = [row["activations"], row["gradients"]]
+        means, stds = ([f"{side[key]:.3g}" if side else "" for side in sides] for key in ("mean", "std"))
+        zeros = f"{row['activations']['zeros']:.1f}"
+        table.add_row(row["layer"], row["kind"], means[0], stds[0], zeros, means[1], stds[1])
+    return table

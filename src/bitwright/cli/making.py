@@ -108,10 +108,9 @@ def pack(
     from bitwright.run import Run, stored_recipe
 
     one = Run(stored_recipe(folder), folder, root=data)
-    done = [label for label in one.recipe.labels if (folder / label / "step.json").is_file()]
-    if not done and one.recipe.steps:
+    if not one.done and one.recipe.steps:
         raise BitwrightError(f"{folder} has no finished step to pack; finish it with `bitwright run`")
-    last = done[-1] if done else None
+    last = one.done[-1] if one.done else None
     how = one.recipe.pack if profile is None else {"profile": read_yaml(profile, "--profile")}
     pack_model(one, one.model(last), how).save(out)
     source = f"step {last}" if last else "the model as it is built"

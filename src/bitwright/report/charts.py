@@ -23,9 +23,10 @@ def all_charts(facts: dict[str, Any]) -> list[Chart]:
     return [*charts, layer_bytes(facts["layers"]["rows"])]
 
 
-def _line(x: list[Any], y: list[Any], name: str, colour: str, **more: Any) -> dict[str, Any]:
-    line = {"color": colour, "width": 2, **more.pop("line", {})}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": line, **more}
+def line(x: list[Any], y: list[Any], name: str, colour: str, **more: Any) -> dict[str, Any]:
+    """A line through points, in one of the colours above; `more` are fields of plotly's scatter."""
+    style = {"color": colour, "width": 2, **more.pop("line", {})}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": style, **more}
 
 
 def curves(number: int, step: dict[str, Any]) -> Chart:
@@ -43,8 +44,8 @@ def curves(number: int, step: dict[str, Any]) -> Chart:
     return {
         "id": f"curves-{number}",
         "data": [
-            _line(epochs, train, "training", "muted", mode=mode),
-            _line(epochs, validation, "validation", "c1", mode=mode),
+            line(epochs, train, "training", "muted", mode=mode),
+            line(epochs, validation, "validation", "c1", mode=mode),
         ],
         "layout": {
             "height": 260,
@@ -73,7 +74,7 @@ def sensitivity(number: int, scan: dict[str, Any]) -> Chart:
     for i, (layer, points) in enumerate(scan["layers"].items()):
         x, y = [100 * p["sparsity"] for p in points], [p["error"] for p in points]
         colour = COLOURS[i % len(COLOURS)]
-        data.append(_line([0, *x], [scan["baseline"], *y], layer, colour, mode="lines+markers", marker={"size": 5}))
+        data.append(line([0, *x], [scan["baseline"], *y], layer, colour, mode="lines+markers", marker={"size": 5}))
     return {
         "id": f"sensitivity-{number}",
         "data": data,

@@ -51,8 +51,9 @@ def compared(model: nn.Module, other: nn.Module | None = None) -> list[dict[str,
 def test_the_kinds_of_networks() -> None:
     float_net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     pooled = nn.Sequential(Quantize(1 / 255), nn.AdaptiveAvgPool2d(8), integer_net())
-    found = [kind_of_network(*lower(model, (X,))) for model in (float_net, mixed_net(), integer_net(), pooled)]
-    assert found == ["float", "mixed", "integer", "mixed"]
+    curved = nn.Sequential(integer_net(), nn.Tanh())
+    models = (float_net, mixed_net(), integer_net(), pooled, curved)
+    assert [kind_of_network(*lower(model, (X,))) for model in models] == ["float", "mixed", "integer", "mixed", "mixed"]
 
 
 @pytest.mark.parametrize("model", [mixed_net(), integer_net(), mixed_net(ScaledConv2d), small_resnet("basic")])

@@ -83,8 +83,21 @@ class Builder:
             }
             value = self.append("quantize", value, attributes={"qmin": low, "qmax": high}, **roles)
         if draw(st.integers(0, 3)) == 0:
-            value = getattr(self, draw(st.sampled_from(["max_pool2d", "pad", "relu", "flatten", "slice"])))(value)
+            after = ["max_pool2d", "pad", "relu", "flatten", "slice", "maxout", "adaptive_max_pool2d", "concat"]
+            value = getattr(self, draw(st.sampled_from(after)))(value)
         return value
+
+    def maxout(self, value: int) -> int:
+        pieces = self.draw(st.sampled_from([1, 2, 3]))
+        return self.append("maxout", value, attributes={"pieces": pieces})
+
+    def adaptive_max_pool2d(self, value: int) -> int:
+        return self.append("adaptive_max_pool2d", value, attributes={"size": self.draw(PAIR)})
+
+    def concat(self, value: int) -> int:
+        other = self.draw(st.integers(0, len(self.shapes) - 1))
+        axis = self.draw(st.integers(0, len(self.shapes[value]) - 1))
+        return self.append("concat", value, other, value, attributes={"axis": axis})
 
     def lattice(self, *shape: int) -> str:
         grid = self.random.choice(GRIDS[self.draw(st.sampled_from(sorted(GRIDS)))], shape)

@@ -178,3 +178,16 @@ def test_norms_are_looked_for_in_the_graph() -> None:
     assert found[1] == about_the_sign
     assert "'conv3' has no norm" in found[0]
     assert "'fc' has no norm" in found[2]
+
+
+def test_a_group_norm_behind_a_concatenation_is_a_norm() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2, self.norm = nn.Conv2d(1, 2, 3), nn.Conv2d(1, 2, 3), nn.GroupNorm(2, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(torch.cat([self.conv1(x), self.conv2(x)], 1))
+
+    graph, _ = lower(Branches(), (torch.zeros(1, 1, 6, 6),))
+    assert not list(complaints(graph, ("conv1", "conv2")))

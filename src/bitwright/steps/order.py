@@ -16,8 +16,12 @@ from bitwright.runtime.graph import Graph, Node
 if TYPE_CHECKING:
     from bitwright.data.dataset import Dataset
 
-_POOLS = frozenset({"max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "flatten", "pad", "slice"})
+_POOLS = frozenset(
+    {"max_pool2d", "adaptive_max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "mean", "flatten", "pad", "slice"}
+)
 """Operations that change neither the scale of numbers nor that all are at least zero."""
+_JOINTS = frozenset({*_POOLS, "add", "concat"})
+_NORMS = ("affine", "group_norm")
 
 
 def warn_of_order(model: nn.Module, binary: Collection[str], data: Dataset) -> None:
@@ -62,10 +66,10 @@ def complaints(graph: Graph, binary: Collection[str]) -> Iterator[str]:
 
 
 def _normed(graph: Graph, value: int) -> bool:
-    """Whether all that reads a value, behind pooling and additions too, is batch norm."""
+    """Whether all that reads a value, behind pooling, additions and concatenations too, is a norm."""
     readers = [(len(graph.inputs) + i, node) for i, node in enumerate(graph.nodes) if value in node.inputs]
     return value not in graph.outputs and all(
-        node.op == "affine" or (node.op in (*_POOLS, "add") and _normed(graph, result)) for result, node in readers
+        node.op in _NORMS or (node.op in _JOINTS and _normed(graph, result)) for result, node in readers
     )
 
 

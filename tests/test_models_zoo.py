@@ -13,6 +13,7 @@ from torch import nn
 
 import bitwright
 from bitwright import BitwrightError, create_model, load_weights
+from bitwright.measure.probe import probe
 from bitwright.models.googlenet import GoogLeNet
 from bitwright.packing.lower import lower
 from bitwright.training.loop import fit
@@ -221,6 +222,15 @@ def test_the_loop_adds_three_tenths_of_the_loss_of_auxiliary_heads():
     moved, aux = model.main.weight - start, model.aux.weight - start
     assert moved.abs().max() > 1e-3
     torch.testing.assert_close(aux, 0.3 * moved)
+
+
+def test_a_probe_follows_auxiliary_heads_too():
+    model = TwoHeads()
+    model.aux.weight.data.copy_(model.main.weight.data)
+    main, aux = probe(model, torch.randn(5, 1, 4, 4), torch.arange(5) % 3)
+    assert main["gradients"] is not None
+    assert aux["gradients"] is not None
+    assert aux["gradients"]["std"] == pytest.approx(0.3 * main["gradients"]["std"])
 
 
 def test_the_exported_graph_has_the_main_head_only():

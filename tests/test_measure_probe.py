@@ -161,7 +161,10 @@ def test_the_command_on_a_model_and_on_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     mlp = ["mlp", "--option", "hidden=[8]", "--option", "input_shape=[1,8,8]", "--option", "initialize=lsuv"]
     assert main(["probe", *mlp, "--images", "32"]) == 0
-    assert "32 inputs of standard normal numbers" in capsys.readouterr().out
+    assert "first weights, seed 0; 32 inputs of standard normal numbers" in capsys.readouterr().out
+    torch.save(create_model("mlp", hidden=[8], input_shape=(1, 8, 8)).state_dict(), "own.pth")
+    assert main(["probe", *mlp[:5], "--option", "weights=own.pth", "--images", "8"]) == 0
+    assert "weights own.pth; 8 inputs" in capsys.readouterr().out
     (tmp_path / "tiny.yaml").write_text("name: tiny\ndata: digits\nmodel: {name: mlp, hidden: [8]}\nsteps: [half]\n")
     assert main(["run", "tiny.yaml"]) == 0
     capsys.readouterr()

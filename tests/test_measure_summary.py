@@ -152,7 +152,10 @@ def test_an_input_that_does_not_fit_is_named():
 
 def test_the_command_prints_a_table_and_json(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    assert main(["summary", "lenet-5", "--input", "1,32,32", "--option", "num_classes=3"]) == 0
+    assert (
+        main(["summary", "lenet-5", "--input", "1,32,32", "--option", "num_classes=3", "--option", "initialize=lsuv"])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "20x28x28" in printed
     assert re.search(r"total +652,573 +3,518,500 +27,377 *$", printed, re.MULTILINE)

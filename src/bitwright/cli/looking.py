@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,17 +31,13 @@ Input = Annotated[str | None, typer.Option("--input", metavar="C,H,W", help="Ano
 @app.command()
 def summary(model: Model, option: Options = [], size: Input = None, as_json: AsJson = False) -> None:  # noqa: B006
     """What each layer of a model costs: output, parameters, multiply-accumulates, activations, receptive field."""
-    import torch
-
     from bitwright.measure.summary import summarise
-    from bitwright.models import create_model
     from bitwright.models.registry import options_of
 
     options, shape = _options(model, option), _shape(size)
     if shape is not None and "input_shape" in options_of(model):
         options["input_shape"] = shape
-    with torch.device("meta"):  # shapes without values: nothing is allocated
-        built = create_model(model, **options)
+    built = _on_meta(model, options)
     shape = shape or getattr(built, "input_shape", None)
     if shape is None:
         raise BitwrightError(f"model {model!r} does not say what it takes; give --input, for example --input 3,224,224")
@@ -52,6 +49,16 @@ def summary(model: Model, option: Options = [], size: Input = None, as_json: AsJ
     console.print(_table(found))
     for note in _notes(found):
         console.print(note, style="dim", highlight=False)
+
+
+def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
+    """A model of shapes without values: nothing is allocated, and what its weights would be does not matter."""
+    import torch
+
+    from bitwright.models import create_model
+
+    with torch.device("meta"):
+        return create_model(name, **{k: v for k, v in options.items() if k not in ("weights", "initialize")})
 
 
 def _options(model: str, settings: list[str]) -> dict[str, Any]:
@@ -130,14 +137,15 @@ def probe(
     from bitwright.report.probing import probe_page
 
     if dataset is None and not (Path(what) / "recipe.yaml").is_file():
-        model, (batch, labels) = _on_noise(what, _options(what, option), images, seed)
-        about = f"first weights, seed {seed}; {images} inputs of standard normal numbers, with random labels"
+        model_options = _options(what, option)
+        model, (batch, labels) = _on_noise(what, model_options, images, seed)
+        about = f"{_beginning(model_options, seed)}; {images} inputs of standard normal numbers, with random labels"
     else:
         run = _opened(what, dataset, option, seed, data)
         label = _step(run, step)
         model, sample = run.model(label), run.data.sample(images)
         batch, labels = run.data.preprocess.torch(torch.from_numpy(sample.images)), torch.from_numpy(sample.labels)
-        about = f"weights after {label}" if label else f"first weights, seed {run.recipe.seed}"
+        about = f"weights after {label}" if label else _beginning(run.recipe.model, run.recipe.seed)
         about += f"; {len(labels)} training images of {run.data.name}"
     rows = measure(model, batch, labels, seed)
     around = loss_surface(model, batch, labels, surface, seed=seed) if surface else None
@@ -149,6 +157,10 @@ def probe(
     screen().print(f"{about}\npage       {out}", highlight=False, soft_wrap=True)
 
 
+def _beginning(options: Mapping[str, Any], seed: int) -> str:
+    return f"weights {options['weights']}" if "weights" in options else f"first weights, seed {seed}"
+
+
 def _on_noise(name: str, options: dict[str, Any], count: int, seed: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """A model with its first weights, and a batch of noise that it takes."""
     import torch
@@ -156,9 +168,7 @@ def _on_noise(name: str, options: dict[str, Any], count: int, seed: int) -> tupl
     from bitwright.models import create_model
 
     random = torch.Generator().manual_seed(seed)
-    plain = {key: value for key, value in options.items() if key != "initialize"}
-    with torch.device("meta"):
-        shape = getattr(create_model(name, **plain), "input_shape", None)
+    shape = getattr(_on_meta(name, options), "input_shape", None)
     if shape is None:
         raise BitwrightError(f"model {name!r} does not say what it takes; name a data set: probe {name} digits")
     batch = torch.randn(count, *shape, generator=random)

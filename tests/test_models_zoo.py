@@ -186,6 +186,16 @@ def test_models_take_every_norm(name):
         create_model(name, norm="batsh")
 
 
+@pytest.mark.parametrize(("name", "least"), [("resnet-18", 33), ("resnet-20", 5), ("all-conv", 5), ("googlenet", 47)])
+def test_instance_norm_wants_more_than_one_pixel(name, least):
+    model = meta(name, norm="instance", input_shape=(3, least, least))
+    assert model(torch.zeros(2, 3, least, least, device="meta")).ndim == 2  # in training, where torch insists on it
+    with pytest.raises(BitwrightError, match=rf"the smallest that works is \(3, {least}, {least}\)"):
+        create_model(name, norm="instance", input_shape=(3, least - 1, least))
+    with pytest.raises(ValueError, match="more than 1 spatial element"):
+        model(torch.zeros(2, 3, least - 1, least - 1, device="meta"))
+
+
 def test_mlp_norms_run_in_the_engine(tmp_path):
     for norm in ("layer", "group"):
         model = create_model("mlp", input_shape=(1, 3, 3), hidden=[6], norm=norm, activation="elu", seed=0)

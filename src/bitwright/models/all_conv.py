@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from bitwright.models.initialize import he_normal_
-from bitwright.models.norms import check_norm, new_norm, wants_bias
-from bitwright.models.options import image_shape, probabilities, whole
+from bitwright.models.norms import check_norm, least_rows, new_norm, wants_bias
+from bitwright.models.options import image_shape, probabilities, smallest, whole
 from bitwright.models.registry import register_model
 
 _LAYERS = ((96, 3, 1), (96, 3, 1), (96, 3, 2), (192, 3, 1), (192, 3, 1), (192, 3, 2), (192, 3, 1), (192, 1, 1))
@@ -64,8 +64,8 @@ def all_conv(
     """
     name = "all-conv"
     return AllConv(
-        image_shape(name, input_shape),
+        image_shape(name, input_shape, smallest(lambda rows: -(-rows // 4), least_rows(check_norm(name, norm)))),
         whole(name, "num_classes", num_classes, 2),
-        check_norm(name, norm),
+        norm,
         probabilities(name, dropout, ("the input", "conv3", "conv6")),
     )

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from bitwright.models.initialize import he_normal_
-from bitwright.models.norms import check_norm, new_norm, wants_bias
-from bitwright.models.options import choice, image_shape, probability, whole, yes_or_no
+from bitwright.models.norms import check_norm, least_rows, new_norm, wants_bias
+from bitwright.models.options import choice, image_shape, probability, smallest, whole, yes_or_no
 from bitwright.models.registry import register_model
 
 _EPSILON = 1e-3  # of torchvision's norms here
@@ -28,6 +28,14 @@ _MODULES = {
 """Channels (table 1): of 1x1; of the 1x1 before 3x3, and 3x3; of the 1x1 before 5x5, and 5x5; behind the pool."""
 _POOLS = {"inception3b": "maxpool3", "inception4e": "maxpool4"}
 _HEADS = {"inception4a": "aux1", "inception4d": "aux2"}
+
+
+def _rows(rows: int) -> int:
+    """What the stem and the pools leave of so many rows."""
+    rows = (rows - 1) // 2 + 1
+    for kernel in (3, 3, 3, 2):
+        rows = -(-(rows - kernel) // 2) + 1
+    return rows
 
 
 class ConvNorm(nn.Module):
@@ -163,16 +171,17 @@ def googlenet(
     inception  "reduced": 1x1 convolutions in front of the wide ones, or "naive": none, and pools that pass all channels
                on, as the paper's figure 2 compares them
     auxiliary  two more classifiers halfway, in training only; their losses count 0.3 each
-    norm       behind each convolution: "batch", "layer", "instance", "group", "local-response" or none
+    norm       behind each convolution: "batch", "layer", "instance" (images of 47x47 or more), "group",
+               "local-response" or none
     dropout    of the inputs of the last layer
     """
     name = "googlenet"
     kind = choice(f"inception of model {name!r}", inception, ("reduced", "naive"))
     return GoogLeNet(
-        image_shape(name, input_shape, 15),
+        image_shape(name, input_shape, smallest(_rows, least_rows(check_norm(name, norm)))),
         whole(name, "num_classes", num_classes, 2),
         kind == "reduced",
         yes_or_no(name, "auxiliary", auxiliary),
-        check_norm(name, norm),
+        norm,
         probability(name, "dropout", dropout),
     )

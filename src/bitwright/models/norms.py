@@ -24,6 +24,11 @@ def wants_bias(norm: str | None) -> bool:
     return norm not in _SCALED
 
 
+def least_rows(norm: str | None) -> int:
+    """Of the images that a norm takes: the only pixel of a channel has no variance of its own."""
+    return 2 if norm == "instance" else 1
+
+
 def new_norm(norm: str | None, channels: int, eps: float = 1e-5) -> nn.Module:
     """A norm of images (N, C, H, W).
 

@@ -72,9 +72,9 @@ def image_shape(model: str, shape: Sequence[int], least: int = 1) -> tuple[int, 
     return channels, height, width
 
 
-def smallest(size: Callable[[int], int]) -> int:
-    """The smallest number of rows of which `size` leaves at least one."""
-    return next(rows for rows in itertools.count(1) if size(rows) >= 1)
+def smallest(size: Callable[[int], int], left: int = 1) -> int:
+    """The smallest number of rows of which `size` leaves at least so many."""
+    return next(rows for rows in itertools.count(1) if size(rows) >= left)
 
 
 def probability(model: str, option: str, value: object) -> float:

@@ -20,8 +20,8 @@ from torch import nn
 from bitwright.errors import BitwrightError
 from bitwright.models.blocks import BasicBlock, BiRealBlock, Bottleneck, PreActivationBlock, ReActBlock, Residual
 from bitwright.models.initialize import he_normal_
-from bitwright.models.norms import check_norm, new_norm, wants_bias
-from bitwright.models.options import choice, image_shape, new_activation, whole
+from bitwright.models.norms import check_norm, least_rows, new_norm, wants_bias
+from bitwright.models.options import choice, image_shape, new_activation, smallest, whole
 from bitwright.models.registry import register_model
 
 _ACTIVATIONS = {"basic": "relu", "pre-activation": "relu", "bireal": "identity", "react": "identity"}
@@ -134,8 +134,9 @@ def _register_imagenet(layers: int, blocks: Sequence[int], parameters: int, erro
     def resnet(
         *, input_shape: Sequence[int] = (3, 224, 224), num_classes: int = 1000, norm: str | None = "batch"
     ) -> nn.Module:
-        shape, classes = image_shape(name, input_shape), whole(name, "num_classes", num_classes, 2)
-        return ImageNetResNet(blocks, layers >= 50, shape, classes, check_norm(name, norm))
+        least = smallest(lambda rows: -(-rows // 32), least_rows(check_norm(name, norm)))
+        shape, classes = image_shape(name, input_shape, least), whole(name, "num_classes", num_classes, 2)
+        return ImageNetResNet(blocks, layers >= 50, shape, classes, norm)
 
     resnet.__name__ = f"resnet_{layers}"
     resnet.__doc__ = f"""ImageNet ResNet with {layers} layers: {parameters:,} parameters.
@@ -176,12 +177,12 @@ def _cifar(
         raise BitwrightError(f"model {name!r}: block {block!r} has batch norm only, not norm={norm!r}")
     return ResNet(
         depth,
-        image_shape(name, input_shape),
+        image_shape(name, input_shape, smallest(lambda rows: -(-rows // 4), least_rows(check_norm(name, norm)))),
         whole(name, "num_classes", num_classes, 2),
         block,
         choice(f"downsample of model {name!r}", downsample, ("pad", "conv")),
         own if activation is None else activation,
-        check_norm(name, norm),
+        norm,
     )
 
 

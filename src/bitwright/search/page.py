@@ -9,28 +9,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
+    from bitwright.report.charts import Chart
+
 _WORDS = {"Objective Value": "validation error, %", "Intermediate Value": "validation error, %", "Step": "epoch"}
 """optuna's words and ours."""
 
-Drawn = dict[str, str]
-"""One chart: {"title", "note", "json"}, plotly's figure as JSON."""
-
 
 def render(name: str, values: Mapping[str, Any], error: float, studies: list[optuna.Study]) -> str:
-    """The page as text, plotly's JavaScript inside: the best setting, every trial, and the usual plots per stage."""
-    import jinja2
-    from plotly.offline import get_plotlyjs
+    """The page as text: the best setting, every trial, and the usual plots per stage."""
+    from bitwright.report import fill
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("bitwright.search", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    stages = [{"name": study.study_name, "trials": _trials(study), "charts": list(_charts(study))} for study in studies]
+    stages: list[dict[str, Any]] = []
+    charts: list[Chart] = []
+    for study in studies:
+        drawn = list(_charts(study, len(charts)))
+        charts += [chart for _, _, chart in drawn]
+        places = [{"title": title, "note": note, "id": chart["id"]} for title, note, chart in drawn]
+        stages.append({"name": study.study_name, "trials": _trials(study), "charts": places})
     facts = {"name": name, "error": error, "stages": stages, "paths": list(values), "settings": _settings(values)}
-    return environment.get_template("page.html.jinja").render(**facts, plotly=get_plotlyjs())
+    return fill("search.html.jinja", facts, charts)
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -56,7 +53,8 @@ def _trials(study: optuna.Study) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["error"] is None, row["error"] or 0.0, row["number"]))
 
 
-def _charts(study: optuna.Study) -> Iterator[Drawn]:
+def _charts(study: optuna.Study, before: int) -> Iterator[tuple[str, str, Chart]]:
+    """Title, a sentence and the chart, for every one that this study can have; `before` others have ids."""
     from optuna import visualization as draw
     from optuna.trial import TrialState
 
@@ -64,23 +62,29 @@ def _charts(study: optuna.Study) -> Iterator[Drawn]:
     varied = [p for p in study.trials[0].params if len({str(t.params[p]) for t in complete if p in t.params}) > 1]
     if not complete:
         return
-    yield _chart("Best error so far", "each trial, and the least error up to it", draw.plot_optimization_history(study))
-    yield _chart("Curves", "validation error over the epochs of each trial", draw.plot_intermediate_values(study))
+    found = [
+        ("Best error so far", "each trial, and the least error up to it", draw.plot_optimization_history(study)),
+        ("Curves", "validation error over the epochs of each trial", draw.plot_intermediate_values(study)),
+    ]
     if varied:
-        yield _chart("One value at a time", "error against each value", draw.plot_slice(study, params=varied))
         whole = draw.plot_parallel_coordinate(study, params=varied)
-        yield _chart("All values together", "a line per trial, dark where the error is small", whole)
+        found.append(("One value at a time", "error against each value", draw.plot_slice(study, params=varied)))
+        found.append(("All values together", "a line per trial, dark where the error is small", whole))
     if len(varied) > 1:
-        yield _chart("Pairs of values", "error over two values at a time", draw.plot_contour(study, params=varied))
+        pairs = draw.plot_contour(study, params=varied)
+        found.append(("Pairs of values", "error over two values at a time", pairs))
     if varied and len(complete) > 3 and len({t.value for t in complete}) > 1:
         share = draw.plot_param_importances(study, params=varied)
-        yield _chart("What matters", "share of the variance of the error that each value explains", share)
+        found.append(("What matters", "share of the variance of the error that each value explains", share))
+    for number, (title, note, figure) in enumerate(found, before):
+        yield title, note, _chart(f"chart-{number}", figure)
 
 
-def _chart(title: str, note: str, figure: Any) -> Drawn:
-    """In our words and without the title of optuna's figure."""
-    figure.update_layout(title=None, margin={"t": 24})
+def _chart(name: str, figure: Any) -> Chart:
+    """optuna's figure in our words, and without its title and colours of text and paper."""
+    figure.update_layout(title=None, margin={"t": 24}, template=None)
     said = figure.to_json()
     for theirs, ours in _WORDS.items():
         said = said.replace(f'"{theirs}"', f'"{ours}"')
-    return {"title": title, "note": note, "json": said.replace("</", "<\\/")}
+    plain = json.loads(said)
+    return {"id": name, "data": plain["data"], "layout": {"height": 450, **plain["layout"]}}

@@ -59,6 +59,7 @@ class Builder:
         ops = ["affine", "relu", "prelu", "clamp", "abs", "add", "mul", "flatten", "pad", "slice", "mean", "softmax"]
         ops += ["curve", "maxout", "response_norm", "group_norm", "concat"]
         ops += ["conv2d", "max_pool2d", "avg_pool2d", "adaptive_pool2d"] * 2 if len(shape) == 3 else ["linear"] * 3
+        ops += ["unflatten"] * 2 if len(shape) == 1 else []
         ops += ["normalize"] if value < len(self.inputs) else []
         getattr(self, draw(st.sampled_from(ops)))(value, shape)
 
@@ -121,6 +122,12 @@ class Builder:
 
     def flatten(self, value: int, shape: tuple[int, ...]) -> None:
         self.append("flatten", value)
+
+    def unflatten(self, value: int, shape: tuple[int, ...]) -> None:
+        channels, height = (self.draw(st.sampled_from([n for n in range(1, 7) if shape[0] % n == 0])) for _ in range(2))
+        if shape[0] % (channels * height) == 0:
+            image = [channels, height, shape[0] // channels // height]
+            self.append("unflatten", value, attributes={"shape": image})
 
     def pad(self, value: int, shape: tuple[int, ...]) -> None:
         before, after = ([self.draw(st.integers(0, 2)) for _ in shape] for _ in range(2))

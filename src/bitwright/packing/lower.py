@@ -94,7 +94,7 @@ class Lowering:
         self.weights: dict[str, np.ndarray] = {}
         self._shapes = list(input_shapes)
         self._known: dict[Any, int | Constant] = {}
-        self._flattened: dict[int, int] = {}
+        self._reshaped: dict[tuple[int, tuple[int, ...]], int] = {}
         self._batch = ""
 
     def run(self, preprocess: tuple[Normalization | None, ...]) -> None:
@@ -146,20 +146,27 @@ class Lowering:
         return value
 
     def value(self, node: Any, argument: Any) -> int:
-        """The number of the value that an argument of `node` is, flattened if the model flattened it."""
+        """The number of the value that an argument of `node` is, flattened or made an image if the model did so."""
         value = self._known.get(argument)
         if not isinstance(value, int):
             self.fail(node, "one of its operands is no activation: a constant, or the batch size")
         shape = exported_shape(argument)
         if shape == self._shapes[value]:
             return value
-        if shape != (math.prod(self._shapes[value]),):
-            self.fail(node, f"its input was reshaped from {self._shapes[value]} to {shape}; only flattening is known")
-        if value not in self._flattened:
-            while exported_shape(argument.args[0]) == shape:  # back to what flattened it, which names the node
+        flat, image = shape == (math.prod(self._shapes[value]),), len(self._shapes[value]) == 1 and len(shape) == 3
+        if not flat and not image:
+            self.fail(
+                node,
+                f"its input was reshaped from {self._shapes[value]} to {shape}; only flattening, and the way from "
+                "features to an image, are known",
+            )
+        if (value, shape) not in self._reshaped:
+            while exported_shape(argument.args[0]) == shape:  # back to what reshaped it, which names the node
                 argument = argument.args[0]
-            self._flattened[value] = self.emit(argument, "flatten", (value,), shape)
-        return self._flattened[value]
+            attributes = {} if flat else {"shape": list(shape)}
+            reshaped = self.emit(argument, "flatten" if flat else "unflatten", (value,), shape, attributes)
+            self._reshaped[value, shape] = reshaped
+        return self._reshaped[value, shape]
 
     def known(self, argument: Any) -> int | Constant:
         """What an exported node became, whatever its shape."""

@@ -134,6 +134,10 @@ def flatten(native: Any, shape: Shape, weights: Weights) -> list[Any]:
     return to_first(native, shape)
 
 
+def unflatten(native: Any, features: Shape, weights: Weights, shape: list[int]) -> list[Any]:
+    return to_last(native, tuple(shape))
+
+
 def pad(native: Any, shape: Shape, weights: Weights, before: list[int], after: list[int], value: float) -> list[Any]:
     return [native.PadOp(memory(shape), memory(tuple(before)), memory(tuple(after)), value)]
 
@@ -191,6 +195,7 @@ OPERATIONS: dict[str, Callable[..., list[Any]]] = {
     "adaptive_max_pool2d": _pool("AdaptiveMaxPoolOp"),
     "add": add,
     "flatten": flatten,
+    "unflatten": unflatten,
     "pad": pad,
     "slice": slice_axis,
     "mean": mean,

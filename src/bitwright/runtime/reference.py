@@ -334,6 +334,11 @@ def flatten(weights: Weights, x: Array) -> Array:
     return x.reshape(len(x), int(np.prod(x.shape[1:])))
 
 
+def unflatten(weights: Weights, x: Array, *, shape: list[int]) -> Array:
+    """Features as an image (C, H, W), whose elements they are in that order."""
+    return x.reshape(len(x), *shape)
+
+
 def pad(weights: Weights, x: Array, *, before: list[int], after: list[int], value: float) -> Array:
     """A border of `value`, `before` and `after` each axis behind the batch."""
     return np.pad(x, [(0, 0), *zip(before, after, strict=True)], constant_values=np.float32(value))
@@ -379,6 +384,7 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "mul": mul,
     "concat": concat,
     "flatten": flatten,
+    "unflatten": unflatten,
     "pad": pad,
     "slice": slice_axis,
     "mean": mean,

@@ -246,6 +246,14 @@ def _flatten(check: Check) -> Shape:
     return (math.prod(_same(check)),)
 
 
+def _unflatten(check: Check) -> Shape:
+    (features,) = check.input(rank=1)
+    shape = tuple(check.integers("shape", 3, 1))
+    if math.prod(shape) != features:
+        check.fail(f"shape {list(shape)} has {math.prod(shape)} elements, the input {features}")
+    return shape
+
+
 def _pad(check: Check) -> Shape:
     shape = check.input()
     before, after = check.integers("before", len(shape), 0), check.integers("after", len(shape), 0)
@@ -303,6 +311,7 @@ OPERATIONS: dict[str, Operation] = {
     "mul": Operation(_mul, inputs=2),
     "concat": Operation(_concat, ("axis",), inputs=2, most_inputs=64),
     "flatten": Operation(_flatten),
+    "unflatten": Operation(_unflatten, ("shape",)),
     "pad": Operation(_pad, ("before", "after", "value")),
     "slice": Operation(_slice, ("axis", "start", "stop", "step")),
     "mean": Operation(_mean, ("axes", "keepdim")),

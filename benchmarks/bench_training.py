@@ -1,11 +1,12 @@
-"""What the training loop costs beside a loop written by hand in torch: same model, data, order and arithmetic.
+"""What the training loop costs beside a loop written by hand.
 
     python benchmarks/bench_training.py [--rounds 5] [--json FILE]
 
-Claims: at most 5 % more on ResNet-20 (bfloat16, channels last), at most 30 % more on LeNet-300-100 with batch 64, where a
-step takes a millisecond. Checked before: both loops leave the same weights. They take turns, in one thread, and its CPU
-seconds count, which other programs do not lengthen. Random images; our loop also sums losses and errors, validates on two
-images after each epoch, and looks at its settings and at the model before it begins.
+Same model, data, order and arithmetic. Claims: at most 5 % more on ResNet-20 (bfloat16, channels last), at most 30 %
+more on LeNet-300-100 with batch 64, where a step takes a millisecond. Checked before: both loops leave the same
+weights. They take turns, in one thread, and its CPU seconds count, which other programs do not lengthen. Random
+images; our loop also sums losses and errors, validates on two images after each epoch, and looks at settings and
+model before it begins.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def role(path: Path) -> str:
     else:
         words = next(iter(re.findall(r"(?m)^# (.+)$", text)), "")
     paragraph = " ".join(words.split("\n\n")[0].split())
-    sentence = re.split(r"(?<=[^.])\.(?:\s|$)|:\s|; ", paragraph)[0]
+    sentence = re.split(r"(?<=[^.])(?<!\bal)\.(?:\s|$)|:\s|; ", paragraph)[0]
     if not sentence:
         raise SystemExit(f"{path.relative_to(ROOT)} does not begin by telling its role; add a first sentence")
     return sentence

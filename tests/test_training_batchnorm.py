@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from bitwright.context import Context
+from bitwright.training.augment import Views
 from bitwright.training.batchnorm import reestimate
 from bitwright.training.evaluate import as_tensor
 from bitwright.training.loop import fit
-from bitwright.training.settings import TrainSettings
+from bitwright.training.seeds import derive_seed
+from bitwright.training.settings import Augment, TrainSettings
 from training_cases import blobs, equal, linear_net, small_net, weights
 
 
@@ -132,3 +134,17 @@ def test_a_training_ends_with_norms_measured_anew(select, tmp_path):
     untrained = small_net()
     fit(untrained, blobs(), dataclasses.replace(again, epochs=0))
     assert not equal(weights(untrained), weights(small_net()))
+
+
+def test_norms_are_measured_on_views_as_the_network_was_trained_on():
+    """Crops of a padded image have another mean than the image."""
+    settings = TrainSettings(epochs=0, augment=Augment(crop=3), norm_images=90)
+    net, plain, task = small_net(), small_net(), blobs()
+    fit(net, task, settings, seed=3)
+    views = Views(settings.augment, as_tensor(task.train.images))
+    images = as_tensor(task.sample(90).images)
+    cropped = views(images, views.draw(90, derive_seed(3, "train", "norms")))
+    reestimate(plain, cropped, task.preprocess)
+    assert equal(weights(net), weights(plain))
+    reestimate(plain, images, task.preprocess)
+    assert not equal(weights(net), weights(plain))

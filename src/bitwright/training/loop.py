@@ -69,20 +69,20 @@ def fit(
     """
     _check(model, data, settings, teacher, label)
     if settings.epochs == 0:
-        return _measured(model, data, settings, History())
+        return _measured(model, data, settings, seed, label, History())
     path = Path(folder) if folder is not None else None
     identity = _identity(model, data, settings, seed, label, teacher) if path else {}
     saved = checkpoint.read(path, identity) if path else None
     if path and saved and saved.finished:
         model.load_state_dict(saved.model)
         epochs = history.with_seconds(saved.history, path)
-        return _measured(model, data, settings, History(tuple(epochs), _selected(settings, epochs)))
+        return _measured(model, data, settings, seed, label, History(tuple(epochs), _selected(settings, epochs)))
     start = checkpoint.frozen(model.state_dict()) if path else None
     with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
         training = _Training(model, data, settings, seed, label, devices, teacher)
         try:
             shown = (progress or default_progress()) if devices.is_main else Progress()
-            return _measured(model, data, settings, training.run(path, identity, saved, shown))
+            return _measured(model, data, settings, seed, label, training.run(path, identity, saved, shown))
         except BaseException:
             if start is not None:
                 model.load_state_dict(start)
@@ -311,10 +311,19 @@ class _Training:
         return f"try a smaller learning rate (lr={lr / 10:g} instead of {lr:g}) or {clipping}"
 
 
-def _measured(model: nn.Module, data: Dataset, settings: TrainSettings, past: History) -> History:
-    """The end of every training: batch norms are measured anew where that is wanted."""
+def _measured(
+    model: nn.Module, data: Dataset, settings: TrainSettings, seed: int, label: str, past: History
+) -> History:
+    """The end of every training: batch norms are measured anew where that is wanted, on views as it was trained on.
+
+    The images themselves would not do: without the black borders of crops the first variances are others by half.
+    """
     if settings.norm_images:
-        reestimate(model, as_tensor(data.sample(settings.norm_images).images), data.preprocess)
+        images = as_tensor(data.sample(settings.norm_images).images)
+        if settings.augment is not None:
+            views = augment.Views(settings.augment, as_tensor(data.train.images))
+            images = views(images, views.draw(len(images), derive_seed(seed, label, "norms")))
+        reestimate(model, images, data.preprocess)
     return past
 
 

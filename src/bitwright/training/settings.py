@@ -210,8 +210,8 @@ class TrainSettings:
     validation error scatters, and the least of many is luck: under a schedule that ends low, 0.2 chooses among weights
     that have settled.
 
-    `norm_images`: at the end batch norms are measured anew on so many training images (0: they stay as training left
-    them). Where weights are quantised in training, a small step makes many of them jump, and running averages lag.
+    `norm_images`: at the end batch norms are measured anew on views of so many training images (0: they stay as they
+    are). Where weights are quantised in training, a small step makes many of them jump, and running averages lag.
     """
 
     epochs: int = 20

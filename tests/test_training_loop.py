@@ -45,6 +45,13 @@ def test_one_step_is_gradient_descent_on_the_mean_loss():
     np.testing.assert_allclose(net[1].bias.detach(), b - 0.5 * difference.sum(0), atol=1e-6)
 
 
+@pytest.mark.parametrize("single", [{"batch_size": 1}, {"batch_size": 8, "images": 1}])
+def test_batch_norm_on_one_sample_is_refused_in_words(single):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    with pytest.raises(BitwrightError, match="can't train on one sample at a time"):
+        fit(net, blobs(single.get("images", 9)), TrainSettings(epochs=1, batch_size=single["batch_size"]))
+
+
 def test_clipping_limits_the_norm_of_the_whole_gradient():
     nets = [linear_net(), linear_net()]
     start = weights(nets[0])

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -222,11 +223,12 @@ class _Training:
                 figures.append(torch.stack((loss.detach() * len(y), wrong)) * float(share > 0))
             return loss
 
-        if isinstance(self.optimizer, torch.optim.LBFGS):
-            self.stepper.step(closure)
-        else:
-            closure()
-            self.stepper.step()
+        with _telling_of_single_samples(self.settings.batch_size):
+            if isinstance(self.optimizer, torch.optim.LBFGS):
+                self.stepper.step(closure)
+            else:
+                closure()
+                self.stepper.step()
         return figures[0]
 
     def _batch(self, index: Tensor) -> Tensor:
@@ -325,6 +327,21 @@ def _measured(
             images = views(images, views.draw(len(images), derive_seed(seed, label, "norms")))
         reestimate(model, images, data.preprocess)
     return past
+
+
+@contextlib.contextmanager
+def _telling_of_single_samples(batch_size: int) -> Iterator[None]:
+    """Say it in the recipe's words when batch norm refuses a batch of one number per channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BitwrightError(
+            f"batch norm can't train on one sample at a time: the batch size is {batch_size}; take 2 or more, and as "
+            "many training images",
+            kind="batch-size",
+        ) from None
 
 
 def _selected(settings: TrainSettings, epochs: list[Epoch]) -> int:

@@ -8,7 +8,8 @@ from torch import nn
 
 from bitwright.errors import BitwrightError
 from bitwright.ops import sign
-from bitwright.steps.activations import Range, TrainingSign, check_signs, input_ranges
+from bitwright.steps.activations import Range, TrainingSign, input_ranges
+from bitwright.steps.order import check_signs
 from low_bits import small_resnet
 from training_cases import equal, weights
 
@@ -36,6 +37,11 @@ def test_a_layer_that_is_not_used() -> None:
     model.forward = lambda x: model.used(x)  # type: ignore[method-assign]
     with pytest.raises(BitwrightError, match="'unused' sees no input"):
         input_ranges(model, {"unused": model.unused}, torch.ones(2, 1))
+
+
+def test_images_that_do_not_fit() -> None:
+    with pytest.raises(BitwrightError, match=r"a Sequential can't take \(2, 3\) torch.float32 images"):
+        input_ranges(model := nn.Sequential(nn.Linear(4, 1)), {"0": model[0]}, torch.ones(2, 3))
 
 
 def test_signs_behind_a_relu_are_refused() -> None:

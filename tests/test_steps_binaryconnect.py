@@ -150,7 +150,7 @@ def test_validation_is_at_test_time_weights(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_layer_without_a_norm_is_named() -> None:
-    with pytest.warns(UserWarning, match="binary layer 'fc2' has no norm behind it") as caught:
+    with pytest.warns(UserWarning, match="layer 'fc2' has no norm behind it") as caught:
         step(1).apply(net(norm=False), Context(DIGITS))
     assert len(caught) == 3
 
@@ -175,9 +175,10 @@ def test_norms_are_looked_for_in_the_graph() -> None:
     (about_the_sign,) = complaints(graph, ("conv1", "conv2"))
     assert "takes signs of the sums of 'conv3'" in about_the_sign
     found = list(complaints(graph, ("conv1", "conv2", "conv3", "fc")))
-    assert found[1] == about_the_sign
     assert "'conv3' has no norm" in found[0]
-    assert "'fc' has no norm" in found[2]
+    assert "'fc' has no norm" in found[1]
+    assert found[2] == about_the_sign
+    assert "no shortcut goes past 'conv3', so" in list(complaints(graph, ("conv2", "conv3"), shortcuts=True))[-1]
 
 
 def test_a_group_norm_behind_a_concatenation_is_a_norm() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,18 @@ def test_a_layer_without_a_norm_is_warned_of() -> None:
     model.layer2[0].bn2 = torch.nn.Identity()  # type: ignore[index,operator,union-attr,assignment]
     with pytest.warns(UserWarning, match=r"'layer2.0.conv2' has no norm behind it"):
         BiReal(train=TrainSettings(epochs=0)).apply(model, Context(bw.load_dataset("digits")))
+
+
+def test_layers_without_a_shortcut_are_warned_of() -> None:
+    none, data = TrainSettings(epochs=0), bw.load_dataset("digits")
+    with pytest.warns(
+        UserWarning, match=r"no shortcut goes past 'layer1.0.conv1', 'layer2.0.conv1', 'layer3.0.conv1', so"
+    ):
+        BiReal(train=none).apply(small_resnet("pre-activation", signs=True), Context(data))
+    for block in ("bireal", "react"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            BiReal(train=none).apply(small_resnet(block, signs=True), Context(data))
 
 
 @pytest.mark.parametrize("make", [lambda: BiReal(limit=0), lambda: BiReal(gradient="swish")])

@@ -41,7 +41,7 @@ def short(step: Any, epochs: int = 2) -> Any:
     return dataclasses.replace(step, train=dataclasses.replace(step.train, epochs=epochs))
 
 
-def net(activation: str = "hardtanh", dropout: float = 0.0, norm: bool = True) -> nn.Module:
+def net(activation: str = "hardtanh", dropout: Any = 0.0, norm: bool = True) -> nn.Module:
     sizes: dict[str, Any] = {"input_shape": DIGITS.shape, "hidden": [40, 24], "seed": 0}
     words: dict[str, Any] = {"norm": "batch" if norm else None, "norm_output": norm}
     return bw.create_model("mlp", activation=activation, dropout=dropout, **sizes, **words)
@@ -119,15 +119,30 @@ def test_stochastic_signs_are_drawn_in_training_only() -> None:
     assert float(sign.train()(x).mean()) == pytest.approx(0.5, abs=0.03)  # 3/4 are +1
 
 
-def test_dropout_works_behind_the_signs() -> None:
-    torch.manual_seed(0)
-    x, sign = torch.randn(10_000), TrainedSign(stochastic=False, p=0.25).train()
-    y = sign(x)
-    assert y.unique().tolist() == pytest.approx([-1 / 0.75, 0, 1 / 0.75])
-    assert float((y == 0).float().mean()) == pytest.approx(0.25, abs=0.02)
-    model = net(dropout=0.2)
-    short(BNN(), 1).apply(model, Context(DIGITS))
-    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.0, 0.2, 0.2]
+@pytest.mark.parametrize("step", [BNN(), QNN(activation_bits=3)])
+def test_dropout_works_behind_the_quantisers(step: Any) -> None:
+    """In front of them a sign would make +1 of what is dropped, and a grid would cut off what is scaled up."""
+
+    def check(model: nn.Module, layer: Any) -> None:
+        given: list[tuple[Tensor, Tensor]] = []
+        hook = layer.input.register_forward_hook(lambda module, inputs, output: given.append((inputs[0], output)))
+        with torch.no_grad():
+            model.train()(torch.rand(200, 1, 8, 8))
+            hook.remove()
+            ((before, after),) = given
+            plain, dropped = layer.input.eval()(before), after == 0
+        assert torch.allclose(after[~dropped], plain[~dropped] / 0.75)
+        assert float(dropped[plain != 0].float().mean()) == pytest.approx(0.25, abs=0.02)
+        assert float(before.max()) <= 1, "pixels, and what a hard tanh gives"
+
+    class Look(Context):
+        def train(self, model, settings):  # type: ignore[no-untyped-def]
+            for name in ("fc1", "fc2"):
+                check(model, model.get_submodule(name))
+
+    model = net(dropout=[0.25, 0.25, 0.25])
+    step.apply(model, Look(DIGITS))
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.25, 0.25, 0.25]
 
 
 # --- shift-based batch norm ------------------------------------------------------------------------------------------
@@ -250,8 +265,8 @@ def test_pixels_need_a_preprocess_that_keeps_them(step: Any) -> None:
     assert type(model.get_submodule("fc1")) is nn.Linear
 
 
-def test_signs_behind_a_relu_and_of_bare_sums_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="'fc2' takes signs behind a ReLU"):
+def test_signs_behind_a_relu_are_refused_and_of_bare_sums_warned_of() -> None:
+    with pytest.raises(BitwrightError, match=r"'fc2': its input is from 0 to .*all of its signs are equal"):
         short(BNN(), 1).apply(net("relu"), Context(DIGITS))
     with pytest.warns(UserWarning, match="'fc2' takes signs of the sums of 'fc1'"):
         short(BNN(), 1).apply(net("identity", norm=False), Context(DIGITS))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from bitwright.context import Context
 from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d
 from bitwright.packing.lattice import find_lattice
+from bitwright.steps import dorefa
 from bitwright.steps.dorefa import ClippedInput, DoReFa, DoReFaWeight, coarse_gradient
 from bitwright.training.settings import TrainSettings
 from low_bits import check_packed, small_resnet
@@ -96,6 +99,35 @@ def test_a_network_ends_in_whole_numbers_and_runs_packed(bits: int, options: dic
         assert lattice is not None
         assert np.abs(lattice.integers).max() <= 2**bits - 1
     check_packed(model, data, bits, tmp_path)
+
+
+def test_inputs_and_gradients_are_rounded_in_float32() -> None:
+    """Autocast hands over bfloat16, which has 8 bits for the code before it is rounded."""
+    x = torch.linspace(-0.2, 1.2, 3000).bfloat16().requires_grad_()
+    y = ClippedInput(7)(x)
+    assert torch.equal(y, ClippedInput(7)(x.detach().float()))
+    outer = torch.randn(3000).bfloat16()
+    torch.manual_seed(0)
+    dorefa._CoarseGradient.apply(x, 6).backward(outer)
+    torch.manual_seed(0)
+    exact = coarse_gradient(outer.float(), 6, torch.rand(3000) - 0.5)
+    assert torch.equal(x.grad, exact.bfloat16())  # type: ignore[arg-type]
+
+
+def test_layers_without_a_norm_are_warned_of() -> None:
+    data, none = bw.load_dataset("digits"), TrainSettings(epochs=0)
+
+    def apply(**options: Any) -> None:
+        model = bw.create_model("mlp", input_shape=data.shape, hidden=[20, 12])
+        DoReFa(train=none, **options).apply(model, Context(data))
+
+    with pytest.warns(UserWarning, match="layer 'fc2' has no norm behind it"):
+        apply()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        apply(scale="mean")
+        apply(weight_bits=1)
+        DoReFa(train=none).apply(small_resnet("pre-activation"), Context(data))
 
 
 def test_coarse_gradients_change_the_training_by_the_seed() -> None:

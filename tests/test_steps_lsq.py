@@ -87,6 +87,12 @@ def test_first_steps_and_scales_of_gradients() -> None:
     assert input_grids({"a": 3, "b": 3}, {"a": Range(0, 1, 1), "b": Range(-1, 1, 1)}) == {"a": (0, 7), "b": (-4, 3)}
 
 
+def test_inputs_are_rounded_in_float32() -> None:
+    """Autocast hands over bfloat16, whose products with 1 / step would be rounded to 8 bits before."""
+    x, inputs = torch.linspace(0, 3, 3000).bfloat16(), SteppedInput(0.1, 0, 255)
+    assert torch.equal(inputs(x), inputs(x.float()))
+
+
 def test_weight_decay_leaves_steps_alone() -> None:
     from bitwright.training.penalties import decaying
 

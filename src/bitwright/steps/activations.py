@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright import edits
 from bitwright.errors import BitwrightError
-from bitwright.ops import QuantConv2d, QuantLinear
+from bitwright.ops import QuantConv2d, Quantize, QuantLinear
+from bitwright.steps.dropout import dropouts_before, scaled_dropout
 from bitwright.steps.latent import signs
 
 QuantLayer = QuantConv2d | QuantLinear
@@ -29,6 +30,13 @@ def quantise_inputs(
     return {name: layer for name, layer in made.items() if isinstance(layer, QuantConv2d | QuantLinear)}
 
 
+def set_scale(layers: Iterable[nn.Module], scale: float) -> None:
+    """Give the quantisers in front of the layers their scale."""
+    for layer in layers:
+        assert isinstance(layer.input, Quantize)
+        layer.input.scale.fill_(scale)
+
+
 def exact_norms(model: nn.Module) -> None:
     """Replace all batch norms, as edits that checkpoints replay, by such that compute the engine's very bits."""
     for name in [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]:
@@ -36,23 +44,33 @@ def exact_norms(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def training_inputs(layers: Mapping[str, QuantLayer], make: Callable[[str], nn.Module]) -> Iterator[None]:
-    """While inside, make(path) quantises the input of each layer; afterwards the plain quantiser is back.
+def training_inputs(
+    model: nn.Module, layers: Mapping[str, QuantLayer], make: Callable[[str], nn.Module | None]
+) -> Iterator[None]:
+    """While inside, make(path) quantises the input of each layer, or the plain quantiser where that is None.
 
-    make's modules are part of the state_dict, so learnt scales resume with everything else. One that has learnt
-    something has a method settle(plain), which writes it into the plain `Sign` or `Quantize` that stays.
+    Afterwards all are plain again. make's modules are part of the state_dict, so learnt scales resume with everything
+    else. One that has learnt something has a method settle(plain), which writes it into the plain quantiser that stays.
+
+    Dropout that the model has in front of these layers works behind the quantisers meanwhile. Before them, a sign would
+    make +1 of what it drops, and the end of a grid would cut off what it scales up.
     """
     plain = {name: layer.input for name, layer in layers.items()}
-    for name, layer in layers.items():
-        layer.input = make(name).to(layer.weight.device)
-    try:
-        yield
-    finally:
+    dropped = {name: module.p for name, module in dropouts_before(model, layers).items() if module.p > 0}
+    trained = {name: (make(name) or plain[name]).to(layer.weight.device) for name, layer in layers.items()}
+    with scaled_dropout(model, layers) as dropout:
+        dropout.scale(dict.fromkeys(layers, 0.0))
         for name, layer in layers.items():
-            trained, layer.input = layer.input, plain[name]
-            with torch.no_grad():
-                if callable(settle := getattr(trained, "settle", None)):
-                    settle(plain[name])
+            behind = [nn.Dropout(dropped[name])] if name in dropped else []
+            layer.input = nn.Sequential(trained[name], *behind) if behind else trained[name]
+        try:
+            yield
+        finally:
+            for name, layer in layers.items():
+                layer.input = plain[name]
+                with torch.no_grad():
+                    if callable(settle := getattr(trained[name], "settle", None)):
+                        settle(plain[name])
 
 
 @dataclass(frozen=True)
@@ -81,25 +99,18 @@ def input_ranges(model: nn.Module, layers: Mapping[str, nn.Module], images: Tens
             found[name] = Range(float(x.min()), float(x.max()), float(x.abs().mean()), float((x == 0).float().mean()))
 
         model.get_submodule(name).register_forward_pre_hook(look)
-    with torch.no_grad():
-        model(images.to(next(model.parameters()).device))
+    try:
+        with torch.no_grad():
+            model(images.to(next(model.parameters()).device))
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
+        raise BitwrightError(
+            f"a {type(model).__name__} can't take {tuple(images.shape)} {images.dtype} images: {error}",
+            kind="input-shape",
+        ) from error
     for name in layers:
         if name not in found:
             raise BitwrightError(f"layer {name!r} sees no input: the model doesn't use it; `ignore` it", kind="unused")
     return found
-
-
-def check_signs(model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor) -> None:
-    """Raise BitwrightError, naming the layer, where the sign of an input would be the same for all of these images."""
-    for name, numbers in input_ranges(model, layers, images).items():
-        if numbers.low >= 0 or numbers.high < 0:
-            behind = " (a ReLU in front of it?)" if numbers.low == 0 else ""
-            raise BitwrightError(
-                f"layer {name!r}: its input is from {numbers.low:g} to {numbers.high:g}{behind}, so all of its signs "
-                "are equal; put a batch norm in front of it and no activation: in the models, block: bireal, or "
-                "react, or pre-activation and activation: identity",
-                kind="constant-sign",
-            )
 
 
 class _Sign(torch.autograd.Function):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from torch import nn
 
 from bitwright.errors import BitwrightError
-from bitwright.steps.activations import TrainingSign, check_signs, quantise_inputs, training_inputs
+from bitwright.steps.activations import TrainingSign, quantise_inputs, training_inputs
 from bitwright.steps.latent import quantised_weights
 from bitwright.steps.layers import plain_layers
-from bitwright.steps.order import warn_of_order
+from bitwright.steps.order import check_signs, warn_of_order
 from bitwright.steps.step import Step
 from bitwright.steps.xnor import FilterSigns
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
@@ -40,8 +40,8 @@ class BiReal(Step):
     each forward pass in training, so that none is stuck beyond.
 
     What makes it work is the network: a shortcut over every binary layer, so that real numbers go past the signs
-    (block: bireal), and learned thresholds and shifts (block: react; ReActNet, section 4). 1 bit per weight, 32 per
-    filter.
+    (block: bireal; a warning names the layers that have none), and learned thresholds and shifts (block: react;
+    ReActNet, section 4). 1 bit per weight, 32 per filter.
 
     layers, ignore  which; all but the first and the last. None may have a ReLU in front, all signs would be +1.
     activations     the gradient of sign(x): "polynomial", or "clip", 1{|x| < 1} (Hubara et al. 2016).
@@ -74,8 +74,8 @@ class BiReal(Step):
         chosen = plain_layers(model, self.layers, self.ignore)
         check_signs(model, chosen, context.calibration(256))
         layers = quantise_inputs(model, chosen, "sign")
-        warn_of_order(model, layers, context.data)
-        with training_inputs(layers, lambda name: TrainingSign(self.activations)):
+        warn_of_order(model, layers, context.data, shortcuts=True)
+        with training_inputs(model, layers, lambda name: TrainingSign(self.activations)):
             if self.first is not None:
                 context.train(model, self.first)
             with quantised_weights(layers, lambda name, weight: FilterSigns(self.gradient, limit=self.limit)):

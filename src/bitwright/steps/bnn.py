@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bitwright.errors import BitwrightError
-from bitwright.ops import Quantize
-from bitwright.steps.activations import QuantLayer, exact_norms, quantise_inputs, training_inputs
+from bitwright.steps.activations import QuantLayer, exact_norms, quantise_inputs, set_scale, training_inputs
 from bitwright.steps.binaryconnect import BinarySigns, Start, clipped_weights, start_uniform, stochastic_signs
-from bitwright.steps.dropout import dropouts_before, scaled_dropout
 from bitwright.steps.latent import signs, surrogate
 from bitwright.steps.layers import plain_layers
-from bitwright.steps.order import warn_of_order
+from bitwright.steps.order import check_signs, warn_of_order
 from bitwright.steps.shift_norm import shift_norms
 from bitwright.steps.step import Step, select_layers
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
@@ -40,33 +37,17 @@ _TRAIN = TrainSettings(
 
 
 class TrainedSign(nn.Module):
-    """The signs in front of a layer while it is trained, with dropout p behind them; see `BNN`."""
+    """The signs in front of a layer while it is trained; see `BNN`."""
 
-    def __init__(self, stochastic: bool, p: float = 0.0) -> None:
+    def __init__(self, stochastic: bool) -> None:
         super().__init__()
-        self.stochastic, self.p = stochastic, p
+        self.stochastic = stochastic
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape; +1 and -1 in eval mode, whatever they are in training."""
         free = x.detach()
         drawn = stochastic_signs(free).to(x.dtype) if self.stochastic and self.training else signs(free)
-        return F.dropout(surrogate(drawn, x, free.abs() <= 1), self.p, self.training)
-
-
-@contextlib.contextmanager
-def signs_in_training(model: nn.Module, layers: Mapping[str, QuantLayer], stochastic: bool) -> Iterator[None]:
-    """While inside, `TrainedSign` is in front of each layer, and dropout that was before the signs is behind them.
-
-    Before a sign, what it drops would be a +1.
-    """
-    before = dropouts_before(model, layers)
-    dropped = {name: module.p for name, module in before.items()}
-    with (
-        scaled_dropout(model, layers) as dropout,
-        training_inputs(layers, lambda name: TrainedSign(stochastic, dropped.get(name, 0.0))),
-    ):
-        dropout.scale(dict.fromkeys(before, 0.0))
-        yield
+        return surrogate(drawn, x, free.abs() <= 1)
 
 
 @dataclass(frozen=True)
@@ -79,9 +60,9 @@ class BNN(Step):
         first layer  x = p / 255, p = 0 .. 255: eight planes of bits                       (algorithm 4)
 
     with sign(0) = +1. The block is convolution - pooling - batch norm - hard tanh - sign: `model` brings it, the step
-    puts the signs in front of its layers. A ReLU before a sign, signs of sums without a norm between, and a layer
-    without a norm behind it are warned of. With batch norm behind the last layer, too, every sum is one of whole
-    numbers, and norm and sign are a threshold on it. Bits per weight: 1.
+    puts the signs in front of its layers. Signs that are all equal, as behind a ReLU, are refused; signs of sums
+    without a norm between, and a layer without a norm behind it are warned of. With batch norm behind the last layer,
+    too, every sum is one of whole numbers, and norm and sign are a threshold on it. Bits per weight: 1.
 
     layers, ignore  which; all of them in the paper. The model's first layer gets no sign in front of it.
     first           "pixels": its input is quantised to the 256 pixels, which the data set's preprocess must leave
@@ -114,15 +95,17 @@ class BNN(Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         self.look_ahead(model, context.data)
-        layers = plain_layers(model, self.layers, self.ignore)
-        layers, inner = quantise_layers(model, layers, self.first, "sign")
+        chosen = plain_layers(model, self.layers, self.ignore)
+        inner = all_but_first(model, chosen)
+        check_signs(model, inner, context.calibration(256))
+        layers, quantised = quantise_layers(model, chosen, self.first, "sign")
         exact_norms(model)
         warn_of_order(model, layers, context.data)
         if self.start == "uniform":
             start_uniform(layers, context.seed)
         with (
             clipped_weights(layers, BinarySigns, self.scale_rates),
-            signs_in_training(model, inner, self.stochastic),
+            training_inputs(model, quantised, lambda name: TrainedSign(self.stochastic) if name in inner else None),
             shift_norms(model) if self.norm == "shift" else contextlib.nullcontext(),
         ):
             context.train(model, self.train)
@@ -147,14 +130,18 @@ def quantise_layers(
 ) -> tuple[dict[str, nn.Module], dict[str, QuantLayer]]:
     """Put a quantiser in front of each layer: pixels (or nothing) for the model's first one, `kind` for the others.
 
-    Gives all layers as they are now, and those that are not the first.
+    Gives all layers as they are now, and those with a quantiser.
     """
-    entry = select_layers(model, ("first",))
-    made = quantise_inputs(model, {n: m for n, m in layers.items() if n not in entry}, kind, qmin, qmax)
-    taking_pixels: dict[str, QuantLayer] = {}
+    inner = all_but_first(model, layers)
+    made = quantise_inputs(model, inner, kind, qmin, qmax)
     if first == "pixels":
-        taking_pixels = quantise_inputs(model, {n: m for n, m in layers.items() if n in entry}, "grid", 0, 255)
-        for layer in taking_pixels.values():
-            assert isinstance(layer.input, Quantize)
-            layer.input.scale.fill_(1 / 255)
-    return {**layers, **taking_pixels, **made}, made
+        taking_pixels = quantise_inputs(model, {n: m for n, m in layers.items() if n not in inner}, "grid", 0, 255)
+        set_scale(taking_pixels.values(), 1 / 255)
+        made |= taking_pixels
+    return {**layers, **made}, made
+
+
+def all_but_first(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Those of `layers` that are not the model's first one, which takes pixels."""
+    entry = select_layers(model, ("first",))
+    return {name: layer for name, layer in layers.items() if name not in entry}

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bitwright.ops import Quantize
-from bitwright.steps.activations import QuantLayer, quantise_inputs, training_inputs
+from bitwright.steps.activations import QuantLayer, quantise_inputs, set_scale, training_inputs
 from bitwright.steps.grid import on_grid
 from bitwright.steps.latent import Latent, quantised_weights, signs, surrogate
 from bitwright.steps.layers import check_bits, plain_layers
+from bitwright.steps.order import warn_of_order
 from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
@@ -65,8 +65,8 @@ class ClippedInput(nn.Module):
         self.register_buffer("step", torch.tensor(1 / self.high), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        return on_grid(x, self.step, 0, self.high)
+        """The same shape, float32."""
+        return on_grid(x.float(), self.step, 0, self.high)
 
 
 class _CoarseGradient(torch.autograd.Function):
@@ -77,7 +77,8 @@ class _CoarseGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return coarse_gradient(gradients[0], ctx.bits, torch.rand_like(gradients[0]) - 0.5), None
+        exact = gradients[0].float()
+        return coarse_gradient(exact, ctx.bits, torch.rand_like(exact) - 0.5).to(gradients[0].dtype), None
 
 
 def coarse_gradient(gradient: Tensor, bits: int, noise: Tensor) -> Tensor:
@@ -118,7 +119,8 @@ class DoReFa(Step):
         gradients  f(g) = 2 m (quantize_k(g / 2m + 1/2 + N) - 1/2),  m = max|g| over a sample,
                    N uniform from -1/2 to 1/2, over 2^k - 1; of a layer's result, before the norm behind it
 
-    Weights of k > 1 bits reach from -1 to 1 whatever the fan-in, so every layer needs a norm behind it; or `scale`.
+    Weights of k > 1 bits reach from -1 to 1 whatever the fan-in, so every layer needs a norm behind it (a warning names
+    those without one); or `scale`.
 
     k bits per weight, 32 per layer. Layers end as sums of whole numbers; with weights of 8 bits, which are odd
     multiples up to 255 of their step, as sums of floats.
@@ -154,8 +156,10 @@ class DoReFa(Step):
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)
         layers = unit_inputs(model, chosen, self.activation_bits)
+        if self.weight_bits > 1 and self.scale == "one":
+            warn_of_order(model, layers, context.data)
         with (
-            training_inputs(layers, lambda name: ClippedInput(self.activation_bits)),
+            training_inputs(model, layers, lambda name: ClippedInput(self.activation_bits)),
             quantised_weights(layers, lambda name, weight: DoReFaWeight(self.weight_bits, self.scale)),
             coarse_gradients(layers, self.gradient_bits),
         ):
@@ -167,7 +171,5 @@ def unit_inputs(model: nn.Module, layers: Mapping[str, nn.Module], bits: int) ->
     """Replace the layers by ones whose inputs are 0 to 1 in equal steps."""
     high = (1 << bits) - 1
     made = quantise_inputs(model, layers, "grid", 0, high)
-    for layer in made.values():
-        assert isinstance(layer.input, Quantize)
-        layer.input.scale.fill_(1 / high)
+    set_scale(made.values(), 1 / high)
     return made

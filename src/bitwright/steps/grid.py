@@ -34,8 +34,8 @@ def on_grid(x: Tensor, step: Tensor, low: int, high: int, factor: float = 1.0) -
         dy/dx     1 where low < x / step < high, else 0
         dy/dstep  factor * (r - x / step there, low below, high above)    (Esser et al. 2020, equations 3 and 5)
 
-    step is one number without dimensions, or a tensor that broadcasts over x. Of bfloat16 numbers, 1 / step times x is
-    rounded to bfloat16 before it is to a whole number; float32 gives the operator's numbers bit for bit, but for -0.0.
+    step is one number without dimensions, or a tensor that broadcasts over x. Of float32 it gives the operator's
+    numbers bit for bit, but for -0.0; bfloat16 would be rounded twice, so convert it before.
     """
     result: Tensor = _OnGrid.apply(x, step, low, high, factor)
     return result

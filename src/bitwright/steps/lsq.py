@@ -61,11 +61,11 @@ class SteppedInput(nn.Module):
         self.step = _step(torch.tensor(magnitude), high)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
+        """The same shape, float32: bfloat16 can't say 1 / step times x to a whole number."""
         if self.training:
             with torch.no_grad():
                 self.step.clamp_(min=_LEAST_STEP)
-        return on_grid(x, self.step, self.low, self.high, 1 / math.sqrt(x[0].numel() * self.high))
+        return on_grid(x.float(), self.step, self.low, self.high, 1 / math.sqrt(x[0].numel() * self.high))
 
     def settle(self, plain: nn.Module) -> None:
         """Give the step to the quantiser that stays."""
@@ -149,7 +149,7 @@ class LSQ(Step):
             return SteppedInput(found.magnitude / (1 - zeros), *grids[name])
 
         with contextlib.ExitStack() as training:
-            training.enter_context(training_inputs(layers, stepped_input))
+            training.enter_context(training_inputs(model, layers, stepped_input))
             training.enter_context(quantised_weights(layers, stepped_weight))
             context.train(model, self.train)
         context.record("lsq", [_row(name, layer, bits[name]) for name, layer in layers.items()])

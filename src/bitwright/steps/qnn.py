@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from bitwright.ops import Quantize
-from bitwright.steps.activations import exact_norms, training_inputs
+from bitwright.steps.activations import exact_norms, set_scale, training_inputs
 from bitwright.steps.binaryconnect import BinarySigns, Clipped, Start, clipped_weights, start_uniform
-from bitwright.steps.bnn import _TRAIN, First, check_pixels, quantise_layers
+from bitwright.steps.bnn import _TRAIN, First, all_but_first, check_pixels, quantise_layers
 from bitwright.steps.latent import surrogate
 from bitwright.steps.layers import check_bits, plain_layers
 from bitwright.steps.order import warn_of_order
@@ -106,19 +105,20 @@ class QNN(Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         self.look_ahead(model, context.data)
-        layers = plain_layers(model, self.layers, self.ignore)
+        chosen = plain_layers(model, self.layers, self.ignore)
         steps = 2 ** (self.activation_bits - 1)
-        layers, inner = quantise_layers(model, layers, self.first, "grid", -steps, steps - 1)
-        for layer in inner.values():
-            assert isinstance(layer.input, Quantize)
-            layer.input.scale.fill_(1 / steps)
+        layers, quantised = quantise_layers(model, chosen, self.first, "grid", -steps, steps - 1)
+        inner = all_but_first(model, quantised)
+        set_scale(inner.values(), 1 / steps)
         exact_norms(model)
         warn_of_order(model, layers, context.data)
         if self.start == "uniform":
             start_uniform(layers, context.seed)
         with (
             clipped_weights(layers, self._weight, self.scale_rates),
-            training_inputs(inner, lambda name: QuantisedInput(self.activation_bits)),
+            training_inputs(
+                model, quantised, lambda name: QuantisedInput(self.activation_bits) if name in inner else None
+            ),
         ):
             context.train(model, self.train)
         return model

@@ -13,10 +13,10 @@ from bitwright import edits
 from bitwright.edits import edit
 from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, QuantLinear, Sign, quantised_like
-from bitwright.steps.activations import QuantLayer, TrainingSign, check_signs, quantise_inputs, training_inputs
+from bitwright.steps.activations import QuantLayer, TrainingSign, quantise_inputs, training_inputs
 from bitwright.steps.latent import Latent, filter_mean, quantised_weights, signs, surrogate
 from bitwright.steps.layers import plain_layers
-from bitwright.steps.order import warn_of_order
+from bitwright.steps.order import check_signs, warn_of_order
 from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
@@ -190,10 +190,9 @@ class XNOR(Step):
         chosen = plain_layers(model, self.layers, self.ignore)
         check_signs(model, chosen, context.calibration(256))
         layers = scale_signs(model, chosen) if self.use_k else quantise_inputs(model, chosen, "sign")
-        if not self.use_k:  # a norm behind K isn't seen as one behind the layer
-            warn_of_order(model, layers, context.data)
+        warn_of_order(model, layers, context.data)
         with (
-            training_inputs(layers, lambda name: TrainingSign("clip", self.binarise_gradients)),
+            training_inputs(model, layers, lambda name: TrainingSign("clip", self.binarise_gradients)),
             quantised_weights(layers, lambda name, weight: FilterSigns(self.gradient, self.centre)),
         ):
             context.train(model, self.train)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from bitwright.data.preprocess import Preprocess
+from bitwright.errors import BitwrightError
 from bitwright.training.evaluate import eval_mode
 
 
@@ -50,3 +53,18 @@ def frozen_norms(model: nn.Module) -> list[_BatchNorm]:
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.affine]
     return [m for m in norms if not any(p.requires_grad for p in m.parameters())]
+
+
+@contextlib.contextmanager
+def telling_of_single_samples(batch_size: int) -> Iterator[None]:
+    """Say it in the recipe's words when batch norm refuses a batch of one number per channel."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise BitwrightError(
+            f"batch norm can't train on one sample at a time: the batch size is {batch_size}; take 2 or more, and as "
+            "many training images",
+            kind="batch-size",
+        ) from None

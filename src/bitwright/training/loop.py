@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch.nn.utils import parametrize
 from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
 from bitwright.training import augment, checkpoint, history
-from bitwright.training.batchnorm import frozen_norms, reestimate
+from bitwright.training.batchnorm import frozen_norms, reestimate, telling_of_single_samples
 from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
@@ -223,7 +222,7 @@ class _Training:
                 figures.append(torch.stack((loss.detach() * len(y), wrong)) * float(share > 0))
             return loss
 
-        with _telling_of_single_samples(self.settings.batch_size):
+        with telling_of_single_samples(self.settings.batch_size):
             if isinstance(self.optimizer, torch.optim.LBFGS):
                 self.stepper.step(closure)
             else:
@@ -327,21 +326,6 @@ def _measured(
             images = views(images, views.draw(len(images), derive_seed(seed, label, "norms")))
         reestimate(model, images, data.preprocess)
     return past
-
-
-@contextlib.contextmanager
-def _telling_of_single_samples(batch_size: int) -> Iterator[None]:
-    """Say it in the recipe's words when batch norm refuses a batch of one number per channel."""
-    try:
-        yield
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise BitwrightError(
-            f"batch norm can't train on one sample at a time: the batch size is {batch_size}; take 2 or more, and as "
-            "many training images",
-            kind="batch-size",
-        ) from None
 
 
 def _selected(settings: TrainSettings, epochs: list[Epoch]) -> int:

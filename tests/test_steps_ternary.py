@@ -102,6 +102,21 @@ def test_bad_settings(make: object) -> None:
         make()  # type: ignore[operator]
 
 
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"layers": ("re:(",)}, "is no regular expression"),
+        ({"layers": "fc1"}, r"twn: layers is 'fc1'; expected a tuple of patterns, \('fc1',\)"),
+        ({"ignore": ("fc*",)}, r"no layer is left: ignore=\['fc\*'\] takes all of fc1, fc2, fc3"),
+    ],
+)
+def test_patterns_that_make_no_sense(options: dict[str, object], problem: str) -> None:
+    with pytest.raises(BitwrightError, match=problem):
+        TWN(train=SHORT, **options).apply(
+            bw.create_model("mlp", input_shape=(1, 8, 8)), Context(bw.load_dataset("digits"))
+        )  # type: ignore[arg-type]
+
+
 def test_a_pattern_that_matches_nothing() -> None:
     data: Dataset = bw.load_dataset("digits")
     with pytest.raises(BitwrightError, match="matches nothing"):

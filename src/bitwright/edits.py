@@ -60,7 +60,10 @@ def replace(model: nn.Module, path: str, name: str, **options: Any) -> nn.Module
             f"edit {name!r}: {type(model).__name__} has no module {path!r}; the checkpoint is of another architecture",
             kind="edit",
         ) from None
-    new = _MAKERS[name](old, **options).train(old.training)
+    try:
+        new = _MAKERS[name](old, **options).train(old.training)
+    except BitwrightError as error:
+        raise BitwrightError(f"layer {path!r}: {error}", kind=error.kind) from None
     model.set_submodule(path, new)
     model.__dict__.setdefault("bitwright_edits", []).append({"path": path, "edit": name, **options})
     return new

@@ -377,7 +377,8 @@ def quantised_like(
         new = linear(old.in_features, old.out_features, old.bias is not None, device="meta", input=quantiser)
     else:
         raise BitwrightError(
-            f"a {type(old).__name__} can't have a quantised input; only nn.Conv2d and nn.Linear can", kind="edit"
+            f"a {type(old).__name__} can't have a quantised input, only nn.Conv2d and nn.Linear can; `ignore` it",
+            kind="edit",
         )
     for name, parameter in old.named_parameters(recurse=False):
         setattr(new, name, parameter)

@@ -74,11 +74,6 @@ def quantised_weights(layers: Mapping[str, nn.Module], make: Callable[[str, Tens
             detach(layer, "weight")
 
 
-def per_output(values: Tensor, weight: Tensor) -> Tensor:
-    """(O,) in the shape that broadcasts over a weight (O, ...)."""
-    return values.reshape(-1, *(1,) * (weight.ndim - 1))
-
-
 def signs(x: Tensor) -> Tensor:
     """+1 where x >= 0, else -1. Two passes of vector code, as -0.0 + 0.0 is 0.0; `torch.where` takes far longer."""
     return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x + 0.0)

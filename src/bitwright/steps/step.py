@@ -32,6 +32,12 @@ class Step:
         for field, hint in typing.get_type_hints(type(self)).items():
             if typing.get_origin(hint) is typing.Literal and getattr(self, field) not in typing.get_args(hint):
                 raise unknown(f"{self.name}: {field}", getattr(self, field), typing.get_args(hint))
+            if hint == tuple[str, ...] and isinstance(getattr(self, field), str):
+                raise BitwrightError(
+                    f"{self.name}: {field} is {getattr(self, field)!r}; expected a tuple of patterns, "
+                    f"({getattr(self, field)!r},)",
+                    kind="setting",
+                )
 
     def look_ahead(self, model: nn.Module, data: Dataset) -> None:
         """Refuse before a run begins what `apply` would refuse of this data, and of the model as it is built."""
@@ -47,7 +53,12 @@ def matching(pattern: str, layers: Mapping[str, nn.Module]) -> set[str]:
     if pattern in ("first", "last") and pattern not in layers:
         return set(list(layers)[:1] if pattern == "first" else list(layers)[-1:])
     if pattern.startswith("re:"):
-        return {name for name in layers if re.search(pattern[3:], name)}
+        try:
+            return {name for name in layers if re.search(pattern[3:], name)}
+        except re.error as error:
+            raise BitwrightError(
+                f"layer pattern {pattern!r} is no regular expression: {error}", kind="no-match"
+            ) from None
     return {n for n, m in layers.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}
 
 
@@ -56,7 +67,8 @@ def select_layers(
 ) -> dict[str, nn.Module]:
     """The convolution and linear layers whose name or type matches one of `layers` and none of `ignore`.
 
-    Patterns are those of `matching`; one that matches nothing is an error that lists the layers.
+    Patterns are those of `matching`; one that matches nothing is an error that lists the layers, and so are patterns
+    that leave none.
     """
     from torch import nn
 
@@ -76,4 +88,10 @@ def select_layers(
         raise BitwrightError(f"{type(model).__name__} has no convolution or linear layer to work on", kind="no-layers")
     wanted = set().union(*(matches(p) for p in layers))
     unwanted = set().union(*(matches(p) for p in ignore))
+    if not wanted - unwanted:
+        raise BitwrightError(
+            f"no layer is left: ignore={list(ignore)} takes all of {', '.join(n for n in candidates if n in wanted)}; "
+            "ignore fewer, or take a network with more layers",
+            kind="no-match",
+        )
     return {n: m for n, m in candidates.items() if n in wanted - unwanted}

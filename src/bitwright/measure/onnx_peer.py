@@ -199,6 +199,9 @@ class _Writer:
     def _flatten(self, node: Node, inputs: list[str], result: str) -> None:
         self.emit("Flatten", inputs, result, axis=1)
 
+    def _unflatten(self, node: Node, inputs: list[str], result: str, shape: list[int]) -> None:
+        self.emit("Reshape", [*inputs, self.integers(-1, *shape)], result)
+
     def _window(self, node: Node, dilation: list[int], attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Kernel, strides and pads; the pads behind make rounding down give the count that the graph has."""
         kernel, stride, before = attributes["kernel"], attributes["stride"], attributes["padding"]

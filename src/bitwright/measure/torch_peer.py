@@ -235,6 +235,10 @@ def _flatten(roles: Weights, attributes: Attributes) -> Call:
     return lambda x: x.flatten(1)
 
 
+def _unflatten(roles: Weights, attributes: Attributes) -> Call:
+    return lambda x: x.unflatten(1, attributes["shape"])
+
+
 def _pad(roles: Weights, attributes: Attributes) -> Call:
     from torch.nn import functional
 
@@ -284,6 +288,7 @@ OPERATIONS: dict[str, Callable[[Weights, Attributes], Call]] = {
     "mul": _mul,
     "concat": _concat,
     "flatten": _flatten,
+    "unflatten": _unflatten,
     "pad": _pad,
     "slice": _slice,
     "mean": _mean,

@@ -22,6 +22,8 @@ from bitwright.steps.binaryconnect import BinaryConnect, BinarySigns, clipped_we
 from bitwright.steps.masks import attached
 from bitwright.steps.order import complaints
 from bitwright.steps.step import select_layers
+from bitwright.training.batchnorm import reestimate
+from bitwright.training.evaluate import as_tensor
 from bitwright.training.optimizers import create_optimizer
 from bitwright.training.settings import Optimizer
 from training_cases import KillAt, Killed, equal, weights
@@ -125,12 +127,12 @@ def mnist_like() -> Context:
 
 def test_stochastic_weights_end_real_with_norms_measured_for_them() -> None:
     with pytest.warns(UserWarning, match='mode="deterministic" gives 1 bit'):
-        model = step(3, mode="stochastic").apply(net(), context := Context(DIGITS))
+        model = step(3, mode="stochastic").apply(net(), Context(DIGITS))
     for layer in select_layers(model).values():
         assert layer.weight.abs().max() <= 1
         assert len(layer.weight.unique()) > 100
     before = weights(model)
-    context.reestimate_norms(model)
+    reestimate(model, as_tensor(DIGITS.sample(5_000).images), DIGITS.preprocess)
     assert equal(weights(model), before), "they are those of the real weights"
 
 

@@ -18,6 +18,11 @@ from bitwright.training.settings import Augment, TrainSettings
 from training_cases import blobs, equal, linear_net, small_net, weights
 
 
+def measure(net, images=5_000):
+    """On so many training images of a fixed shuffle."""
+    reestimate(net, as_tensor(blobs().sample(images).images), blobs().preprocess)
+
+
 def deep_net():
     """Two norms, dropout between them."""
     torch.manual_seed(3)
@@ -55,7 +60,7 @@ def test_nothing_else_changes():
     net[1].eval()  # an unusual mix of modes
     net[1].momentum = 0.25
     before, modes, random = weights(net), [m.training for m in net.modules()], torch.get_rng_state()
-    Context(blobs()).reestimate_norms(net, images=50)
+    measure(net, 50)
     after = weights(net)
     for name in ("1.running_mean", "1.running_var"):
         assert not torch.equal(before.pop(name), after.pop(name))
@@ -88,7 +93,7 @@ def test_it_forgets_what_was_there_and_repeats_itself():
     with torch.no_grad():
         other[1].running_mean.fill_(1e6)
     for each in (net, other):
-        Context(blobs(), seed=3).reestimate_norms(each)
+        measure(each)
     assert equal(weights(net), weights(other))
 
 
@@ -106,7 +111,7 @@ def test_no_batch_is_left_with_a_single_image(count):
 def test_a_model_without_norms_is_not_even_run():
     net = linear_net()
     net.register_forward_pre_hook(lambda *_: pytest.fail("run for nothing"))
-    Context(blobs()).reestimate_norms(net)
+    measure(net)
 
 
 def test_an_average_repairs_broken_statistics():
@@ -115,7 +120,7 @@ def test_an_average_repairs_broken_statistics():
         net[1].running_var.fill_(1e-8)
     context = Context(data)
     broken = context.evaluate(net).loss
-    context.reestimate_norms(net, images=90)
+    measure(net, 90)
     assert np.isfinite(broken)
     assert context.evaluate(net).loss < broken / 10
 

@@ -95,24 +95,12 @@ class Context:
 
         The shuffle depends on nothing but the number of training images.
         """
-        batch: torch.Tensor = self.data.preprocess.torch(self._shuffled(n))
-        return batch
-
-    def reestimate_norms(self, model: nn.Module, images: int = 5_000) -> None:
-        """Measure batch norm's running statistics anew, in place, on so many images in the order of `calibration`.
-
-        For a step whose weights in use are not those that training averaged over; see `training.batchnorm.reestimate`.
-        """
-        from bitwright.training.batchnorm import reestimate
-
-        reestimate(model, self._shuffled(images), self.data.preprocess)
-
-    def _shuffled(self, n: int) -> torch.Tensor:
         from bitwright.training.evaluate import as_tensor
 
         if n < 1:
             raise BitwrightError(f"{n} training images wanted in {self.label!r}; ask for at least one", kind="setting")
-        return as_tensor(self.data.sample(n).images)
+        batch: torch.Tensor = self.data.preprocess.torch(as_tensor(self.data.sample(n).images))
+        return batch
 
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """What `compute` gave when it was first called in this run, kept as JSON in folder/NAME.json.

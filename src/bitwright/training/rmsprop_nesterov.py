@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bitwright.training.per_parameter import PerParameter
 
-class RMSpropNesterov(torch.optim.Optimizer):
+
+class RMSpropNesterov(PerParameter):
     """RMSProp with Nesterov momentum (Goodfellow, Bengio, Courville 2016, "Deep Learning", algorithm 8.6).
 
         g = gradient at w + a v
@@ -40,20 +42,8 @@ class RMSpropNesterov(torch.optim.Optimizer):
         numbers = {"lr": lr, "alpha": alpha, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, numbers)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; `closure` recomputes the loss first, as in every optimiser of torch."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """As in the class."""
         state, alpha, momentum = self.state[parameter], group["alpha"], group["momentum"]
         if group["weight_decay"]:
             gradient = gradient.add(parameter, alpha=group["weight_decay"])

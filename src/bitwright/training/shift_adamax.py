@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from bitwright.training.per_parameter import PerParameter
 
 _ROUND_UP = 0x4AFB0C
 """Added to a float32's bits, it carries into the exponent exactly where the mantissa is above sqrt(2)."""
@@ -24,7 +26,7 @@ def ap2_(x: Tensor) -> Tensor:
     return x
 
 
-class ShiftAdaMax(torch.optim.Optimizer):
+class ShiftAdaMax(PerParameter):
     """Shift-based AdaMax (Courbariaux, Hubara et al. 2016, algorithm 4, with the numbers of the authors' code).
 
         m = b1 m + (1 - b1) g
@@ -40,21 +42,9 @@ class ShiftAdaMax(torch.optim.Optimizer):
             raise ValueError(f"Invalid betas: {betas}; each must be at least 0 and below 1")
         super().__init__(params, {"lr": lr, "betas": tuple(betas)})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One update; `closure` recomputes the loss first, as in every optimiser of torch."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group["lr"], *group["betas"])
-        return loss
-
-    def _update(self, parameter: Tensor, gradient: Tensor, lr: float, beta1: float, beta2: float) -> None:
-        state = self.state[parameter]
+    def update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        """As in the class."""
+        state, lr, (beta1, beta2) = self.state[parameter], group["lr"], group["betas"]
         if not state:
             state.update(step=0, m=torch.zeros_like(parameter), v=torch.zeros_like(parameter, dtype=torch.float32))
         m, v, buffer = state["m"], state["v"], gradient.abs()

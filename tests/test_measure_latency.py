@@ -221,8 +221,10 @@ def test_calls_take_turns_on_changing_inputs():
     seen: list[tuple[str, int]] = []
     callees = {name: lambda x, name=name: seen.append((name, int(x[0]))) for name in "ab"}
     times = take_turns(callees, [(np.array([i]),) for i in range(3)], seconds=0)
-    assert seen[:7] == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("b", 2), ("a", 0)]
-    assert times["a"]["rounds"] == times["b"]["rounds"] == len(seen) // 2 - latency.WARM_UP
+    turn = [0, 1, 2, 0, 1, 2]
+    assert seen[:12] == [("a", i) for i in turn] + [("b", i) for i in turn]
+    turns = len(seen) // (2 * (1 + latency.TURN))
+    assert times["a"]["rounds"] == times["b"]["rounds"] == turns * latency.TURN >= latency.ROUNDS[0]
 
 
 def test_layers_show_the_literature_beside_what_was_measured(tmp_path):

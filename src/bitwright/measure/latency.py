@@ -1,8 +1,8 @@
 """How long things take: medians of calls that take turns, after their outputs were compared.
 
-Contestants take turns so that all meet the same machine; the input changes from call to call; the first rounds are not
-counted. The spread is half the distance of the quartiles: half of all calls lie within median +- spread, if they are
-symmetric.
+Contestants take turns so that all meet the same machine; the input changes from call to call. A turn is a few calls in
+a row, the first of them not counted: it finds the caches full of the others' numbers. The spread is half the distance
+of the quartiles: half of all calls lie within median +- spread, if they are symmetric.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Array = np.ndarray
 
 BATCHES = 4
 """Different inputs that the calls go through in turn."""
-WARM_UP = 3
+TURN = 5
+"""Counted calls of a turn."""
 ROUNDS = (30, 20_000)
-"""At least and at most so many counted rounds."""
+"""At least and at most so many counted calls of each contestant."""
 TOLERANCE = 1e-4
 """Largest difference of an output of the peer, as a share of the outputs' range: float32 engines differ by rounding."""
 CODED = 2e-2
@@ -135,25 +136,29 @@ def take_turns(
     seconds: float = 2.0,
     least: int = ROUNDS[0],
 ) -> dict[str, dict[str, float]]:
-    """Median and spread in ms, and the rounds counted, of each function, called in turns on the inputs in turn.
+    """Median and spread in ms, and the calls counted, of each function, called in turns on the inputs in turn.
 
-    It takes about `seconds`, or as long as `least` rounds do.
+    It takes about `seconds`, or as long as `least` calls of each do, in whole turns.
     """
     seen: dict[str, list[float]] = {name: [] for name in callees}
-    end, done = time.perf_counter() + seconds, 0
-    while done < WARM_UP + least or (time.perf_counter() < end and done < ROUNDS[1]):
-        arguments = inputs[done % len(inputs)]
+    end, turns = time.perf_counter() + seconds, 0
+    while turns * TURN < least or (time.perf_counter() < end and turns * TURN < ROUNDS[1]):
         for name, function in callees.items():
-            begun = time.perf_counter_ns()
-            function(*arguments)
-            seen[name].append((time.perf_counter_ns() - begun) / 1e6)
-        done += 1
+            times = [_milliseconds(function, inputs[(turns + i) % len(inputs)]) for i in range(1 + TURN)]
+            seen[name] += times[1:]
+        turns += 1
     result = {}
     for name, values in seen.items():
-        low, median, high = np.percentile(values[WARM_UP:], (25, 50, 75))
-        spread = float(high - low) / 2
-        result[name] = {"median": float(median), "spread": spread, "rounds": len(values) - WARM_UP}
+        low, median, high = np.percentile(values, (25, 50, 75))
+        result[name] = {"median": float(median), "spread": float(high - low) / 2, "rounds": len(values)}
     return result
+
+
+def _milliseconds(function: Callable[..., Any], arguments: tuple[Array, ...]) -> float:
+    """Of one call."""
+    begun = time.perf_counter_ns()
+    function(*arguments)
+    return (time.perf_counter_ns() - begun) / 1e6
 
 
 def compare_outputs(name: str, found: Any, expected: Any, coded: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""Registered models: published sizes, reproducible weights, options, and loading weights from files."""
+"""Registered models: published sizes, reproducible weights and options."""
 
 import os
 import sys
@@ -7,11 +7,10 @@ import types
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 import bitwright
-from bitwright import BitwrightError, create_model, load_dataset, load_weights
+from bitwright import BitwrightError, create_model
 from bitwright.models import list_models, register_model
 from bitwright.models.vgg import VGG
 from bitwright.ops import QuantConv2d, QuantLinear, Sign
@@ -291,105 +290,3 @@ def test_import_paths_that_lead_nowhere(zoo):
     refused("'own_zoo:number' gave a int; expected a torch.nn.Module", "own_zoo:number")
     refused("unknown option of model 'own_zoo:net' 'wide'", "own_zoo:net", wide=3)
     refused("missing a required argument: 'food'", "own_zoo:hungry")
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".th", ".pt"])
-@pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_weights_from_every_kind_of_file(tmp_path, suffix, wrapper):
-    source = create_model("resnet-20", seed=1)
-    state = {f"module.{k}": v for k, v in source.state_dict().items() if not k.endswith("num_batches_tracked")}
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".safetensors":
-        save_file(state, path)
-    else:
-        torch.save({"best_prec1": 91.7, wrapper: state} if wrapper else state, path)
-    model = create_model("resnet-20", seed=2)
-    assert load_weights(model, path) is model
-    assert all(torch.equal(v, model.state_dict()[k]) for k, v in source.state_dict().items())
-
-
-@real
-def test_pretrained_files_load_by_name_and_reach_their_accuracy():
-    data = load_dataset("cifar-10", preprocess={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]})
-    model = create_model("resnet-20", weights="resnet20-12fca82f").eval()
-    images, labels = data.test.images[:2000], torch.from_numpy(data.test.labels[:2000])
-    with torch.no_grad():
-        right = model(data.preprocess.torch(torch.from_numpy(images))).argmax(1) == labels
-    assert int(right.sum()) == 1833  # and 9,173 of all 10,000, the published 8.27 % error
-    model = create_model("resnet-56", weights="resnet56-4bfd9763")
-    assert torch.isfinite(model.linear.weight).all()
-    with pytest.raises(BitwrightError, match="does not fit ResNet"):
-        create_model("resnet-56", weights="resnet20-12fca82f")
-
-
-def test_every_mismatch_is_listed_and_the_model_stays(tmp_path):
-    model = create_model("lenet-300-100", seed=0)
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    state = {k: v + 1 for k, v in before.items()}
-    del state["fc1.bias"]
-    state["fc3.weight"] = torch.zeros(11, 100)
-    state["extra"] = torch.zeros(2)
-    save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(BitwrightError) as caught:
-        load_weights(model, tmp_path / "w.safetensors")
-    message = str(caught.value)
-    assert "does not fit MLP with 6 tensors; 3 differ" in message
-    assert "fc1.bias: model (300,), file has none" in message
-    assert "fc3.weight: model (10, 100), file (11, 100)" in message
-    assert "extra: model has none, file (2,)" in message
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(tmp_path, value):
-    model = create_model("lenet-300-100", seed=0)
-    state = {k: v.clone() for k, v in model.state_dict().items()}
-    state["fc2.weight"][3, 4] = value
-    save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(BitwrightError, match=r"'fc2\.weight' has 1 values that are NaN or infinite of 30000") as caught:
-        load_weights(model, tmp_path / "w.safetensors")
-    assert caught.value.kind == "not-finite"
-    assert torch.isfinite(model.fc2.weight).all()
-
-
-class Trap:
-    """Something that only pickle could bring back."""
-
-
-def test_pickle_is_never_loaded(tmp_path):
-    torch.save({"state_dict": Trap()}, tmp_path / "w.pth")
-    with pytest.raises(BitwrightError, match=r"holds more than tensors.*save model\.state_dict"):
-        load_weights(nn.Linear(2, 2), tmp_path / "w.pth")
-
-
-@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-@pytest.mark.parametrize("cut", [0, 7, 100, -10])
-def test_damaged_weight_files_are_refused(tmp_path, name, cut):
-    whole = tmp_path / f"whole-{name}"
-    state = nn.Linear(20, 20).state_dict()
-    save_file(state, whole) if name.endswith("safetensors") else torch.save(state, whole)
-    (tmp_path / name).write_bytes(whole.read_bytes()[:cut])
-    with pytest.raises(BitwrightError, match=f"{name} (is damaged or no weights file|holds more than tensors)"):
-        load_weights(nn.Linear(20, 20), tmp_path / name)
-
-
-def test_other_content_and_missing_files(tmp_path, monkeypatch):
-    torch.save([torch.zeros(2)], tmp_path / "list.pth")
-    with pytest.raises(BitwrightError, match="holds list; expected tensors by name"):
-        load_weights(nn.Linear(2, 2), tmp_path / "list.pth")
-    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
-    with pytest.raises(BitwrightError, match=r"holds \['epoch'\]; expected tensors by name"):
-        load_weights(nn.Linear(2, 2), tmp_path / "epoch.pth")
-    monkeypatch.setenv("BITWRIGHT_DATA", str(tmp_path))
-    with pytest.raises(BitwrightError, match=rf"no weights 'net'; looked for net, .*{tmp_path}/pretrained/net\.th"):
-        load_weights(nn.Linear(2, 2), "net")
-    monkeypatch.delenv("BITWRIGHT_DATA")
-    with pytest.raises(BitwrightError, match="BITWRIGHT_DATA is not set"):
-        load_weights(nn.Linear(2, 2), "net")
-
-
-def test_a_known_pretrained_file_that_was_changed_is_refused(tmp_path):
-    path = tmp_path / "resnet20-12fca82f.th"
-    torch.save(create_model("resnet-20").state_dict(), path)
-    with pytest.raises(BitwrightError, match=r"has SHA-256 [0-9a-f]{64}, expected 12fca82f"):
-        create_model("resnet-20", weights=path)

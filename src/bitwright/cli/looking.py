@@ -58,7 +58,7 @@ def _on_meta(name: str, options: dict[str, Any]) -> nn.Module:
     from bitwright.models import create_model
 
     with torch.device("meta"):
-        return create_model(name, **{k: v for k, v in options.items() if k not in ("weights", "initialize")})
+        return create_model(name, **{k: v for k, v in options.items() if k not in ("weights", "fresh", "initialize")})
 
 
 def _options(model: str, settings: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ takes `input_shape` (C, H, W) and `num_classes`, and carries `input_shape` as an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ def create_model(
     name: str,
     *,
     weights: str | os.PathLike[str] | None = None,
+    fresh: Sequence[str] = (),
     initialize: str | Mapping[str, Any] | Initialize | None = None,
     images: Callable[[], Tensor] | None = None,
     seed: int | None = None,
@@ -33,7 +34,9 @@ def create_model(
 ) -> nn.Module:
     """Build the model `name` (see `list_models`), or the one that "package.module:factory" makes.
 
-    weights     a file for `load_weights`, or the name of one under $BITWRIGHT_DATA/pretrained, e.g. "resnet20-12fca82f"
+    weights     what `load_weights` takes: a file, the folder of a run, or the name of a file under
+                $BITWRIGHT_DATA/pretrained, e.g. "resnet20-12fca82f"
+    fresh       patterns over the layers that keep their own first weights beside `weights`, e.g. ["last"]
     initialize  other first weights than the model's own, e.g. "orthogonal" or {"name": "xavier-uniform", "gain": 4};
                 see `models.initialize`
     images      gives the batch that initialize="lsuv" measures on, (N, C, H, W) as the model takes it
@@ -42,10 +45,12 @@ def create_model(
     options     arguments of the factory: input_shape=(C, H, W), num_classes=, ...
 
     Raises BitwrightError for an unknown name or option, for a size that the net can't take, for both `weights` and
-    `initialize`, and as `load_weights`.
+    `initialize`, for `fresh` without `weights`, and as `load_weights`.
     """
     if weights is not None and initialize is not None:
         raise BitwrightError(f"model {name!r}: both weights and initialize are given; leave one out")
+    if fresh and weights is None:
+        raise BitwrightError(f"model {name!r}: fresh is {fresh!r} without weights; all layers are new: leave it out")
     if isinstance(seed, bool) or not isinstance(seed, int | None):
         raise BitwrightError(f"model {name!r}: seed is {seed!r}; expected a whole number")
     how = None if initialize is None else Initialize.of(initialize)
@@ -55,7 +60,7 @@ def create_model(
         model = build(name, options)
         if how is not None:
             initialize_(model, how, images)
-    return model if weights is None else load_weights(model, weights)
+    return model if weights is None else load_weights(model, weights, fresh)
 
 
 def list_models() -> dict[str, Callable[..., nn.Module]]:

@@ -7,7 +7,7 @@ import io
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,15 @@ from safetensors.torch import load as load_safetensors
 from torch import nn
 
 from bitwright.errors import BitwrightError
+from bitwright.patterns import matching, with_parameters
+
+Shape = tuple[int, ...]
+Mismatch = tuple[Shape | None, Shape | None]
+"""What the model and the file have of one tensor."""
 
 _SUFFIXES = ("", ".safetensors", ".th", ".pth", ".pt")
 _WRAPPERS = ("state_dict", "model")
+_PACKED = {"data", "graph"}  # all that a packed file holds (FORMAT.md 1)
 _PREFIX = "module."  # left by nn.DataParallel
 # Files under $BITWRIGHT_DATA/pretrained; their names carry the first 8 digits
 _SHA256 = {
@@ -28,30 +34,54 @@ _SHA256 = {
 }
 
 
-def load_weights(model: nn.Module, file: str | os.PathLike[str]) -> nn.Module:
+def load_weights(model: nn.Module, file: str | os.PathLike[str], fresh: Sequence[str] = ()) -> nn.Module:
     """Copy the tensors of `file` into `model`, in place; gives the model back.
 
-    `file` is a .safetensors, .pth, .pt or .th file, or the name of one, with or without ending, under
-    $BITWRIGHT_DATA/pretrained. A wrapping {"state_dict": ...} or {"model": ...} and the prefix "module." are taken
-    off. Counters of batch norm (num_batches_tracked) may be missing.
+    file   a .safetensors, .pth, .pt or .th file, or the name of one, with or without ending, under
+           $BITWRIGHT_DATA/pretrained; or the folder of a run, whose last finished step is taken, or of one step. A
+           wrapping {"state_dict": ...} or {"model": ...} and the prefix "module." are taken off. Counters of batch norm
+           (num_batches_tracked) may be missing.
+    fresh  patterns (see `matching`) over the layers and norms that keep the values they have, whatever the file has
+           there: ("last",) for a new head, which may have another number of classes
 
-    Raises BitwrightError when there is no such file, when it is damaged or would need pickle, when any tensor is
-    missing, left over or of another shape (all are listed with both shapes), and when a value is NaN or infinite.
-    The model is then unchanged.
+    Raises BitwrightError when there is no such file, when it is damaged or would need pickle, when any other tensor is
+    missing, left over or of another shape (all are listed with both shapes), when a value is NaN or infinite, and for a
+    pattern that matches nothing. The model is then unchanged.
     """
     path = _find(file)
-    found = _tensors(path, _read(path))
-    wanted = model.state_dict()
-    wrong = _mismatches(wanted, found)
-    if wrong:
+    kept = _select(model, fresh)
+    wanted = _without(kept, model.state_dict())
+    found = _without(kept, _tensors(path, _read(path)))
+    if wrong := _mismatches(wanted, found):
+        said = {n: ["has none" if shape is None else str(shape) for shape in pair] for n, pair in wrong.items()}
+        lines = [f"{name}: model {mine}, file {theirs}" for name, (mine, theirs) in said.items()]
         raise BitwrightError(
             f"{path} does not fit {type(model).__name__} with {len(wanted)} tensors; {len(wrong)} differ:\n  "
-            + "\n  ".join(wrong)
-            + "\nCheck that the model's name and options (num_classes, input_shape) are those the file was made with."
+            + "\n  ".join(lines)
+            + f"\n{_remedy(wrong)}",
+            kind="weights",
         )
     _check_finite(path, found)
-    model.load_state_dict({**wanted, **found})
+    model.load_state_dict({**model.state_dict(), **found})
     return model
+
+
+def _select(model: nn.Module, fresh: Sequence[str]) -> set[str]:
+    """The paths of the layers and norms that the patterns mean."""
+    if isinstance(fresh, str) or not all(isinstance(pattern, str) for pattern in fresh):
+        raise BitwrightError(f"fresh is {fresh!r}; expected a list of patterns, such as ['last']", kind="setting")
+    layers, kept = with_parameters(model), set()
+    for pattern in fresh:
+        if not (hits := matching(pattern, layers)):
+            raise BitwrightError(
+                f"fresh: pattern {pattern!r} matches nothing; the layers are: {', '.join(layers)}", kind="no-match"
+            )
+        kept |= hits
+    return kept
+
+
+def _without(layers: Collection[str], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] not in layers}
 
 
 def _find(file: str | os.PathLike[str]) -> Path:
@@ -60,13 +90,20 @@ def _find(file: str | os.PathLike[str]) -> Path:
     if data:
         folders += [Path(data) / "pretrained", Path(data)]
     paths = [folder / f"{os.fspath(file)}{suffix}" for folder in folders for suffix in _SUFFIXES]
-    for path in paths:
+    for path in (_checkpoint(Path(file)), *paths):
         if path.is_file():
             return path
     tried = ", ".join(map(str, paths)) + ("" if data else " (BITWRIGHT_DATA is not set)")
     raise BitwrightError(
         f"no weights {os.fspath(file)!r}; looked for {tried}. Give the path of a file", kind="missing-data"
     )
+
+
+def _checkpoint(folder: Path) -> Path:
+    """What the last finished step of a run in `folder` left there, or the one step whose folder it is."""
+    finished = [place.parent for place in folder.glob("*-*/step.json") if place.parent.name.split("-")[0].isdigit()]
+    last = max(finished, key=lambda place: int(place.name.split("-")[0]), default=folder)
+    return last / "model.safetensors"
 
 
 def _read(path: Path) -> Any:
@@ -99,6 +136,12 @@ def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
     for wrapper in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
+    if isinstance(content, Mapping) and set(content) == _PACKED:
+        raise BitwrightError(
+            f"{path} is a packed model, whose weights are codes and whose norms have become scales; give the folder of "
+            "the run that it came from, or the model.safetensors of one of its steps",
+            kind="weights",
+        )
     if (
         not isinstance(content, Mapping)
         or not content
@@ -113,17 +156,33 @@ def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
     return dict(content)
 
 
-def _mismatches(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
-    wrong = []
-    for name, tensor in wanted.items():
-        shape = tuple(tensor.shape)
-        if name not in found:
-            if not name.endswith("num_batches_tracked"):
-                wrong.append(f"{name}: model {shape}, file has none")
-        elif tuple(found[name].shape) != shape:
-            wrong.append(f"{name}: model {shape}, file {tuple(found[name].shape)}")
-    extra = [name for name in found if name not in wanted]
-    return wrong + [f"{name}: model has none, file {tuple(found[name].shape)}" for name in extra]
+def _mismatches(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> dict[str, Mismatch]:
+    shapes = {
+        name: tuple(tuple(tensors[name].shape) if name in tensors else None for tensors in (wanted, found))
+        for name in {**wanted, **found}
+    }
+    return {
+        name: (mine, theirs)
+        for name, (mine, theirs) in shapes.items()
+        if mine != theirs and not (theirs is None and name.endswith("num_batches_tracked"))
+    }
+
+
+def _remedy(wrong: Mapping[str, Mismatch]) -> str:
+    """What to do. Layers that differ in nothing but one and the same number of outputs differ in their classes."""
+    outputs = {
+        (mine[0], theirs[0]) if mine and theirs and mine[1:] == theirs[1:] else None for mine, theirs in wrong.values()
+    }
+    if len(outputs) == 1 and (classes := outputs.pop()):
+        layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in wrong))
+        return (
+            f"The file is for {classes[1]} classes, the model has {classes[0]}: to train a new head on the other "
+            f"layers of the file, say fresh: [{layers}]; to keep the file's, say num_classes: {classes[1]}."
+        )
+    return (
+        "Check that the model's name and options (num_classes, input_shape) are those the file was made with; layers "
+        "that shall keep their own first weights are named by `fresh`."
+    )
 
 
 def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
-from bitwright.steps.step import matching, select_layers
+from bitwright.patterns import matching
+from bitwright.steps.step import select_layers
 
 Number = TypeVar("Number", int, float)
 _TYPES = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
 import typing
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from bitwright.errors import BitwrightError, unknown
+from bitwright.patterns import matching
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,21 +43,6 @@ class Step:
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Run the step and return a plain model: no parametrizations, no hooks. May change `model` in place."""
         raise NotImplementedError
-
-
-def matching(pattern: str, layers: Mapping[str, nn.Module]) -> set[str]:
-    """The paths of `layers` that a pattern means: a shell pattern over paths ("features.*"), a type name ("Linear"),
-    "re:" and a regular expression, or "first" and "last" in the model's order."""
-    if pattern in ("first", "last") and pattern not in layers:
-        return set(list(layers)[:1] if pattern == "first" else list(layers)[-1:])
-    if pattern.startswith("re:"):
-        try:
-            return {name for name in layers if re.search(pattern[3:], name)}
-        except re.error as error:
-            raise BitwrightError(
-                f"layer pattern {pattern!r} is no regular expression: {error}", kind="no-match"
-            ) from None
-    return {n for n, m in layers.items() if fnmatch.fnmatchcase(n, pattern) or type(m).__name__ == pattern}
 
 
 def select_layers(

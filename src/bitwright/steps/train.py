@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from bitwright.errors import BitwrightError
+from bitwright.patterns import with_parameters
 from bitwright.steps.step import Step
 from bitwright.training.settings import TrainSettings
 
@@ -52,12 +53,12 @@ def _at_rates(model: nn.Module, rates: dict[str, float]) -> Iterator[None]:
     """While inside, parameters carry the `lr_factor` of their module, or need no gradient where that is 0."""
     from bitwright.steps.layers import per_layer
 
-    modules = {n: m for n, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
+    modules = with_parameters(model)
     factors = per_layer({"*": 1.0, **rates}, modules, "train: rates")
     changed = [(p, factors[n]) for n, m in modules.items() for p in m.parameters(recurse=False) if p.requires_grad]
     for parameter, factor in changed if rates else []:
         parameter.requires_grad_(factor > 0)
-        parameter.lr_factor = factor
+        vars(parameter)["lr_factor"] = factor
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bitwright import BitwrightError
 from bitwright.data import Dataset, Preprocess
-from bitwright.data.holdout import hold_out
+from bitwright.data.holdout import choose, hold_out
 
 
 def part(n=60, classes=3, shape=(1, 4, 5), seed=0):
@@ -66,6 +66,38 @@ def test_stratified_holds_out_the_exact_number_with_each_class_its_share(labels,
 def test_the_held_out_images_never_change():
     _, (held, _) = hold_out("own", (np.arange(24), np.arange(24) % 2), 6, "stratified")
     assert list(held) == [1, 10, 11, 13, 14, 22]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=200), st.data())
+def test_fewer_training_images_keep_their_order_and_their_shares_of_classes(labels, data):
+    labels = np.array(labels)
+    count = data.draw(st.integers(1, len(labels)))
+    ids, chosen = choose("own", (np.arange(len(labels)), labels), count)
+    assert len(ids) == count
+    assert all(np.diff(ids) > 0)
+    np.testing.assert_array_equal(chosen, labels[ids])
+    for c in np.unique(labels):
+        assert abs((chosen == c).sum() - (labels == c).sum() * count / len(labels)) <= 2.5
+
+
+def test_the_input_is_normalised_for_the_images_that_are_trained_on():
+    images, labels = part(60)
+    few = Dataset.from_arrays("own", (images, labels), part(3), 10, training=9)
+    assert (len(few.train), len(few.validation)) == (9, 10)
+    assert np.bincount(few.train.labels).tolist() == [3, 3, 3]
+    assert few.preprocess == Preprocess.fit(few.train.images)
+    whole = Dataset.from_arrays("own", (images, labels), part(3), 10)
+    np.testing.assert_array_equal(few.validation.images, whole.validation.images)
+    assert len(Dataset.from_arrays("own", (images, labels), part(3), 10, training=1.0).train) == 50
+
+
+@pytest.mark.parametrize("training", [0, -1, 51, 0.0, float("nan"), True, "9"])
+def test_a_number_of_training_images_that_there_is_not(training):
+    with pytest.raises(
+        BitwrightError, match=r"train(=| is ).*expected (at least 1 and at most|a number or a fraction)"
+    ):
+        Dataset.from_arrays("own", (X, Y), (X, Y), 10, training=training)
 
 
 def test_fit_equals_plain_numpy_and_survives_a_constant_channel():

@@ -5,9 +5,12 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bitwright import BitwrightError, load_dataset
+from bitwright.cli.images import read_images
 from bitwright.data import Preprocess, list_datasets, register_dataset
+from bitwright.data.images import Form
 
 NAMES = ["cifar-10", "cifar-100", "digits", "fashion-mnist", "folder", "hub:", "mnist", "svhn"]
 
@@ -33,6 +36,37 @@ def test_common_options():
     assert (len(data.train), len(data.validation)) == (7, 7)
     assert data.preprocess == Preprocess((0.5,), (0.5,))
     assert len(load_dataset("digits", validation=0.5).validation) == 749
+
+
+def test_fewer_training_images():
+    data = load_dataset("digits", train=100, validation=100)
+    assert (len(data.train), len(data.validation), len(data.test)) == (100, 100, 299)
+    assert np.bincount(data.train.labels).tolist() == [10] * 10
+    assert len(load_dataset("digits", train=0.5).train) == 624
+
+
+def test_size_and_color_are_those_of_a_picture_that_is_predicted(tmp_path):
+    plain, data = load_dataset("digits"), load_dataset("digits", size=12, color="rgb")
+    assert data.shape == (3, 12, 12)
+    assert data.preprocess == Preprocess.fit(data.train.images)
+    for split in ("train", "validation", "test"):
+        np.testing.assert_array_equal(data.split(split).labels, plain.split(split).labels)
+    path = tmp_path / "digit.png"
+    Image.fromarray(plain.test.images[5, 0]).save(path)
+    ((_, predicted),) = read_images(path, (3, 12, 12), pixels=True, resize=True)
+    np.testing.assert_array_equal(predicted[0], data.test.images[5])
+    assert load_dataset("digits", color="rgb", size=[4, 6]).shape == (3, 4, 6)
+    np.testing.assert_array_equal(load_dataset("digits", size=8, color="grey").train.images, plain.train.images)
+
+
+def test_images_that_have_no_size_or_color():
+    with pytest.raises(BitwrightError, match=r"unknown color 'red'.*Known: grey, rgb"):
+        load_dataset("digits", color="red")
+    with pytest.raises(BitwrightError, match="size is 0; expected a number of pixels"):
+        load_dataset("digits", size=0)
+    for images in (np.zeros((2, 1, 4, 4), np.float32), np.zeros((2, 5, 4, 4), np.uint8), np.zeros((2, 4), np.uint8)):
+        with pytest.raises(BitwrightError, match=r"which size and color can't change; they are for uint8 images"):
+            Form.of(8, "rgb").arrays(images)
 
 
 def test_unknown_names_and_options_list_the_known():

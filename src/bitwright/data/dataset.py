@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bitwright.data.holdout import SIXTH, Part, hold_out
+from bitwright.data.holdout import SIXTH, Part, choose, hold_out
 from bitwright.data.preprocess import Preprocess
 from bitwright.errors import BitwrightError, unknown
 
@@ -50,14 +50,16 @@ class Dataset:
         *,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
         holdout: Literal["stratified", "last"] = "stratified",
+        training: int | float | None = None,
     ) -> Dataset:
         """A Dataset from your own arrays: each part is (images, labels).
 
         images (N, C, H, W): uint8 0..255, or float in 0..1 (kept as float32). labels (N,): any integer type,
         0..len(classes)-1; `classes` defaults to "0", "1", ... `validation` is a part, or the number or fraction of
         training images to hold out (default a sixth): `holdout` "stratified" takes the same share of every class by a
-        fixed shuffle, "last" the end of the arrays. `preprocess` defaults to `Preprocess.fit` of what is left to
-        train on.
+        fixed shuffle, "last" the end of the arrays. `training` is the number or fraction of what is left then that is
+        trained on (default all), of every class alike by a fixed shuffle. `preprocess` defaults to `Preprocess.fit` of
+        that.
 
         Raises BitwrightError when shapes, types or sizes don't fit, a part is empty, a pixel is NaN or out of range,
         a label out of range, or the training part has one class only.
@@ -65,6 +67,8 @@ class Dataset:
         _check_part(name, "train", train)
         if not isinstance(validation, tuple):
             train, validation = hold_out(name, train, SIXTH if validation is None else validation, holdout)
+        if training is not None:
+            train = choose(name, train, training)
         parts = {"train": train, "validation": validation, "test": test}
         for part, (images, labels) in parts.items():
             _check_part(name, part, (images, labels))

@@ -1,4 +1,4 @@
-"""Which images are held out for validation or test: always the same ones, whatever the seed of the training."""
+"""Which images are trained on, validated with and tested on: always the same ones, whatever the training's seed."""
 
 from __future__ import annotations
 
@@ -15,31 +15,44 @@ SIXTH = 1 / 6  # the share of MNIST's usual 50,000 / 10,000
 def hold_out(name: str, part: Part, amount: int | float, how: Literal["stratified", "last"]) -> tuple[Part, Part]:
     """(what is left, what is held out) of `part`; `amount` is a number of images (int) or a fraction (float)."""
     images, labels = np.asarray(part[0]), np.asarray(part[1])
-    count = _count(name, len(labels), amount)
+    count = _count(name, "validation", len(labels), amount)
+    if not 1 <= count < len(labels):
+        raise BitwrightError(
+            f"dataset {name!r}: validation={amount:g} would hold out {count} of {len(labels)} images; expected at "
+            f"least 1 image on either side"
+        )
     if how == "last":
         return (images[:-count], labels[:-count]), (images[-count:], labels[-count:])
     held = _stratified(labels, count)
     return (images[~held], labels[~held]), (images[held], labels[held])
 
 
-def _count(name: str, total: int, amount: int | float) -> int:
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
-        raise BitwrightError(f"dataset {name!r}: validation is {amount!r}; expected a number or a fraction of images")
-    # max(0, NaN) is 0, so a NaN ends in the error below
-    count = amount if isinstance(amount, int) else int(total * min(max(0.0, amount), 1.0) + 1e-9)
-    if not 1 <= count < total:
+def choose(name: str, part: Part, amount: int | float) -> Part:
+    """So many images of `part` (int) or this fraction of it (float), in their order, the same share of every class."""
+    images, labels = np.asarray(part[0]), np.asarray(part[1])
+    count = _count(name, "train", len(labels), amount)
+    if not 1 <= count <= len(labels):
         raise BitwrightError(
-            f"dataset {name!r}: validation={amount:g} would hold out {count} of {total} images; expected at least 1 "
-            f"image on either side"
+            f"dataset {name!r}: train={amount:g} would take {count} of {len(labels)} images; expected at least 1 and "
+            f"at most all that validation leaves"
         )
-    return count
+    chosen = _stratified(labels, count)
+    return images[chosen], labels[chosen]
+
+
+def _count(name: str, option: str, total: int, amount: int | float) -> int:
+    """How many of `total` images an amount means."""
+    if isinstance(amount, bool) or not isinstance(amount, (int, float)):
+        raise BitwrightError(f"dataset {name!r}: {option} is {amount!r}; expected a number or a fraction of images")
+    # max(0, NaN) is 0, which is refused
+    return amount if isinstance(amount, int) else int(total * min(max(0.0, amount), 1.0) + 1e-9)
 
 
 def _stratified(labels: np.ndarray, count: int) -> np.ndarray:
     """A mask of exactly `count` images, every class with the same share as far as whole images allow.
 
     Image number k of the n of its class (in shuffled order) gets the rank (k + 1/2) / n; the `count` smallest ranks
-    are held out. RandomState, because its stream is the one that NumPy promises never to change.
+    are chosen. RandomState, because its stream is the one that NumPy promises never to change.
     """
     shuffled, rank = _ranks(labels)
     held = np.zeros(len(labels), bool)

@@ -56,8 +56,11 @@ def sources() -> dict[str, str]:
     return {name: line for name, (_, line) in sorted(_sources.items())}
 
 
-def reader_of(name: str, options: dict[str, Any]) -> Callable[..., Parts]:
-    """The reader of dataset `name` with its options bound; an unknown name or option lists the known ones."""
+def reader_of(name: str, options: dict[str, Any], form: dict[str, Any]) -> Callable[..., Parts]:
+    """The reader of dataset `name` with its options bound; an unknown name or option lists the known ones.
+
+    `form` (size and color) goes to readers that have to know it, because their pictures differ.
+    """
     _discover()
     if not isinstance(name, str):
         raise BitwrightError(f"dataset name is a {type(name).__name__}; expected text, e.g. 'mnist'")
@@ -70,9 +73,10 @@ def reader_of(name: str, options: dict[str, Any]) -> Callable[..., Parts]:
     for option in options:
         if option not in allowed:
             raise unknown(f"option of dataset {name!r}", option, allowed | COMMON_OPTIONS)
+    options = {**options, **{key: value for key, value in form.items() if key in allowed}}
     if colon:
         return functools.partial(reader, of=rest, **options)
     return functools.partial(reader, **options)
 
 
-COMMON_OPTIONS = {"limit", "preprocess", "root", "validation", "verify"}
+COMMON_OPTIONS = {"color", "limit", "preprocess", "root", "size", "train", "validation", "verify"}

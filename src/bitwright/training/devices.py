@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,20 @@ class Devices:
         options: dict[str, Any] = {"log_with": "tensorboard", "project_dir": str(folder)} if folder else {}
         # Every step uses the same layers. Without this, one that is never used would be an error.
         options["kwargs_handlers"] = [DistributedDataParallelKwargs(static_graph=True)]
-        self._accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", **options)
+        # Asked for GPUs where there are none, accelerate would take each process for the only one.
+        cpu = not torch.accelerator.is_available()
+        self._accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu, **options)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.processes: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
         self._folder = folder
+        if self.processes == 1 and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
+            warnings.warn(
+                "`accelerate launch` was asked for several processes, but without GPUs it starts one unless it is "
+                "told --multi_gpu, which starts them on CPUs, too",
+                stacklevel=2,
+            )
 
     @classmethod
     @contextlib.contextmanager

@@ -146,15 +146,25 @@ int64_t checked_count(int64_t count) {
   return count;
 }
 
+// Of the second input there is an element for each of the first, or for every `channels` of it (`rows`).
+template <class Op>
+void make_binary(Op* self, int elements, int rows, int64_t count, int64_t channels) {
+  checked_count(count);
+  if (channels < 1 || count % channels)
+    refuse("channels is " + std::to_string(channels) + ", expected a divisor of the count");
+  new (self) Op(channels == 1 ? elements : rows, count, channels);
+}
+
 void make_curve(CurveOp* self, const std::string& curve, int64_t count, float alpha) {
   const std::pair<const char*, int> known[] = {{"sigmoid", ELEMENTWISE_SIGMOID}, {"tanh", ELEMENTWISE_TANH},
-                                               {"elu", ELEMENTWISE_ELU}, {"gelu", ELEMENTWISE_GELU}};
+                                               {"elu", ELEMENTWISE_ELU}, {"gelu", ELEMENTWISE_GELU},
+                                               {"sqrt", ELEMENTWISE_SQRT}, {"rsqrt", ELEMENTWISE_RSQRT}};
   for (const auto& [name, kind] : known)
     if (curve == name) {
       new (self) CurveOp(kind, checked_count(count), alpha, 0);
       return;
     }
-  refuse("curve is '" + curve + "', expected sigmoid, tanh, elu or gelu");
+  refuse("curve is '" + curve + "', expected sigmoid, tanh, elu, gelu, sqrt or rsqrt");
 }
 
 void check_shape(const Sizes& shape) {
@@ -279,14 +289,13 @@ void bind_floats(nb::module_& m) {
   nb::class_<CurveOp, Operation>(m, "CurveOp")
       .def("__init__", &make_curve, nb::arg("curve"), nb::arg("count"), nb::arg("alpha") = 1.0f);
   nb::class_<AddOp, Operation>(m, "AddOp")
-      .def("__init__", [](AddOp* self, int64_t count) { new (self) AddOp(ELEMENTWISE_ADD, checked_count(count), 1); },
-           nb::arg("count"));
+      .def("__init__", [](AddOp* self, int64_t count, int64_t channels) {
+             make_binary(self, ELEMENTWISE_ADD, ELEMENTWISE_ADD_ROWS, count, channels);
+           },
+           nb::arg("count"), nb::arg("channels") = 1);
   nb::class_<MulOp, Operation>(m, "MulOp")
       .def("__init__", [](MulOp* self, int64_t count, int64_t channels) {
-             checked_count(count);
-             if (channels < 1 || count % channels)
-               refuse("channels is " + std::to_string(channels) + ", expected a divisor of the count");
-             new (self) MulOp(channels == 1 ? ELEMENTWISE_MUL : ELEMENTWISE_MUL_ROWS, count, channels);
+             make_binary(self, ELEMENTWISE_MUL, ELEMENTWISE_MUL_ROWS, count, channels);
            },
            nb::arg("count"), nb::arg("channels") = 1);
   nb::class_<TransposeOp, Operation>(m, "TransposeOp")

@@ -157,7 +157,8 @@ void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int thre
     Elementwise part = work;
     part.rows = std::min(step, work.rows - row);
     part.x = static_cast<const char*>(work.x) + first * size;
-    if (work.other) part.other = work.other + (work.kind == ELEMENTWISE_MUL_ROWS ? row : first);
+    const bool rows = work.kind == ELEMENTWISE_ADD_ROWS || work.kind == ELEMENTWISE_MUL_ROWS;
+    if (work.other) part.other = work.other + (rows ? row : first);
     part.out = work.out + first;
     kernel(&part);
   });

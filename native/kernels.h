@@ -173,11 +173,12 @@ void pool2d_ref(POOL2D_ARGUMENTS);
 void pool2d_avx2(POOL2D_ARGUMENTS);
 void pool2d_avx512(POOL2D_ARGUMENTS);
 
-// x + other; x * other, of the element or of the row; |x|; x between low and high, where NaN stays; x * scale + shift,
+// x + other and x * other, of the element or of the row; |x|; x between low and high, where NaN stays; x * scale + shift,
 // rounded after each; the same with x = byte / 255; what Prelu says; curves: 1 / (1 + exp(-x)), tanh(x), x or below zero
-// low * (exp(x) - 1), x times the normal distribution's probability of less than x.
+// low * (exp(x) - 1), x times the normal distribution's probability of less than x, the square root, 1 over it.
 enum {
   ELEMENTWISE_ADD,
+  ELEMENTWISE_ADD_ROWS,
   ELEMENTWISE_MUL,
   ELEMENTWISE_MUL_ROWS,
   ELEMENTWISE_ABS,
@@ -188,7 +189,9 @@ enum {
   ELEMENTWISE_SIGMOID,
   ELEMENTWISE_TANH,
   ELEMENTWISE_ELU,
-  ELEMENTWISE_GELU
+  ELEMENTWISE_GELU,
+  ELEMENTWISE_SQRT,
+  ELEMENTWISE_RSQRT
 };
 typedef struct {
   int kind;

@@ -21,6 +21,8 @@ CURVES = {
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "elu": lambda x: F.elu(x, 0.5),
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
     "gelu": lambda x: 0.5 * x * torch.special.erfc(x * -(0.5**0.5)),  # F.gelu loses the far digits
 }
 
@@ -43,7 +45,7 @@ def normal(random: np.random.Generator, *shape: int) -> Array:
     return random.standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("curve", ["sigmoid", "tanh", "elu", "gelu"])
+@pytest.mark.parametrize("curve", CURVES)
 def test_curves_have_the_digits_of_float32_everywhere(isa: str, curve: str) -> None:
     """Also where they are small, far out, infinite or no number."""
     spread = np.concatenate([NUMBERS, [np.nan], np.linspace(-20, 20, 4001), np.geomspace(1e-20, 1e-3, 99)])
@@ -122,7 +124,7 @@ def test_threads_change_no_bit(isa: str) -> None:
 
 
 REFUSALS = {
-    "curve is 'sine', expected sigmoid, tanh, elu or gelu": lambda: _native.CurveOp("sine", 4),
+    "curve is 'sine', expected sigmoid, tanh, elu, gelu, sqrt or rsqrt": lambda: _native.CurveOp("sine", 4),
     "count is": lambda: _native.CurveOp("tanh", 0),
     "groups is 3, expected a divisor of the channels": lambda: _native.GroupNormOp(1, 4, 3, 0.0),
     "size is": lambda: _native.ResponseNormOp(1, 4, 0, 1.0, 1.0, 1.0),

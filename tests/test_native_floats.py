@@ -395,6 +395,8 @@ def test_elementwise(isa: str, shape: tuple[int, int, int]) -> None:
         assert np.array_equal(clamped, flat(a.clip(-0.5, 0.25)))
         assert np.array_equal(run(_native.MulOp(pixels * channels), a, b, threads=threads), flat(a * b))
         rows = np.ascontiguousarray(b[..., :1])
+        found = run(_native.AddOp(pixels * channels, channels), a, rows, threads=threads)
+        assert np.array_equal(found, flat(a + rows))
         found = run(_native.MulOp(pixels * channels, channels), a, rows, threads=threads)
         assert np.array_equal(found, flat(a * rows))
         found = run(_native.PreluOp(pixels, _native.Prelu(scale)), a, threads=threads)

@@ -80,7 +80,8 @@ class Builder:
         self.append("conv2d", value, attributes=attributes, **roles)
         if draw(st.booleans()):
             self.append("affine", len(self.shapes) - 1, scale=self.weight(outputs), shift=self.weight(outputs))
-        others = [i for i, other in enumerate(self.shapes[:-1]) if other == self.shapes[-1]]
+        shape = self.shapes[-1]
+        others = [i for i, other in enumerate(self.shapes[:-1]) if other in (shape, (1, *shape[1:]))]
         if others and draw(st.booleans()):
             pair = [len(self.shapes) - 1, draw(st.sampled_from(others))]
             self.append("add", *(pair if draw(st.booleans()) else pair[::-1]))
@@ -110,15 +111,14 @@ class Builder:
     def abs(self, value: int, shape: tuple[int, ...]) -> None:
         self.append("abs", value)
 
-    def mul(self, value: int, shape: tuple[int, ...]) -> None:
+    def mul(self, value: int, shape: tuple[int, ...], op: str = "mul") -> None:
         if shape and self.draw(st.booleans()):
             self.append("mean", value, attributes={"axes": [0], "keepdim": True})
         others = [i for i, other in enumerate(self.shapes) if other in (shape, (1, *shape[1:]))]
-        self.append("mul", value, self.draw(st.sampled_from(others)))
+        self.append(op, value, self.draw(st.sampled_from(others)))
 
     def add(self, value: int, shape: tuple[int, ...]) -> None:
-        others = [i for i, other in enumerate(self.shapes) if other == shape]
-        self.append("add", value, self.draw(st.sampled_from(others)))
+        self.mul(value, shape, "add")
 
     def flatten(self, value: int, shape: tuple[int, ...]) -> None:
         self.append("flatten", value)
@@ -173,7 +173,10 @@ class Builder:
         self.append(op, value, attributes={"size": self.draw(PAIR)})
 
     def curve(self, value: int, shape: tuple[int, ...]) -> None:
-        op = self.draw(st.sampled_from(["sigmoid", "tanh", "elu", "gelu"]))
+        op = self.draw(st.sampled_from(["sigmoid", "tanh", "elu", "gelu", "sqrt", "rsqrt"]))
+        if "sqrt" in op:  # near 0 a rounding would change it much
+            self.append("clamp", value, attributes={"low": 0.25, "high": None})
+            value = len(self.shapes) - 1
         self.append(op, value, attributes={"alpha": 0.75} if op == "elu" else {})
 
     def maxout(self, value: int, shape: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ from bitwright.runtime import Model, load
 from bitwright.runtime import engine as engine_module
 from bitwright.runtime.domains import domains
 from bitwright.runtime.fuse import Chain, fuse
-from bitwright.runtime.graph import Graph, Node
+from bitwright.runtime.graph import Graph, Node, validate
 from bitwright.runtime.reference import run_reference
 
 TOLERANCE = 1e-5
@@ -37,7 +37,8 @@ def compare(graph: Graph, weights: dict[str, np.ndarray], x: np.ndarray) -> None
 
 
 def chains_of(graph: Graph, weights: dict[str, np.ndarray]) -> list[Chain]:
-    return fuse(graph, domains(graph, weights), lambda node: False)
+    shapes = validate(graph, {name: array.shape for name, array in weights.items()})
+    return fuse(graph, shapes, domains(graph, weights), lambda node: False)
 
 
 def images_per_pass(model: Model) -> int:
@@ -92,17 +93,28 @@ def test_epilogues_take_in_what_they_can():
 def test_values_that_others_read_stay_out_of_epilogues():
     nodes = (conv(0, "w"), Node("relu", (1,)), Node("add", (1, 2)), conv(3, "w"), Node("add", (4, 4)), conv(5, "w"))
     graph = Graph(((2, 3, 3),), (*nodes, Node("relu", (6,))), (7, 6))
-    assert [chain.result for chain in chains_of(graph, {})] == [1, 2, 3, 4, 5, 6, 7]
     weights = {"w": np.random.default_rng(0).standard_normal((2, 2, 3, 3)).astype(np.float32)}
+    assert [chain.result for chain in chains_of(graph, weights)] == [1, 2, 3, 4, 5, 6, 7]
     compare(graph, weights, batch_for(graph, 2))
 
 
 def test_two_convolutions_that_are_added():
     graph = Graph(((2, 3, 3),), (conv(0, "w"), conv(0, "v"), Node("add", (1, 2)), Node("relu", (3,))), (4,))
-    assert [(c.result, c.residual) for c in chains_of(graph, {})] == [(2, None), (4, 2)]
     random = np.random.default_rng(0)
     weights = {name: random.standard_normal((2, 2, 3, 3)).astype(np.float32) for name in "wv"}
+    assert [(c.result, c.residual) for c in chains_of(graph, weights)] == [(2, None), (4, 2)]
     compare(graph, weights, batch_for(graph, 2))
+
+
+def test_one_channel_for_all_is_no_shortcut_of_a_layer():
+    """Neither as what is added to the layer's result, nor where the layer makes it."""
+    random = np.random.default_rng(0)
+    for outputs, sides in [(2, (2, 1)), (1, (0, 2))]:
+        nodes = (Node("mean", (0,), {"axes": [0], "keepdim": True}), conv(0, "w"), Node("add", sides))
+        graph = Graph(((2, 3, 3),), nodes, (3,))
+        weights = {"w": random.standard_normal((outputs, 2, 3, 3)).astype(np.float32)}
+        assert all(chain.residual is None for chain in chains_of(graph, weights))
+        compare(graph, weights, batch_for(graph, 2))
 
 
 def test_normalized_pixels_are_equal_in_every_bit():

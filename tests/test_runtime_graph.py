@@ -43,6 +43,8 @@ GOOD: list[tuple[str, tuple[int, ...], dict[str, Any], dict[str, str], dict[str,
     ("tanh", IMAGE, {}, {}, {}, IMAGE),
     ("elu", IMAGE, {"alpha": 0.5}, {}, {}, IMAGE),
     ("gelu", (4,), {}, {}, {}, (4,)),
+    ("sqrt", (4,), {}, {}, {}, (4,)),
+    ("rsqrt", IMAGE, {}, {}, {}, IMAGE),
     ("maxout", IMAGE, {"pieces": 2}, {}, {}, (2, 6, 8)),
     ("maxout", (4,), {"pieces": 4}, {}, {}, (1,)),
     ("response_norm", IMAGE, {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2}, {}, {}, IMAGE),
@@ -96,13 +98,14 @@ def test_add_and_values_read_twice():
     assert validate(graph, {}) == [IMAGE] * 4
 
 
-def test_products_take_one_channel_for_all():
+@pytest.mark.parametrize("op", ["add", "mul"])
+def test_sums_and_products_take_one_channel_for_all(op):
     one = (1, *IMAGE[1:])
     for shapes in [(IMAGE, IMAGE), (IMAGE, one), (one, one), ((4,), (1,))]:
-        assert validate(Graph(shapes, (Node("mul", (0, 1)),), (2,)), {})[2] == shapes[0]
+        assert validate(Graph(shapes, (Node(op, (0, 1)),), (2,)), {})[2] == shapes[0]
     for shapes in [(one, IMAGE), (IMAGE, (4, 1, 1)), (IMAGE, (4,)), ((4,), (2,))]:
         with pytest.raises(BitwrightError, match="expected the second equal to the first, or with a first axis of 1"):
-            validate(Graph(shapes, (Node("mul", (0, 1)),), (2,)), {})
+            validate(Graph(shapes, (Node(op, (0, 1)),), (2,)), {})
 
 
 def test_concat_joins_what_is_equally_long_along_other_axes():

@@ -25,7 +25,7 @@ def elementwise(random: Random) -> Trial:
     x = odd_floats(random, batch, pixels, channels)
     a, b = vector(random, channels), vector(random, channels)
     shape = f"{batch} {pixels} {channels}"
-    simple = pick(random, "sign", "relu", "abs", "clamp"), pick(random, "add", "mul", "mul pixels")
+    simple = pick(random, "sign", "relu", "abs", "clamp"), pick(random, "add", "mul", "add pixels", "mul pixels")
     kind = pick(random, *simple, "quantize", "affine", "normalize", "pixels", "prelu")
     with np.errstate(all="ignore"):
         if kind == "sign":
@@ -58,8 +58,10 @@ def elementwise(random: Random) -> Trial:
         other = odd_floats(random, *x.shape)
         if kind == "mul":
             return exactly(lambda: _native.MulOp(pixels * channels), [x, other], x * other, shape)
-        if kind == "mul pixels":
+        if kind in ("add pixels", "mul pixels"):
             other = np.ascontiguousarray(other[..., :1])
+            if kind == "add pixels":
+                return exactly(lambda: _native.AddOp(pixels * channels, channels), [x, other], x + other, shape)
             return exactly(lambda: _native.MulOp(pixels * channels, channels), [x, other], x * other, shape)
         return exactly(lambda: _native.AddOp(pixels * channels), [x, other], x + other, shape)
 

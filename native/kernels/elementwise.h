@@ -55,6 +55,13 @@ static void elementwise(const Elementwise* e) {
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) y[i] = x[i] + e->other[i];
       return;
+    case ELEMENTWISE_ADD_ROWS:
+      for (int64_t row = 0; row < e->rows; ++row, x += channels, y += channels) {
+        const float shift = e->other[row];
+#pragma GCC ivdep
+        for (int64_t c = 0; c < channels; ++c) y[c] = x[c] + shift;
+      }
+      return;
     case ELEMENTWISE_MUL:
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) y[i] = x[i] * e->other[i];
@@ -102,6 +109,14 @@ static void elementwise(const Elementwise* e) {
     case ELEMENTWISE_GELU:
 #pragma GCC ivdep
       for (int64_t i = 0; i < count; ++i) y[i] = x[i] * normal_below(x[i]);
+      return;
+    case ELEMENTWISE_SQRT:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) y[i] = sqrtf(x[i]);
+      return;
+    case ELEMENTWISE_RSQRT:
+#pragma GCC ivdep
+      for (int64_t i = 0; i < count; ++i) y[i] = 1 / sqrtf(x[i]);
       return;
     case ELEMENTWISE_PRELU:
       for (int64_t row = 0; row < e->rows; ++row, x += channels, y += channels) {

@@ -263,13 +263,13 @@ class ClampOp(Operation):
 class AbsOp(Operation):
     def __init__(self, count: int) -> None: ...
 
-class CurveOp(Operation):  # curve: sigmoid, tanh, elu or gelu; alpha is the elu's
+class CurveOp(Operation):  # curve: sigmoid, tanh, elu, gelu, sqrt or rsqrt; alpha is the elu's
     def __init__(self, curve: str, count: int, alpha: float = 1.0) -> None: ...
 
-class AddOp(Operation):
-    def __init__(self, count: int) -> None: ...
+class AddOp(Operation):  # the other of equal size, or one number for every `channels`
+    def __init__(self, count: int, channels: int = 1) -> None: ...
 
-class MulOp(Operation):  # by the other of equal size, or by one number for every `channels`
+class MulOp(Operation):  # likewise
     def __init__(self, count: int, channels: int = 1) -> None: ...
 
 # [rows, columns] to [columns, rows], elements of 1 or 4 bytes: channels first to last and back.

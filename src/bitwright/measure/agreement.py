@@ -42,7 +42,7 @@ sums in another order differ by some 1e-7 to 1e-6 of it."""
 LAYERS = ("conv2d", "linear")
 AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "mean", "softmax", "response_norm", "group_norm")
 """Operations besides layers that add, and so round in an order of their own."""
-CURVES = ("sigmoid", "tanh", "elu", "gelu")
+CURVES = ("sigmoid", "tanh", "elu", "gelu", "rsqrt")
 """Operations that every library approximates in its own way."""
 
 

@@ -167,6 +167,13 @@ class _Writer:
         self.emit("Mul", [*inputs, f"{result} doubled"], f"{result} product")
         self.emit("Mul", [f"{result} product", half], result)
 
+    def _sqrt(self, node: Node, inputs: list[str], result: str) -> None:
+        self.emit("Sqrt", inputs, result)
+
+    def _rsqrt(self, node: Node, inputs: list[str], result: str) -> None:
+        self.emit("Sqrt", inputs, f"{result} root")
+        self.emit("Reciprocal", [f"{result} root"], result)
+
     def _maxout(self, node: Node, inputs: list[str], result: str, pieces: int) -> None:
         channels, *others = self.input_shape(node)
         split = self.integers(-1, channels // pieces, pieces, *others)

@@ -275,6 +275,8 @@ OPERATIONS: dict[str, Callable[[Weights, Attributes], Call]] = {
     "tanh": _plain("tanh"),
     "elu": _elu,
     "gelu": _gelu,
+    "sqrt": _plain("sqrt"),
+    "rsqrt": _plain("rsqrt"),
     "maxout": _maxout,
     "response_norm": _response_norm,
     "group_norm": _group_norm,

@@ -44,8 +44,9 @@ def memory_axis(shape: Shape, axis: int) -> int:
 
 def operations(native: Any, node: Node, weights: Weights, inputs: Sequence[Shape]) -> list[Any]:
     """What computes a node whose inputs have the logical shapes `inputs`."""
-    if node.op == "mul":
-        return [native.MulOp(math.prod(inputs[0]), math.prod(inputs[0]) // math.prod(inputs[1]))]
+    if node.op in ("add", "mul"):
+        make = native.AddOp if node.op == "add" else native.MulOp
+        return [make(math.prod(inputs[0]), math.prod(inputs[0]) // math.prod(inputs[1]))]
     if node.op == "concat":
         return concat(native, inputs, node.attributes["axis"])
     return OPERATIONS[node.op](native, inputs[0], weights, **node.attributes)
@@ -101,10 +102,6 @@ def concat(native: Any, inputs: Sequence[Shape], axis: int) -> list[Any]:
     where = memory_axis(inputs[0], axis)
     outer = math.prod(memory(inputs[0])[:where])
     return [native.ConcatOp(outer, [math.prod(shape) // outer for shape in inputs])]
-
-
-def add(native: Any, shape: Shape, weights: Weights) -> list[Any]:
-    return [native.AddOp(math.prod(shape))]
 
 
 def sign(native: Any, shape: Shape, weights: Weights) -> list[Any]:
@@ -186,6 +183,8 @@ OPERATIONS: dict[str, Callable[..., list[Any]]] = {
     "tanh": _curve("tanh"),
     "elu": _curve("elu"),
     "gelu": _curve("gelu"),
+    "sqrt": _curve("sqrt"),
+    "rsqrt": _curve("rsqrt"),
     "maxout": maxout,
     "response_norm": response_norm,
     "group_norm": group_norm,
@@ -193,7 +192,6 @@ OPERATIONS: dict[str, Callable[..., list[Any]]] = {
     "avg_pool2d": _pool("AvgPoolOp"),
     "adaptive_avg_pool2d": _pool("AdaptiveAvgPoolOp"),
     "adaptive_max_pool2d": _pool("AdaptiveMaxPoolOp"),
-    "add": add,
     "flatten": flatten,
     "unflatten": unflatten,
     "pad": pad,

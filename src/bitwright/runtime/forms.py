@@ -69,7 +69,7 @@ class Forms:
         self.graph, self.shapes, self.tensors = graph, shapes, tensors
         self.domains = [_coding(domain) for domain in domains(graph, tensors)]
         self._lattices: dict[str, Lattice | None] = {}
-        self.chains = fuse(graph, self.domains, self._integer)
+        self.chains = fuse(graph, shapes, self.domains, self._integer)
         self.coders = find_coders(self.chains, self.domains)
         self._makers = {chain.result: chain.node for chain in self.chains}
         self._pads = {chain.result: chain.node for chain in self.chains if chain.node.op == "pad"}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from bitwright.runtime.domains import Domain
 from bitwright.runtime.graph import Graph, Node
 
+Shape = tuple[int, ...]
+
 LAYERS = ("conv2d", "linear")
 ACTIVATIONS = ("relu", "clamp", "prelu")
 CODERS = ("sign", "quantize")
@@ -58,14 +60,16 @@ class Chain:
         return [self.node.op, *(name for has, name in flags if has), *(node.op for node in self.activation)]
 
 
-def fuse(graph: Graph, coded: Sequence[Domain | None], integer: Callable[[Node], bool]) -> list[Chain]:
-    """The nodes in order, each followed as far as its kernel reaches; `coded` are the domains of the values, `integer`
-    says which layers add up whole numbers: they end in any activation, others in a relu only.
+def fuse(
+    graph: Graph, shapes: Sequence[Shape], coded: Sequence[Domain | None], integer: Callable[[Node], bool]
+) -> list[Chain]:
+    """The nodes in order, each followed as far as its kernel reaches. `shapes` and `coded` are those of the values;
+    `integer` says which layers add up whole numbers: they end in any activation, others in a relu only.
 
     A chain stands where its last node stood: there, all that it reads has been computed. Signs and quantisers stay in
     the list, since their values may be wanted in other forms than their chain can give.
     """
-    chains = _chains(graph, integer)
+    chains = _chains(graph, shapes, integer)
     makers = {chain.result: chain for chain in chains if chain.node.op in LAYERS}
     for coder in find_coders(chains, coded).values():
         if (maker := makers.get(coder.source)) is not None and maker.coder is None:
@@ -88,7 +92,7 @@ def find_coders(chains: Sequence[Chain], coded: Sequence[Domain | None]) -> dict
     return coders
 
 
-def _chains(graph: Graph, integer: Callable[[Node], bool]) -> list[Chain]:
+def _chains(graph: Graph, shapes: Sequence[Shape], integer: Callable[[Node], bool]) -> list[Chain]:
     first = len(graph.inputs)
     readers = _readers(graph)
     absorbed: set[int] = set()
@@ -100,7 +104,7 @@ def _chains(graph: Graph, integer: Callable[[Node], bool]) -> list[Chain]:
         activations = ACTIVATIONS if node.op in LAYERS and integer(node) else ACTIVATIONS[:1]
         while node.op in (*LAYERS, "slice"):
             followers = _followers(graph, readers, chain.result, absorbed)
-            taken = _absorb(chain, [graph.nodes[i] for i in followers], activations)
+            taken = _absorb(chain, [graph.nodes[i] for i in followers], activations, shapes)
             if not taken:
                 break
             absorbed.update(followers[:taken])
@@ -128,7 +132,7 @@ def _readers(graph: Graph) -> dict[int, list[int]]:
     return readers
 
 
-def _absorb(chain: Chain, nodes: Sequence[Node], activations: Sequence[str]) -> int:
+def _absorb(chain: Chain, nodes: Sequence[Node], activations: Sequence[str], shapes: Sequence[Shape]) -> int:
     """How many of `nodes`, which follow the chain one by one, it takes over where their places in it are still free."""
     ops = [node.op for node in nodes]
     if not nodes or chain.pool is not None:
@@ -146,7 +150,7 @@ def _absorb(chain: Chain, nodes: Sequence[Node], activations: Sequence[str]) -> 
         chain.activation = (node,)
     elif node.op == "affine" and chain.affine is None and chain.residual is None:
         chain.affine = node
-    elif node.op == "add" and chain.residual is None:
+    elif node.op == "add" and chain.residual is None and len({shapes[value] for value in node.inputs}) == 1:
         chain.residual = node.inputs[1] if node.inputs[0] == chain.result else node.inputs[0]
     elif ops == ["affine", "prelu"] and "prelu" in activations:
         chain.activation = tuple(nodes)

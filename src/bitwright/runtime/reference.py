@@ -226,6 +226,17 @@ def gelu(weights: Weights, x: Array) -> Array:
     return np.asarray(x / 2 * _erfc(x.astype(np.float64) / -math.sqrt(2)), np.float32)
 
 
+def sqrt(weights: Weights, x: Array) -> Array:
+    """The square root."""
+    return np.sqrt(x)
+
+
+def rsqrt(weights: Weights, x: Array) -> Array:
+    """1 / sqrt(x)."""
+    with np.errstate(divide="ignore"):
+        return (1 / np.sqrt(x.astype(np.float64))).astype(np.float32)
+
+
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
@@ -315,12 +326,12 @@ def _regions(size: int, count: int) -> list[slice]:
 
 
 def add(weights: Weights, a: Array, b: Array) -> Array:
-    """a + b."""
+    """The sum of two values; the second may have one channel, for all of the first's."""
     return a + b
 
 
 def mul(weights: Weights, x: Array, y: Array) -> Array:
-    """The product of two values; the second may have one channel, for all of the first's."""
+    """The product, likewise."""
     return x * y
 
 
@@ -373,6 +384,8 @@ OPERATIONS: dict[str, Callable[..., Array]] = {
     "tanh": tanh,
     "elu": elu,
     "gelu": gelu,
+    "sqrt": sqrt,
+    "rsqrt": rsqrt,
     "maxout": maxout,
     "response_norm": response_norm,
     "group_norm": group_norm,

@@ -228,14 +228,7 @@ def _concat(check: Check) -> Shape:
     return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
 
 
-def _add(check: Check) -> Shape:
-    a, b = (check.shapes[value] for value in check.node.inputs)
-    if a != b:
-        check.fail(f"inputs have shapes {a} and {b}; expected equal ones")
-    return a
-
-
-def _mul(check: Check) -> Shape:
+def _pair(check: Check) -> Shape:
     a, b = (check.shapes[value] for value in check.node.inputs)
     if b not in (a, (1, *a[1:])):
         check.fail(f"inputs have shapes {a} and {b}; expected the second equal to the first, or with a first axis of 1")
@@ -300,6 +293,8 @@ OPERATIONS: dict[str, Operation] = {
     "tanh": Operation(_same),
     "elu": Operation(_elu, ("alpha",)),
     "gelu": Operation(_same),
+    "sqrt": Operation(_same),
+    "rsqrt": Operation(_same),
     "maxout": Operation(_maxout, ("pieces",)),
     "response_norm": Operation(_response_norm, ("size", "alpha", "beta", "k")),
     "group_norm": Operation(_group_norm, ("groups", "epsilon")),
@@ -307,8 +302,8 @@ OPERATIONS: dict[str, Operation] = {
     "avg_pool2d": Operation(_avg_pool2d, ("kernel", "stride", "padding", "ceil", "count_include_pad")),
     "adaptive_avg_pool2d": Operation(_adaptive_pool2d, ("size",)),
     "adaptive_max_pool2d": Operation(_adaptive_pool2d, ("size",)),
-    "add": Operation(_add, inputs=2),
-    "mul": Operation(_mul, inputs=2),
+    "add": Operation(_pair, inputs=2),
+    "mul": Operation(_pair, inputs=2),
     "concat": Operation(_concat, ("axis",), inputs=2, most_inputs=64),
     "flatten": Operation(_flatten),
     "unflatten": Operation(_unflatten, ("shape",)),

@@ -28,15 +28,24 @@ def arithmetic(lowering: Lowering, node: Any, arguments: Arguments) -> int:
     if lowering.is_constant(b):
         return _with_constant(lowering, node, name, x, lowering.constant(node, b), len(a.users) == 1)
     y = lowering.value(node, b)
-    if name not in ("add", "mul"):
-        lowering.fail(node, f"two activations can only be added or multiplied; {name} needs a constant per channel")
+    if name == "div":
+        lowering.fail(node, "an activation can only be divided by a constant per channel")
+    if name == "sub":
+        name, y = "add", _negated(lowering, node, y)
     shapes = lowering.shape(x), lowering.shape(y)
-    if name == "mul" and shapes[0] == (1, *shapes[1][1:]):  # what is multiplied comes first
+    if shapes[0] == (1, *shapes[1][1:]):  # the one for all channels comes last
         return lowering.emit(node, name, (y, x), shapes[1])
-    if shapes[1] != shapes[0] and not (name == "mul" and shapes[1] == (1, *shapes[0][1:])):
-        more = ", or (1, ...) for all channels" if name == "mul" else ""
-        lowering.fail(node, f"its operands have shapes {shapes[0]} and {shapes[1]}; expected equal ones{more}")
+    if shapes[1] not in (shapes[0], (1, *shapes[0][1:])):
+        lowering.fail(
+            node,
+            f"its operands have shapes {shapes[0]} and {shapes[1]}; expected equal ones, or (1, ...) for all channels",
+        )
     return lowering.emit(node, name, (x, y), shapes[0])
+
+
+def _negated(lowering: Lowering, node: Any, x: int) -> int:
+    vector = torch.ones(lowering.shape(x)[0])
+    return emit_affine(lowering, node, x, -vector, 0 * vector)
 
 
 def _with_constant(lowering: Lowering, node: Any, name: str, x: int, constant: Constant, alone: bool) -> int:
@@ -74,7 +83,7 @@ def channel_vector(lowering: Lowering, node: Any, shape: tuple[int, ...], consta
     return spread[:, 0]
 
 
-_PLAIN = {f"aten.{op}.default": op for op in ("relu", "abs", "sigmoid", "tanh")}
+_PLAIN = {f"aten.{op}.default": op for op in ("relu", "abs", "sigmoid", "tanh", "sqrt", "rsqrt")}
 
 
 @rule(*_PLAIN)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bitwright import BitwrightError, load, pack, run_recipe
+from bitwright import BitwrightError, create_model, load, pack, run_recipe
 from bitwright.report import before_after, gather, render
 from bitwright.report.charts import all_charts, layer_bytes, sensitivity
 from bitwright.report.features import draw_features, first_features
@@ -130,24 +130,40 @@ def test_features_are_tiles_of_the_first_layers_weights(folder: Path, facts: dic
     """Of sixteen units on images of 8x8: two rows of eight."""
     features = facts["features"]
     assert (features["layer"], features["units"], features["shown"]) == ("fc1", 16, 16)
-    assert features["image"].shape == (2 * 10 - 2, 8 * 10 - 2)
+    assert features["image"].shape == (2 * 10 - 2, 8 * 10 - 2, 4)
     weight = load(folder / "packed.safetensors").stored["fc1.weight"].dense().reshape(16, 8, 8)
-    shown = features["image"][10:18, 20:28]
-    assert np.array_equal(np.sign(shown), np.sign(weight[10]))
-    assert np.all(features["image"][8:10] == -128)
+    shown = features["image"][10:18, 20:28, :3].astype(int) - 128
+    assert np.array_equal(np.sign(shown), np.broadcast_to(np.sign(weight[10])[..., None], shown.shape))
+    assert not features["image"][8:10].any()
     draw_features([folder, folder], tmp_path / "two.png")
     pixels = np.asarray(Image.open(tmp_path / "two.png"))
-    one = pixels[24 : 24 + 2 * 18, 16 : 16 + 2 * 78]
-    assert np.array_equal(one[::2, ::2] == 255, (features["image"] == -128) | (features["image"] == 127))
+    one = pixels[24 : 24 + 3 * 18, 16 : 16 + 3 * 78]
+    opaque = features["image"][..., 3:] == 255
+    assert np.array_equal(one[::3, ::3], np.where(opaque, features["image"][..., :3], 255))
 
 
-def test_features_need_grey_images_and_tiles_that_show_something(tmp_path: Path) -> None:
-    for i, (layer, shape) in enumerate(
-        [(nn.Conv2d(3, 4, 5), (3, 9, 9)), (nn.Conv2d(1, 4, 3), (1, 9, 9)), (nn.Conv2d(1, 4, 5), (1, 9, 9))]
-    ):
+def test_features_need_images_and_tiles_that_show_something(tmp_path: Path) -> None:
+    layers = nn.Conv2d(2, 4, 5), nn.Conv2d(1, 4, 3), nn.Conv2d(1, 4, 5), nn.Conv2d(3, 4, 5)
+    for i, layer in enumerate(layers):
         path = tmp_path / f"{i}.safetensors"
-        pack(nn.Sequential(layer), (torch.zeros(1, *shape),)).save(path)
-        assert (first_features(path) is not None) == (i == 2)
+        pack(nn.Sequential(layer), (torch.zeros(1, layer.in_channels, 9, 9),)).save(path)
+        assert (first_features(path) is not None) == (i >= 2)
+    colours = first_features(path)["image"]
+    weight = layer.weight.detach().numpy()
+    red = colours[:5, :5, 0].astype(float) - 128
+    expected = 127 * np.clip(weight[0, 0] / np.percentile(np.abs(weight), 99.5), -1, 1)
+    np.testing.assert_allclose(red, expected, atol=0.51)
+
+
+def test_features_of_patches_are_their_centroids(tmp_path: Path) -> None:
+    model = create_model("patch-features", seed=0, input_shape=(3, 9, 9), centroids=20)
+    pack(model, (torch.zeros(1, 3, 9, 9),)).save(tmp_path / "p.safetensors")
+    features = first_features(tmp_path / "p.safetensors")
+    assert (features["layer"], features["units"]) == ("features", 20)
+    shown = features["image"][8:14, 16:22, :3].astype(float) - 128
+    centroids = model.features.centroids.reshape(20, 3, 6, 6).permute(0, 2, 3, 1).numpy()
+    expected = 127 * np.clip(centroids[10] / np.percentile(np.abs(centroids), 99.5), -1, 1)
+    np.testing.assert_allclose(shown, expected, atol=0.51)
 
 
 def test_a_layer_without_weights_left_has_a_picture() -> None:

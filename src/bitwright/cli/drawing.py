@@ -13,7 +13,7 @@ from bitwright.cli.making import Data, Seed
 
 @app.command()
 def features(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on grey images.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs on grey or RGB images.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="The picture to write, PNG.")] = Path("features.png"),
 ) -> None:
     """Draw the first layers of runs side by side: 64 units each, a tile of weights per unit."""

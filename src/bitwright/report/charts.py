@@ -5,6 +5,8 @@ Colours are names ("line", "c1" .. "c6", "muted"), which the page replaces by th
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import Any
 
 Chart = dict[str, Any]
@@ -108,25 +110,20 @@ def weights(layer: int, step: int, picture: dict[str, Any]) -> Chart:
 
 
 def features(picture: dict[str, Any]) -> Chart:
-    """Weights of the first layer as tiles of pixels, black below and white above zero."""
-    image = picture["image"]
-    shades = [[None if value < -127 else value for value in row] for row in image.tolist()]
-    heatmap = {
-        "type": "heatmap",
-        "z": shades,
-        "zmin": -127,
-        "zmax": 127,
-        "colorscale": [[0, "#000000"], [1, "#ffffff"]],
-        "showscale": False,
-        "hoverinfo": "skip",
-    }
-    height, width = image.shape
+    """Weights of the first layer as tiles of pixels, dark below and bright above zero."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture["image"]).save(file, format="PNG")
+    source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    height, width = picture["image"].shape[:2]
+    zoom = max(2.5, 300 / width)
     return {
         "id": "features",
-        "data": [heatmap],
+        "data": [{"type": "image", "source": source, "hoverinfo": "skip"}],
         "layout": {
-            "height": round(2.5 * height) + 12,
-            "width": round(2.5 * width) + 12,
+            "height": round(zoom * height) + 12,
+            "width": round(zoom * width) + 12,
             "margin": {"l": 6, "r": 6, "t": 6, "b": 6},
             "xaxis": {"visible": False},
             "yaxis": {"visible": False, "autorange": "reversed"},

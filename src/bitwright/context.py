@@ -64,8 +64,8 @@ class Context:
         """Called before the step with the model it is given: keeps a copy, the teacher called "start"."""
         self._start = copy.deepcopy(model)
 
-    def train(self, model: nn.Module, settings: TrainSettings) -> History:
-        """Train `model` in place; the n-th call lives in folder/train-n and resumes there.
+    def train(self, model: nn.Module, settings: TrainSettings, data: Dataset | None = None) -> History:
+        """Train `model` in place; the n-th call lives in folder/train-n and resumes there. `data`: default the run's.
 
         The step's label and n also decide the random numbers, so no two trainings of a run see the same order.
         """
@@ -75,7 +75,7 @@ class Context:
         name = f"train-{self._trainings}"
         return fit(
             model,
-            self.data,
+            data or self.data,
             settings,
             seed=self.seed,
             folder=self.folder / name if self.folder else None,

@@ -128,8 +128,8 @@ class Preprocess(Step):
         if self.kind is not None:
             transform.mean.copy_(flat.double().mean(0))
         if transform.matrix is not None:
-            variances, axes = _components(flat - transform.mean)
-            transform.matrix.copy_(_mixer(variances, axes, self.kind, self.epsilon))
+            variances, axes = components(flat - transform.mean)
+            transform.matrix.copy_(mixer(variances, axes, self.kind, self.epsilon))
             share = variances.flip(0).cumsum(0) / variances.sum()
             held = {str(n): round(100 * float(share[n - 1]), 2) for n in (10, 100, 1000) if n <= len(share)}
             context.record("preprocess", {"numbers": len(variances), "variance": held})
@@ -168,7 +168,7 @@ def first_module(model: nn.Module, images: Tensor) -> str:
     return found[0]
 
 
-def _components(centred: Tensor) -> tuple[Tensor, Tensor]:
+def components(centred: Tensor) -> tuple[Tensor, Tensor]:
     """Variances, ascending, and axes as columns, of centred numbers (N, D); float64."""
     products = torch.zeros(centred.shape[1], centred.shape[1], dtype=torch.float64)
     for part in centred.split(_BATCH):
@@ -177,7 +177,7 @@ def _components(centred: Tensor) -> tuple[Tensor, Tensor]:
     return variances.clamp(min=0), axes
 
 
-def _mixer(variances: Tensor, axes: Tensor, kind: Kind | None, epsilon: float) -> Tensor:
+def mixer(variances: Tensor, axes: Tensor, kind: Kind | None, epsilon: float) -> Tensor:
     """W of the docstring of `Preprocess`, the strongest component first where they are apart."""
     if kind == "decorrelate":
         return axes.T.flip(0)

@@ -24,6 +24,8 @@ class Step:
     keeps_zeros: ClassVar[bool] = True
     """Whether weights that are zero before stay zero."""
     paper: ClassVar[str] = ""
+    model: ClassVar[str] = ""
+    """The only model that it is for; "": any."""
 
     def __post_init__(self) -> None:
         """Refuse words that a field doesn't know; subclasses check the rest. Recipes are checked before, calls not."""

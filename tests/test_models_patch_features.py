@@ -78,6 +78,12 @@ def test_centroids_are_packed_under_their_name(tmp_path):
     assert np.array_equal(stored["features.centroids"].dense(), net.features.centroids)
 
 
+def test_its_shapes_are_known_without_numbers():
+    with torch.device("meta"):
+        found = create_model("patch-features")(torch.zeros(2, 3, 32, 32))
+    assert found.shape == (2, 10)
+
+
 def test_nothing_of_the_features_is_trained():
     net = model()
     assert [name for name, _ in net.named_parameters()] == ["classifier.fc1.weight", "classifier.fc1.bias"]

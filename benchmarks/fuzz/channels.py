@@ -15,6 +15,8 @@ _CURVES = {
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "tanh": np.tanh,
     "elu": lambda x: np.where(x > 0, x, 0.5 * np.expm1(x)),
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
     "gelu": lambda x: x / 2 * np.vectorize(math.erfc, otypes=[float])(x * -math.sqrt(0.5)),
 }
 

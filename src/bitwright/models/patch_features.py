@@ -68,7 +68,7 @@ class PatchFeatures(nn.Module):
 
     def pooled(self, x: Tensor) -> Tensor:
         """The same before they are standardised. One image after the other, whose 4 K places fit the cache."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             parts = [x.float()] if torch.compiler.is_exporting() else x.float().split(1)
             return torch.cat([self._pooled(part) for part in parts])
 

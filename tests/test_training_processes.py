@@ -43,19 +43,23 @@ class Spare(nn.Module):
         return self.used(x)
 
 
-def lenet():
-    return create_model("lenet-5", input_shape=(1, 16, 16), seed=0)
+class LeNet(nn.Module):
+    """A LeNet-5 that computes in float64, where rounding stays small for a whole training."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = create_model("lenet-5", input_shape=(1, 16, 16), seed=0).double()
+
+    def forward(self, x):
+        return self.net(x.double())
 
 
+LENET = TrainSettings(epochs=3, batch_size=50, optimizer=Optimizer("SGD", 0.05), select="last")
 CASES = {
-    "spare": (Spare, lambda: blobs(**DATA), SETTINGS),
-    "lenet": (
-        lenet,
-        lambda: load_dataset("digits", size=16, train=300),
-        TrainSettings(epochs=3, batch_size=50, optimizer=Optimizer("SGD", 0.05), select="last"),
-    ),
+    "spare": (Spare, lambda: blobs(**DATA), SETTINGS, 1e-4),
+    "lenet": (LeNet, lambda: load_dataset("digits", size=16, train=300), LENET, 1e-12),
 }
-"""name -> model, data and settings of a training. The LeNet-5 has no dropout, of which each process draws its own."""
+"""name -> model, data, settings, and how far training losses may differ. Dropout would be another in each process."""
 
 SCRIPT = """
 import sys
@@ -63,7 +67,7 @@ sys.path.insert(0, sys.argv[2])
 import torch.distributed
 import test_training_processes as cases
 from safetensors.torch import save_file
-for name, (model, data, settings) in cases.CASES.items():
+for name, (model, data, settings, _) in cases.CASES.items():
     for number in (1, 2):  # the second finds a checkpoint
         net = model()
         cases.fit(net, data(), settings, folder=f"{sys.argv[1]}/{name}")
@@ -93,7 +97,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_equal_to_one_process(folder, name):
-    model, data, settings = CASES[name]
+    model, data, settings, tolerance = CASES[name]
     net = model()
     history = fit(net, data(), settings)
     for number, rank in ((1, 0), (1, 1), (2, 0), (2, 1)):
@@ -102,7 +106,7 @@ def test_equal_to_one_process(folder, name):
             torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-5)
     lines = [json.loads(line) for line in (folder / name / "metrics.jsonl").read_text().splitlines()]
     for line, epoch in zip(lines, history.epochs, strict=True):
-        assert line["train_loss"] == pytest.approx(epoch.train_loss, rel=1e-4)
+        assert line["train_loss"] == pytest.approx(epoch.train_loss, rel=tolerance)
         assert line["validation_loss"] == pytest.approx(epoch.validation_loss, rel=1e-4)
         assert line["train_error"] == pytest.approx(epoch.train_error)
 

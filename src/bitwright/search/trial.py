@@ -59,14 +59,14 @@ def parts_of(data: Dataset, fraction: float, folds: int) -> list[Dataset]:
     import numpy as np
 
     from bitwright.data.dataset import Split
-    from bitwright.data.holdout import fold_of, hold_out
+    from bitwright.data.holdout import choose, fold_of
 
     train = (data.train.images, data.train.labels)
     if folds:
         more = data.validation
         train = np.concatenate((train[0], more.images)), np.concatenate((train[1], more.labels))
     if fraction < 1:
-        train = hold_out(data.name, train, fraction, "stratified")[1]
+        train = choose(data.name, train, fraction)
     if not folds:
         return [dataclasses.replace(data, train=Split(*train))]
     fold = fold_of(train[1], folds)

@@ -26,6 +26,7 @@ PARAMETERS = {
     "lenet-5-bn": 582_634,
     "vgg-small": 14_029_716,  # 14.02 M weights, METHODS 0
     "vgg-7": 12_979_082,
+    "resnet-14": 172_506,
     "resnet-20": 269_722,  # the public weight files
     "resnet-32": 464_154,
     "resnet-44": 658_586,

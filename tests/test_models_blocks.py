@@ -24,7 +24,7 @@ SHAPES = [(16, 16, 1), (16, 32, 2)]
 def net(block, downsample="pad", activation=None, depth=14):
     """A small one, for images of odd sizes, with random norms and shifts."""
     torch.manual_seed(0)
-    model = ResNet(depth, (3, 9, 5), 10, block, downsample, activation or ORDERS[block]).eval()
+    model = ResNet(depth, (3, 9, 5), 10, block, downsample, activation or ORDERS.get(block, "relu")).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, -0.5, 1.5)
@@ -69,7 +69,7 @@ def padded(x, channels, stride, pool):
     return out
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [*ORDERS, "plain"])
 @pytest.mark.parametrize(("channels_in", "channels", "stride"), SHAPES)
 def test_each_order_computes_its_formula(order, channels_in, channels, stride):
     model = net(order)
@@ -79,6 +79,8 @@ def test_each_order_computes_its_formula(order, channels_in, channels, stride):
     short = padded(x, channels, stride, pool=order in ("bireal", "react"))
     if order == "basic":
         expected = F.relu(bn(2, conv(2, F.relu(bn(1, conv(1, x))))) + short)
+    elif order == "plain":
+        expected = F.relu(bn(2, conv(2, F.relu(bn(1, conv(1, x))))))
     elif order == "pre-activation":
         expected = conv(2, F.relu(bn(2, conv(1, F.relu(bn(1, x)))))) + short
     elif order == "bireal":
@@ -197,3 +199,4 @@ def test_words_that_no_block_knows():
     refused("unknown downsample of model 'resnet-20' 'pool'. Known: conv, pad", downsample="pool")
     refused("unknown activation 'rulu'; did you mean 'relu'", activation="rulu")
     refused("block 'react' learns its activation; leave out activation='relu'", block="react", activation="relu")
+    refused("block 'plain' has no shortcuts; leave out downsample='conv'", block="plain", downsample="conv")

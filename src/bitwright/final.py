@@ -38,8 +38,11 @@ FLOATS = ("dense", "half")
 """The encodings that store weights as floats; all others are codes."""
 
 
-def conclude(run: Run, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Pack, test, measure and report whatever of that is missing or stale; gives result.json and measurements.json."""
+def conclude(run: Run, command: str, speed: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Pack, test, measure and report whatever of that is missing or stale; gives result.json and measurements.json.
+
+    Without `speed` the latter has no milliseconds, unless they were measured before.
+    """
     from bitwright.report import write_report
     from bitwright.run import identity
 
@@ -53,9 +56,10 @@ def conclude(run: Run, command: str) -> tuple[dict[str, Any], dict[str, Any]]:
     for fault in result["agreement"]["faults"]:
         warnings.warn(f"the engine does not compute what torch does, so don't ship this file: {fault}", stacklevel=2)
     measured = run.folder / "measurements.json"
-    if stale or not measured.is_file():
-        write_atomic(measured, json.dumps(_measure(run, command), indent=1))
-    measurements = json.loads(measured.read_text("utf-8"))
+    measurements = json.loads(measured.read_text("utf-8")) if measured.is_file() else None
+    if measurements is None or (speed and "milliseconds" not in measurements):
+        stale, measurements = True, _measure(run, command, speed)
+        write_atomic(measured, json.dumps(measurements, indent=1))
     if stale or not (run.folder / "report.html").is_file():
         write_report(run.folder)
     return result, measurements
@@ -198,16 +202,17 @@ def _batches(data: Dataset) -> list[np.ndarray]:
 # -- what this machine gives -------------------------------------------------------------------------------------------
 
 
-def _measure(run: Run, command: str) -> dict[str, Any]:
+def _measure(run: Run, command: str, speed: bool) -> dict[str, Any]:
     seconds = {}
     for label in run.recipe.labels:
         written = run.folder / label / "seconds.json"
         seconds[label] = json.loads(written.read_text()) if written.is_file() else None
+    times = measure_speed(run.folder / "packed.safetensors", run.recipe, run.data) if speed else None
     return {
         "command": command or f"bw.run_recipe({run.recipe.name!r})",
         **_circumstances(),
         "seconds": seconds,
-        "milliseconds": measure_speed(run.folder / "packed.safetensors", run.recipe, run.data),
+        **({"milliseconds": times} if times else {}),
     }
 
 

@@ -1,4 +1,4 @@
-"""Published results: results/NAME.json and .safetensors, and the tables made of them.
+"""Published results: results/NAME.json and .safetensors, results/comparisons/NAME.json, and the tables made of them.
 
 What is published of a recipe is always the run with seed 0: its file, its figures. Runs with other seeds add a mean and
 a spread, never a choice. The documents contain no number that a person typed.
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bitwright.compare.work import COMPARISON
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 from bitwright.report.layers import cell, milliseconds
@@ -47,10 +48,30 @@ def publish_runs(folders: Iterable[str | Path], results: str | Path) -> list[Pat
         _same_recipe(name, runs)
         for run in runs.values():
             _require_agreement(run)
+        if "milliseconds" not in _read(zero / "measurements.json"):
+            raise BitwrightError(f"{zero}: its speed was not measured; `bitwright run` with its recipe does so")
         target = Path(results) / f"{name}.safetensors"
         write_atomic(target, (zero / "packed.safetensors").read_bytes())
         write_atomic(target.with_suffix(".json"), json.dumps(_record(zero, runs), indent=1) + "\n")
         written += [target.with_suffix(".json"), target]
+    return written
+
+
+def publish_comparisons(folders: Iterable[str | Path], results: str | Path) -> list[Path]:
+    """Copy the figures of comparisons, without their curves, to results/comparisons/NAME.json; returns those files.
+
+    Raises BitwrightError where a run of theirs has a file that the engine does not run as torch ran the model.
+    """
+    written = []
+    for folder in map(Path, folders):
+        record = _read(folder / COMPARISON)
+        for run in sorted(path.parent for path in folder.glob("*/result.json")):
+            _require_agreement(run)
+        for row in record["variants"]:
+            del row["curves"]
+        target = Path(results) / "comparisons" / f"{record['name']}.json"
+        write_atomic(target, json.dumps(record, indent=1) + "\n")
+        written.append(target)
     return written
 
 
@@ -219,7 +240,21 @@ def results_page(results: str | Path) -> str:
         "the float\nnetwork of the same architecture, in float32 and in int8. Below 1x onnxruntime is faster.\n",
         _markdown(["recipe", *columns], [_speeds(r) for r in records]),
     ]
-    return "\n".join([*parts, *map(_section, records)])
+    return "\n".join([*parts, *_comparisons(Path(results) / "comparisons"), *map(_section, records)])
+
+
+def _comparisons(place: Path) -> list[str]:
+    """The section of the comparisons, each with its table."""
+    from bitwright.compare.table import minutes, note, table
+
+    records = [_read(path) for path in sorted(place.glob("*.json"))]
+    parts = ["## Comparisons\n"] if records else []
+    for record in records:
+        head, rows = table(record)
+        made = f"made by `{record['command']}` in {minutes(record):.1f} minutes of training on {_machine(record)}"
+        parts.append(f"### {record['name']}\n\n- {record['description']}\n- {made}\n")
+        parts.append(f"{_markdown(head, rows)}\n{note(record)}\n")
+    return parts
 
 
 def _sizes(records: Sequence[dict[str, Any]]) -> str:

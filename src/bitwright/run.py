@@ -74,13 +74,14 @@ def run_recipe(
     progress: Any = None,
     command: str = "",
     announce: Callable[[str], None] | None = None,
+    speed: bool = True,
 ) -> RunResult:
     """Run a recipe, or finish a run that was interrupted, and return its figures.
 
     `folder` defaults to runs/NAME, with -seedN for seeds other than 0. `root` is where the data is (default: the
     variable BITWRIGHT_DATA). A folder that holds a run of another recipe, or other files, is refused; `restart` clears
     a run and begins again. `progress` is handed to every step's `Context`, `announce` is told in words what
-    begins; `command` goes into the report.
+    begins; `command` goes into the report. Without `speed` its milliseconds are not measured.
     """
     if (processes := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise BitwrightError(
@@ -93,7 +94,7 @@ def run_recipe(
     with locked(place):
         _claim(place, checked, restart)
         with on_threads(checked.threads):
-            return Run(checked, place, root=root, progress=progress, announce=announce).finish(command)
+            return Run(checked, place, root=root, progress=progress, announce=announce).finish(command, speed)
 
 
 def default_folder(recipe: Recipe) -> Path:
@@ -178,12 +179,15 @@ def _claim(folder: Path, recipe: Recipe, restart: bool) -> None:
             )
     elif restart:
         _clear(folder)
-    elif any(_step_folders(folder)):  # before the first step, nothing would be lost
-        _refuse_another(folder, recipe)
+    else:
+        refuse_another(folder, recipe)
     write_atomic(written, recipe.to_yaml())
 
 
-def _refuse_another(folder: Path, recipe: Recipe) -> None:
+def refuse_another(folder: Path, recipe: Recipe) -> None:
+    """Raise BitwrightError where `folder` holds steps of another recipe; before the first, nothing would be lost."""
+    if not (folder / "recipe.yaml").is_file() or not any(_step_folders(folder)):
+        return
     raw = read_yaml((folder / "recipe.yaml").read_text("utf-8"), str(folder / "recipe.yaml"))
     with contextlib.suppress(BitwrightError):  # fields that got a default since are filled in
         raw = parse(raw).to_dict()
@@ -272,12 +276,12 @@ class Run:
             load_checkpoint(model, self.folder / label / "model.safetensors")
         return model
 
-    def finish(self, command: str = "") -> RunResult:
-        """Do what is not done yet, and return the figures."""
+    def finish(self, command: str = "", speed: bool = True) -> RunResult:
+        """Do what is not done yet, and return the figures; without `speed`, milliseconds are not measured."""
         from bitwright.final import conclude
 
         self.run_steps()
-        result, measurements = conclude(self, command)
+        result, measurements = conclude(self, command, speed)
         return RunResult(self.folder, result, measurements)
 
     def run_steps(self) -> None:

@@ -99,4 +99,4 @@ def _fail(message: str, debug: bool, code: int = 1) -> int:
     return code
 
 
-from bitwright.cli import drawing, judging, listing, looking, making, publishing, searching, using  # noqa: E402, F401  (each registers its commands)
+from bitwright.cli import comparing, drawing, judging, listing, looking, making, publishing, searching, using  # noqa: E402, F401  (each registers its commands)

@@ -21,11 +21,12 @@ class Kind(enum.StrEnum):
     MODELS = "models"
     DATA = "data"
     RECIPES = "recipes"
+    COMPARISONS = "comparisons"
 
 
 @app.command("list")
 def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """The [bold]steps[/], [bold]models[/], [bold]data[/] sets or [bold]recipes[/] that have a name."""
+    """The [bold]steps[/], [bold]models[/], [bold]data[/] sets, [bold]recipes[/] or [bold]comparisons[/] with a name."""
     table = Table.grid(padding=(0, 3))
     for name, line in names(kind).items():
         table.add_row(name, escape(line))
@@ -46,6 +47,10 @@ def names(kind: Kind) -> dict[str, str]:
         from bitwright.data import list_datasets
 
         return list_datasets()
+    if kind is Kind.COMPARISONS:
+        from bitwright.compare import list_comparisons
+
+        return list_comparisons()
     from bitwright.recipe import list_recipes
 
     return list_recipes()

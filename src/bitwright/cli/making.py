@@ -132,7 +132,7 @@ def _run(recipe: Recipe, out: Path | None, restart: bool, data: Path | None, com
     from bitwright.training.progress import default_progress
 
     finished = run_recipe(
-        recipe, out, root=data, restart=restart, progress=default_progress(), command=command, announce=_announce
+        recipe, out, root=data, restart=restart, progress=default_progress(), command=command, announce=announce
     )
     rows = before_after(finished.result, finished.measurements, recipe.published)
     _print_table(rows)
@@ -140,7 +140,8 @@ def _run(recipe: Recipe, out: Path | None, restart: bool, data: Path | None, com
     return finished
 
 
-def _announce(line: str) -> None:
+def announce(line: str) -> None:
+    """Say on stderr what begins."""
     Console(stderr=True).print(line, style="dim", markup=False, highlight=False)
 
 

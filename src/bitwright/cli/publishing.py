@@ -1,4 +1,4 @@
-"""From finished runs to results/ and the tables in the documents (`results`)."""
+"""From finished runs and comparisons to results/ and the tables in the documents (`results`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from bitwright.errors import BitwrightError
 
 @app.command()
 def results(
-    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN...", help="Finished runs, one per seed.")] = None,
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="RUN...", help="Finished runs, one per seed, and comparisons.")
+    ] = None,
     publish: Annotated[
         bool, typer.Option("--publish", help="Copy the figures and files of RUN... to results/.")
     ] = False,
@@ -25,13 +27,17 @@ def results(
     project: Annotated[Path, typer.Option(help="The project's folder, with results/, docs/ and README.md.")] = Path(),
 ) -> None:
     """Publish runs, then write docs/results.md and the README's table from everything in results/."""
-    from bitwright.results import measure_results, publish_runs, write_documents
+    from bitwright.compare.work import COMPARISON
+    from bitwright.results import measure_results, publish_comparisons, publish_runs, write_documents
 
     console = Console()
     if publish != bool(runs):
         raise BitwrightError("--publish and the folders of runs belong together: bitwright results --publish RUN...")
     if runs:
-        for path in publish_runs(runs, project / "results"):
+        compared = [folder for folder in runs if (folder / COMPARISON).is_file()]
+        alone = [folder for folder in runs if folder not in compared]
+        results = project / "results"
+        for path in [*publish_runs(alone, results), *publish_comparisons(compared, results)]:
             console.print(f"published  {path}", highlight=False, soft_wrap=True)
     if measure:
         for path in measure_results(project / "results", data):

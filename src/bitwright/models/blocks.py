@@ -114,6 +114,15 @@ class BasicBlock(Residual):
         return self.relu(y + self.shortcut(x))
 
 
+class PlainBlock(BasicBlock):
+    """act(bn(conv(act(bn(conv(x)))))): `BasicBlock` without its shortcut, what He et al. 2015 compare it with."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, channels_in, H, W) -> (N, channels, ceil(H / stride), ceil(W / stride))."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)))
+
+
 class Bottleneck(Residual):
     """relu(bn(1x1(relu(bn(3x3(relu(bn(1x1(x)))))))) + shortcut(x)), the inner layers with a quarter of the channels.
 

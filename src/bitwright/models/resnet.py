@@ -18,13 +18,27 @@ import torch
 from torch import nn
 
 from bitwright.errors import BitwrightError
-from bitwright.models.blocks import BasicBlock, BiRealBlock, Bottleneck, PreActivationBlock, ReActBlock, Residual
+from bitwright.models.blocks import (
+    BasicBlock,
+    BiRealBlock,
+    Bottleneck,
+    PlainBlock,
+    PreActivationBlock,
+    ReActBlock,
+    Residual,
+)
 from bitwright.models.initialize import he_normal_
 from bitwright.models.norms import check_norm, least_rows, new_norm, wants_bias
 from bitwright.models.options import choice, image_shape, new_activation, smallest, whole
 from bitwright.models.registry import register_model
 
-_ACTIVATIONS = {"basic": "relu", "pre-activation": "relu", "bireal": "identity", "react": "identity"}
+_ACTIVATIONS = {
+    "basic": "relu",
+    "plain": "relu",
+    "pre-activation": "relu",
+    "bireal": "identity",
+    "react": "identity",
+}
 """The blocks that CIFAR ResNets can be made of, with the activation that each has in its source."""
 
 
@@ -72,8 +86,10 @@ class ResNet(nn.Module):
 
 def _maker(block: str, downsample: str, activation: str, norm: str | None) -> Callable[[int, int, int], Residual]:
     """What makes a block of (channels_in, channels, stride)."""
-    if block == "basic":
-        return partial(BasicBlock, downsample=downsample, activation=activation, norm=norm)
+    if block in ("basic", "plain"):
+        return partial(
+            PlainBlock if block == "plain" else BasicBlock, downsample=downsample, activation=activation, norm=norm
+        )
     if block == "react":
         return partial(ReActBlock, downsample=downsample)
     kinds = {"pre-activation": PreActivationBlock, "bireal": BiRealBlock}
@@ -173,7 +189,9 @@ def _cifar(
         raise BitwrightError(
             f"model {name!r}: block 'react' learns its activation; leave out activation={activation!r}"
         )
-    if block != "basic" and norm != "batch":
+    if block == "plain" and downsample != "pad":
+        raise BitwrightError(f"model {name!r}: block 'plain' has no shortcuts; leave out downsample={downsample!r}")
+    if block not in ("basic", "plain") and norm != "batch":
         raise BitwrightError(f"model {name!r}: block {block!r} has batch norm only, not norm={norm!r}")
     return ResNet(
         depth,
@@ -186,7 +204,7 @@ def _cifar(
     )
 
 
-def _register_cifar(depth: int, parameters: int, error: float) -> None:
+def _register_cifar(depth: int, parameters: int, reported: str) -> None:
     def resnet(
         *,
         input_shape: Sequence[int] = (3, 32, 32),
@@ -199,21 +217,23 @@ def _register_cifar(depth: int, parameters: int, error: float) -> None:
         return _cifar(depth, input_shape, num_classes, block, downsample, activation, norm)
 
     resnet.__name__ = f"resnet_{depth}"
-    resnet.__doc__ = f"""CIFAR ResNet with {depth} layers: {parameters:,} parameters; {error} % error in the paper.
+    resnet.__doc__ = f"""CIFAR ResNet with {depth} layers: {parameters:,} parameters; {reported}.
 
-    block       the order within blocks, see `models/blocks.py`: "basic", "pre-activation", "bireal" or "react"
+    block       the order within blocks, see `models/blocks.py`: "basic", "pre-activation", "bireal", "react", or
+                "plain": "basic" without shortcuts
     downsample  shortcuts where the shape changes: "pad" (option A, no parameters) or "conv" (1x1, with batch norm)
     activation  as `mlp` has it. Default: the block's own, ReLU for "basic" and "pre-activation", none for "bireal"
-    norm        behind each convolution: "batch", and in "basic" blocks "layer", "instance", "group" or none
+    norm        behind each convolution: "batch", and in "basic" and "plain" ones "layer", "instance", "group" or none
     """
     register_model(resnet)
 
 
-for _depth, _parameters, _error in (
-    (20, 269_722, 8.75),
-    (32, 464_154, 7.51),
-    (44, 658_586, 7.17),
-    (56, 853_018, 6.97),
-    (110, 1_727_962, 6.43),
+for _depth, _parameters, _reported in (
+    (14, 172_506, "not in the paper"),
+    (20, 269_722, "8.75 % error in the paper"),
+    (32, 464_154, "7.51 % error in the paper"),
+    (44, 658_586, "7.17 % error in the paper"),
+    (56, 853_018, "6.97 % error in the paper"),
+    (110, 1_727_962, "6.43 % error in the paper"),
 ):
-    _register_cifar(_depth, _parameters, _error)
+    _register_cifar(_depth, _parameters, _reported)

@@ -122,12 +122,12 @@ def _step(place: Path, label: str) -> dict[str, Any]:
         "validation": facts["validation"],
         "records": facts["records"],
         "seconds": seconds.get("seconds"),
-        "curves": _curves(place),
+        "curves": curves_of(place),
         "other_records": _as_text({k: v for k, v in facts["records"].items() if k not in DRAWN}),
     }
 
 
-def _curves(place: Path) -> list[dict[str, Any]]:
+def curves_of(place: Path) -> list[dict[str, Any]]:
     """The epochs of every training inside a step, from their metrics.jsonl, in order."""
     found = []
     for path in sorted(place.rglob("metrics.jsonl"), key=lambda p: _numbers(p.parent.name)):

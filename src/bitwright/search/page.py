@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 _WORDS = {"Objective Value": "validation error, %", "Intermediate Value": "validation error, %", "Step": "epoch"}
 """optuna's words and ours."""
+_SMALL, _LARGE = (232, 113, 10), (152, 162, 174)
+"""Colours of lines with small and with large errors, which show on light pages and on dark ones."""
 
 
 def render(name: str, values: Mapping[str, Any], error: float, studies: list[optuna.Study]) -> str:
@@ -67,9 +70,9 @@ def _charts(study: optuna.Study, before: int) -> Iterator[tuple[str, str, Chart]
         ("Curves", "validation error over the epochs of each trial", draw.plot_intermediate_values(study)),
     ]
     if varied:
-        whole = draw.plot_parallel_coordinate(study, params=varied)
+        whole = _readable(draw.plot_parallel_coordinate(study, params=varied))
         found.append(("One value at a time", "error against each value", draw.plot_slice(study, params=varied)))
-        found.append(("All values together", "a line per trial, dark where the error is small", whole))
+        found.append(("All values together", "a line per trial, orange where the error is small", whole))
     if len(varied) > 1:
         pairs = draw.plot_contour(study, params=varied)
         found.append(("Pairs of values", "error over two values at a time", pairs))
@@ -80,10 +83,21 @@ def _charts(study: optuna.Study, before: int) -> Iterator[tuple[str, str, Chart]
         yield title, note, _chart(f"chart-{number}", figure)
 
 
+def _readable(figure: Any) -> Any:
+    """The figure in colours that show on any page instead of optuna's blues, the lighter the larger the error."""
+    from plotly.io import from_json
+
+    def mixed(blue: re.Match[str]) -> str:
+        share = float(blue[1]) / 255
+        return f"rgb({', '.join(f'{a + share * (b - a):.0f}' for a, b in zip(_SMALL, _LARGE, strict=True))})"
+
+    return from_json(re.sub(r"rgb\(([\d.]+)[^)]*\)", mixed, figure.to_json()))
+
+
 def _chart(name: str, figure: Any) -> Chart:
     """optuna's figure in our words, and without its title and colours of text and paper."""
-    figure.update_layout(title=None, margin={"t": 24}, template=None)
-    said = figure.to_json()
+    figure.update_layout(title=None, margin={"t": 24}, template=None, plot_bgcolor=None)
+    said = figure.to_json().replace('"#555"', '"muted"')
     for theirs, ours in _WORDS.items():
         said = said.replace(f'"{theirs}"', f'"{ours}"')
     plain = json.loads(said)

@@ -1,0 +1,172 @@
+"""The page of a comparison: its charts and its table, one HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from bitwright.compare.table import deviation_of, mean_of, note, table
+from bitwright.report.charts import COLOURS, Chart, line
+
+Record = dict[str, Any]
+_MOST_NAMES = 12
+"""With more variants their names would cover each other, and only hovering shows them."""
+
+
+def render(record: Record) -> str:
+    """The page as text, from what comparison.json holds."""
+    from bitwright.report import fill
+
+    drawn = [draw(record) for draw in (_DRAWN[kind] for kind in record["charts"])]
+    found = [(title, said, chart) for title, said, chart in drawn if chart["data"]]
+    places = [{"title": title, "note": said, "id": chart["id"]} for title, said, chart in found]
+    head, rows = table(record)
+    facts = {
+        **{key: record[key] for key in ("name", "description", "command", "date", "machine", "versions")},
+        "charts": places,
+        "head": head,
+        "rows": list(zip(rows, map(_settings, record["variants"]), strict=True)),
+        "note": note(record),
+    }
+    return fill("compare.html.jinja", facts, [chart for _, _, chart in found])
+
+
+def _settings(row: Record, between: str = "\n") -> str:
+    return between.join(f"{path} = {json.dumps(value)}" for path, value in row["settings"].items())
+
+
+def _hover(row: Record) -> str:
+    said = [f"<b>{row['name']}</b>", f"test error {mean_of(row, 'error'):.2f} %"]
+    said.append(f"{mean_of(row, 'bytes'):,.0f} bytes")
+    if (time := mean_of(row, "ms")) is not None:
+        said.append(f"{time:.3g} ms for one image")
+    return "<br>".join([*said, _settings(row, "<br>")])
+
+
+def _colour(number: int) -> str:
+    return COLOURS[number % len(COLOURS)]
+
+
+def _errors(record: Record) -> tuple[str, str, Chart]:
+    """A dot per variant, with the published one hollow beside it."""
+    rows = record["variants"][::-1]
+    spread = [deviation_of(row, "error") or 0 for row in rows]
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "here",
+            "x": [mean_of(row, "error") for row in rows],
+            "y": [row["name"] for row in rows],
+            "error_x": {"array": spread, "visible": any(spread), "color": "muted"},
+            "marker": {"color": "c1", "size": 10},
+            "text": [_hover(row) for row in rows],
+            "hovertemplate": "%{text}<extra></extra>",
+        }
+    ]
+    published = [row for row in rows if "error" in row["published"]]
+    if published:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "published",
+                "x": [row["published"]["error"] for row in published],
+                "y": [row["name"] for row in published],
+                "marker": {"color": "c2", "size": 10, "symbol": "circle-open"},
+                "hovertemplate": "%{y}: %{x:.2f} % published<extra></extra>",
+            }
+        )
+    layout = {
+        "height": 100 + 28 * len(rows),
+        "margin": {"l": 52, "r": 12, "t": 36, "b": 40},
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        "xaxis": {"title": {"text": "test error, %"}},
+        "yaxis": {"type": "category"},
+    }
+    return "Test error", "of each variant", {"id": "errors", "data": data, "layout": layout}
+
+
+def _against(record: Record, key: str, beside: str, words: str) -> Chart:
+    """Test error against `key`, and for the networks before compression against `beside` of what lies beside a run."""
+    rows = [row for row in record["variants"] if mean_of(row, key) is not None]
+    names = "markers+text" if len(rows) <= _MOST_NAMES else "markers"
+    data = [
+        {
+            "type": "scatter",
+            "mode": names,
+            "name": row["name"],
+            "x": [mean_of(row, key)],
+            "y": [mean_of(row, "error")],
+            "error_y": {"array": [deviation_of(row, "error") or 0], "visible": len(row["seeds"]) > 1},
+            "text": [row["name"]],
+            "textposition": "top center",
+            "marker": {"color": _colour(number), "size": 10},
+            "customdata": [_hover(row)],
+            "hovertemplate": "%{customdata}<extra></extra>",
+            "showlegend": False,
+        }
+        for number, row in enumerate(rows)
+    ]
+    floats = {
+        (row["beside"][beside], row["beside"]["error"]) for row in rows if {beside, "error"} <= set(row["beside"])
+    }
+    if floats:
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "float32",
+                "x": [x for x, _ in sorted(floats)],
+                "y": [y for _, y in sorted(floats)],
+                "marker": {"color": "muted", "size": 9, "symbol": "square-open"},
+                "hovertemplate": "float32 network: %{y:.2f} %, %{x:,}<extra></extra>",
+            }
+        )
+    layout = {
+        "height": 460,
+        "xaxis": {"title": {"text": words}, "type": "log"},
+        "yaxis": {"title": {"text": "test error, %"}},
+    }
+    return {"id": f"error-{key}", "data": data, "layout": layout}
+
+
+def _bytes(record: Record) -> tuple[str, str, Chart]:
+    chart = _against(record, "bytes", "bytes", "bytes on disk")
+    return "Error against bytes", "squares: the float32 networks before compression", chart
+
+
+def _milliseconds(record: Record) -> tuple[str, str, Chart]:
+    chart = _against(record, "ms", "float32", "milliseconds for one image, one thread")
+    times = sorted({row["beside"]["int8"] for row in record["variants"] if "int8" in row["beside"]})
+    if times:
+        shared = {"yref": "paper", "y0": 0, "y1": 1, "line": {"color": "muted", "width": 1, "dash": "dot"}}
+        chart["layout"]["shapes"] = [{"type": "line", "x0": x, "x1": x, **shared} for x in times]
+    said = "squares: the float32 networks in onnxruntime; dotted: their time in int8, whose error is not known"
+    return "Error against time", said, chart
+
+
+def _curves(record: Record) -> tuple[str, str, Chart]:
+    data = []
+    for number, row in enumerate(record["variants"]):
+        for part, dash in (("train", "dot"), ("validation", "solid")):
+            errors = row["curves"][part]
+            shown = {
+                "legendgroup": row["name"],
+                "showlegend": part == "validation",
+                "line": {"dash": dash},
+                "mode": "lines+markers" if len(errors) < 3 else "lines",
+                "hovertemplate": f"{row['name']}, {part}: %{{y:.2f}} % after %{{x}}<extra></extra>",
+            }
+            if errors:
+                data.append(line(list(range(1, len(errors) + 1)), errors, row["name"], _colour(number), **shown))
+    layout = {
+        "height": 460,
+        "xaxis": {"title": {"text": "epoch"}},
+        "yaxis": {"title": {"text": "error, %"}},
+    }
+    said = "solid: validation error, dotted: training error; a click on a name hides it"
+    return "Training", said, {"id": "curves", "data": data, "layout": layout}
+
+
+_DRAWN = {"error": _errors, "bytes": _bytes, "ms": _milliseconds, "curves": _curves}

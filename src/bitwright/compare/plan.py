@@ -1,0 +1,260 @@
+"""What is compared: a YAML file, a recipe with values to try, or runs that are there; checked before anything runs.
+
+    name: dropout
+    description: one line for `bitwright list comparisons`
+    source: where the published figures are from
+    recipe: two-layer-cifar              # a registry name, a file, or the recipe itself
+    charts: [error, curves]              # error, bytes, ms and curves; speed is measured where ms is among them
+    seeds: [0, 1, 2]
+    variants:
+      no dropout: {set: {model.dropout: 0}, published: {error: 48}}
+      dropout:                           # the recipe as it is
+    sweep: {model.hidden: [[200], [500]]}     # every variant with each of these, or the recipe where there are none
+
+Paths are those of --set. A variant may have a `recipe` of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bitwright.errors import BitwrightError
+from bitwright.recipe import Recipe, list_recipes, load_recipe, read_recipe, read_yaml
+from bitwright.run import identity, stored_recipe
+from bitwright.search.space import settings
+from bitwright.validate import checked
+
+Chart = Literal["error", "bytes", "ms", "curves"]
+DEFAULT_CHARTS: tuple[Chart, ...] = ("bytes", "ms")
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the source reports, in percent: of the test images, of validation images, of training images."""
+
+    error: float | None = None
+    validation_error: float | None = None
+    train_error: float | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row. `runs` has a folder and a recipe for each seed; relative folders lie in the comparison's."""
+
+    name: str
+    runs: tuple[tuple[Path, Recipe], ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    published: Published = Published()
+    taken: bool = False
+    """Whether the runs were there before and are not touched."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A checked comparison. `start` is a run whose finished steps variants may begin from."""
+
+    name: str
+    variants: tuple[Variant, ...]
+    description: str = ""
+    source: str = ""
+    charts: tuple[Chart, ...] = DEFAULT_CHARTS
+    start: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One value of `variants`."""
+
+    recipe: str | dict[str, Any] | None = None
+    set: dict[str, Any] = field(default_factory=dict)
+    published: Published = Published()
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """The keys of the file."""
+
+    name: str
+    recipe: str | dict[str, Any] | None = None
+    description: str = ""
+    source: str = ""
+    charts: tuple[Chart, ...] = DEFAULT_CHARTS
+    seeds: tuple[int, ...] = (0,)
+    variants: dict[str, _Variant | None] = field(default_factory=dict)
+    sweep: dict[str, list[Any]] = field(default_factory=dict)
+
+
+# -- from arguments ----------------------------------------------------------------------------------------------------
+
+
+def plan(what: Sequence[str | Path], sweep: Mapping[str, Sequence[Any]] | None = None) -> Comparison:
+    """The comparison that `what` means: the name or file of one; a recipe or a run with a `sweep`; or runs.
+
+    Raises BitwrightError for what is none of these, for paths and values that a recipe can't take, for no variants, and
+    for two variants that are the same.
+    """
+    tried = {path: list(values) for path, values in (sweep or {}).items()}
+    folders = [Path(one) for one in what if (Path(one) / "recipe.yaml").is_file()]
+    if tried and len(what) != 1:
+        raise BitwrightError(f"a sweep of {len(what)} things; give one recipe, comparison or run with --sweep")
+    if not tried and folders and len(folders) == len(what):
+        return Comparison("runs", _distinct(_of_runs(folders), "runs"))
+    if folders and len(what) > 1:
+        stranger = next(one for one in what if Path(one) not in folders)
+        raise BitwrightError(f"{stranger} is no run (no recipe.yaml in it); compare runs with runs, or one by its name")
+    if len(what) != 1:
+        raise BitwrightError(f"{len(what)} things to compare; give folders of runs, or one comparison or recipe")
+    if folders:
+        recipe = stored_recipe(folders[0])
+        return _planned({"name": recipe.name, "recipe": recipe.to_dict(), "sweep": tried}, folders[0].resolve())
+    return _planned(_with_sweep(_read(str(what[0])), tried))
+
+
+def list_comparisons() -> dict[str, str]:
+    """The comparisons that ship with the package: name -> description."""
+    return {
+        name: str(read_yaml(file.read_text("utf-8"), name).get("description", ""))
+        for name, file in sorted(_named().items())
+    }
+
+
+def _named() -> dict[str, Any]:
+    folder = importlib.resources.files("bitwright") / "comparisons"
+    return {f.name.removesuffix(".yaml"): f for f in folder.iterdir() if f.name.endswith(".yaml")}
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The mapping of a comparison; that of a recipe becomes a comparison of its own."""
+    if name in _named():
+        return dict(read_yaml(_named()[name].read_text("utf-8"), name))
+    if not Path(name).is_file() and name not in list_recipes():
+        raise BitwrightError(
+            f"{name!r} is no comparison, recipe, file or finished run; `bitwright list comparisons` and `list recipes` "
+            "show the named ones",
+            kind="unknown-name",
+        )
+    raw = read_recipe(name)
+    return {"name": raw.get("name"), "recipe": raw} if "steps" in raw else raw
+
+
+def _with_sweep(raw: dict[str, Any], sweep: dict[str, list[Any]]) -> dict[str, Any]:
+    return {**raw, "sweep": {**(raw.get("sweep") or {}), **sweep}} if sweep else raw
+
+
+def read_sweep(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """{"path": [values]} from "path=a,b,c" texts; values are YAML, so [300, 100],[500] are two."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        path, equals, values = text.partition("=")
+        if not equals or not path.strip() or not values.strip():
+            raise BitwrightError(f"--sweep {text}: expected path=a,b,c, for example share.bits=2,3,4")
+        found[path.strip()] = read_yaml(f"[{values}]", f"--sweep {text}")
+    return found
+
+
+# -- from a mapping ----------------------------------------------------------------------------------------------------
+
+
+def _planned(raw: dict[str, Any], start: Path | None = None) -> Comparison:
+    name = str(raw.get("name"))
+    try:
+        outline = checked(_Outline, raw, "")
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+            raise BitwrightError(f"name is {name!r}; it names a folder: letters, digits, '.', '-' and '_' only")
+        if not outline.seeds or len(set(outline.seeds)) < len(outline.seeds):
+            raise BitwrightError(f"seeds are {list(outline.seeds)}; expected at least one, each once")
+        variants = _distinct(list(_variants(outline)), name)
+    except BitwrightError as error:
+        raise BitwrightError(f"{name}: {str(error).removeprefix(f'{name}: ')}", kind=error.kind) from None
+    return Comparison(name, variants, outline.description, outline.source, outline.charts, start)
+
+
+def _variants(outline: _Outline) -> Iterator[Variant]:
+    for path, values in outline.sweep.items():
+        if not values:
+            raise BitwrightError(f"sweep.{path} has no values; expected a list of those to try")
+    listed = outline.variants or ({"": None} if outline.sweep else {})
+    for name, variant in listed.items():
+        given = variant or _Variant()
+        for point in itertools.product(*outline.sweep.values()):
+            swept = dict(zip(outline.sweep, point, strict=True))
+            whole = " ".join(part for part in (name, _words(swept)) if part)
+            yield _variant(outline, whole, given, {**given.set, **swept})
+
+
+def _variant(outline: _Outline, name: str, given: _Variant, changes: dict[str, Any]) -> Variant:
+    base = given.recipe if given.recipe is not None else outline.recipe
+    if base is None:
+        raise BitwrightError(f"variant {name!r} has no recipe; give it one, or one for all: recipe: NAME")
+    slug = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-.=_") or "variant"
+    runs = []
+    for seed in outline.seeds:
+        own = {"name": f"{outline.name}-{slug}".replace("=", "-"), "seed": seed}
+        try:
+            recipe = load_recipe({**_base(base), **own}, settings(changes))
+        except BitwrightError as error:
+            said = str(error).removeprefix(f"{own['name']}: ").removeprefix("--set ")
+            raise BitwrightError(f"variant {name!r}: {said}", kind=error.kind) from None
+        runs.append((Path(slug + (f"-seed{seed}" if seed else "")), recipe))
+    return Variant(name, tuple(runs), changes, given.published)
+
+
+def _base(recipe: str | dict[str, Any]) -> dict[str, Any]:
+    """The mapping of a recipe without the figures of its paper, which are of that recipe alone."""
+    raw = {"seed": 0, **recipe} if isinstance(recipe, dict) else read_recipe(recipe)
+    return {key: value for key, value in raw.items() if key not in ("published", "description")}
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    """hidden=[300] lr=0.1: the last keys of the paths, or as much of them as tells them apart."""
+    paths = [path.split(".") for path in values]
+    shown = []
+    for path, value in zip(paths, values.values(), strict=True):
+        same = (sum(other[-keys:] == path[-keys:] for other in paths) > 1 for keys in itertools.count(1))
+        keys = 1 + next(i for i, again in enumerate(same) if not again)
+        shown.append(f"{'.'.join(path[-keys:])}={value if isinstance(value, str) else json.dumps(value)}")
+    return " ".join(shown)
+
+
+def _distinct(variants: Sequence[Variant], name: str) -> tuple[Variant, ...]:
+    """`variants`, none of them twice."""
+    if not variants:
+        raise BitwrightError(f"{name}: no variants; give `variants`, a `sweep`, or runs")
+    seen: dict[str, str] = {}
+    for variant in variants:
+        for key in {_essence(variant.runs[0][1]), *(str(folder) for folder, _ in variant.runs)}:
+            if key in seen:
+                raise BitwrightError(
+                    f"variants {seen[key]!r} and {variant.name!r} are the same; leave one of them out", kind="twice"
+                )
+            seen[key] = variant.name
+    return tuple(variants)
+
+
+def _essence(recipe: Recipe) -> str:
+    """What decides the result, whatever it is called and drawn from."""
+    return json.dumps({**identity(recipe), "name": "", "seed": 0}, sort_keys=True)
+
+
+def _of_runs(folders: Sequence[Path]) -> list[Variant]:
+    """Runs as they are: those that differ in nothing but the seed are one variant."""
+    grouped: dict[str, list[tuple[Path, Recipe]]] = {}
+    for folder in folders:
+        recipe = stored_recipe(folder)
+        runs = grouped.setdefault(_essence(recipe), [])
+        twice = [str(other) for other, one in runs if one.seed == recipe.seed]
+        if twice:
+            raise BitwrightError(f"{folder} and {twice[0]} are the same run; leave one of them out", kind="twice")
+        runs.append((folder.resolve(), recipe))
+    names = [runs[0][1].name for runs in grouped.values()]
+    return [
+        Variant(name if names.count(name) == 1 else runs[0][0].name, tuple(runs), taken=True)
+        for name, runs in zip(names, grouped.values(), strict=True)
+    ]

@@ -1,0 +1,65 @@
+"""The figures of a comparison as rows of text, for the terminal, the page and the documents."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from bitwright.report.layers import cell
+
+COLUMNS = {
+    "train_error": "training error",
+    "validation_error": "validation error",
+    "error": "test error",
+    "bytes": "bytes",
+    "ms": "ms for one image",
+}
+
+
+def table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) of a comparison.json: means and deviations over the seeds, in brackets what was published."""
+    rows = record["variants"]
+    keys = [key for key in COLUMNS if any(key in seed for row in rows for seed in row["seeds"].values())]
+    body = [[row["name"], *(_cell(row, key) for key in keys)] for row in rows]
+    return ["variant", *(COLUMNS[key] for key in keys)], body
+
+
+def note(record: dict[str, Any]) -> str:
+    """What the columns are, in sentences."""
+    seeds = max(len(row["seeds"]) for row in record["variants"])
+    said = ["Errors are in percent, the training's over its last epoch as it was seen then (dropout, augmentation)."]
+    if seeds > 1:
+        said.append(f"Mean ± deviation over {seeds} seeds.")
+    if any(row["published"] for row in record["variants"]):
+        said.append(f"In brackets what was published{': ' if record['source'] else '.'}{record['source']}")
+    elif record["source"]:
+        said.append(record["source"])
+    return " ".join(one if one.endswith(".") else f"{one}." for one in said)
+
+
+def minutes(record: dict[str, Any]) -> float:
+    """How long all its trainings took."""
+    return sum(seed["seconds"] for row in record["variants"] for seed in row["seeds"].values()) / 60
+
+
+def mean_of(row: dict[str, Any], key: str) -> float | None:
+    """The mean over a variant's seeds; None where none has the figure."""
+    values = [seed[key] for seed in row["seeds"].values() if key in seed]
+    return statistics.mean(values) if values else None
+
+
+def deviation_of(row: dict[str, Any], key: str) -> float | None:
+    """The standard deviation over the seeds; None where there are fewer than two."""
+    values = [seed[key] for seed in row["seeds"].values() if key in seed]
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _cell(row: dict[str, Any], key: str) -> str:
+    mean, deviation = mean_of(row, key), deviation_of(row, key)
+    if mean is None:
+        return "-"
+    if key == "ms":
+        return cell(mean)
+    form = "{:,.0f}" if key == "bytes" else "{:.2f}"
+    text = form.format(mean) + (f" ± {form.format(deviation)}" if deviation is not None else "")
+    return f"{text} ({row['published'][key]:g})" if key in row["published"] else text

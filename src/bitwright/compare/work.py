@@ -1,0 +1,222 @@
+"""Runs what a comparison has not run yet, one run after another, and gathers what they gave in comparison.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitwright.compare.plan import Comparison, Variant
+from bitwright.errors import BitwrightError
+from bitwright.files import write_atomic
+from bitwright.recipe import Recipe
+from bitwright.run import Run, identity, refuse_another, run_recipe, stored_recipe
+
+if TYPE_CHECKING:
+    from bitwright.data import Dataset
+
+COMPARISON, PAGE = "comparison.json", "comparison.html"
+
+
+def compare(
+    comparison: Comparison,
+    folder: str | Path | None = None,
+    *,
+    root: str | Path | None = None,
+    restart: bool = False,
+    progress: Any = None,
+    command: str = "",
+    announce: Callable[[str], None] | None = None,
+) -> Path:
+    """Run every variant that is not finished and write comparison.json and comparison.html; returns their folder.
+
+    Each variant has its run in a folder of its own within `folder` (default runs/NAME-comparison). Steps that several
+    variants begin with are computed once. Called again, an interrupted comparison goes on. `restart` begins those runs
+    again whose recipe is another than it was. The other arguments are `run_recipe`'s.
+
+    Raises BitwrightError, before the first run, for a variant that can't run, and for runs in the folder of another
+    recipe; and the error of a variant that fails, with its name.
+    """
+    place = Path(folder) if folder is not None else Path("runs") / f"{comparison.name}-comparison"
+    say = announce or (lambda line: None)
+    _check(comparison, place, root, restart)
+    for variant, run, recipe in _runs(comparison, place):
+        if variant.taken:
+            continue
+        try:
+            _adopt(run, recipe, [other for _, other, _ in _runs(comparison, place)], comparison.start)
+            run_recipe(
+                recipe,
+                run,
+                root=root,
+                restart=restart and _changed(run, recipe) is not None,
+                progress=progress,
+                command=command,
+                announce=lambda line, name=run.name: say(f"{name}: {line}"),  # type: ignore[misc]
+                speed="ms" in comparison.charts,
+            )
+        except BitwrightError as error:
+            raise _named(variant, error) from None
+    record = _gathered(comparison, place, command)
+    write_atomic(place / COMPARISON, json.dumps(record, indent=1) + "\n")
+    from bitwright.compare.page import render
+
+    write_atomic(place / PAGE, render(record))
+    return place
+
+
+def _runs(comparison: Comparison, place: Path) -> Iterator[tuple[Variant, Path, Recipe]]:
+    for variant in comparison.variants:
+        for folder, recipe in variant.runs:
+            yield variant, place / folder, recipe
+
+
+def _named(variant: Variant, error: BitwrightError) -> BitwrightError:
+    return BitwrightError(f"variant {variant.name!r}: {error}", kind=error.kind)
+
+
+# -- before the first run ----------------------------------------------------------------------------------------------
+
+
+def _check(comparison: Comparison, place: Path, root: str | Path | None, restart: bool) -> None:
+    """Refuse what a variant would be refused for when its turn comes."""
+    from bitwright.final import require_finished
+
+    data: dict[str, Dataset] = {}
+    for variant, folder, recipe in _runs(comparison, place):
+        try:
+            if variant.taken:
+                require_finished(folder)
+                continue
+            if not restart and (error := _changed(folder, recipe)) is not None:
+                raise error
+            if not (folder / "result.json").is_file():
+                run = Run(recipe, folder, root=root, data=data.get(json.dumps(recipe.data)))
+                data[json.dumps(recipe.data)] = run.data
+                run.look_ahead()
+        except BitwrightError as error:
+            raise _named(variant, error) from None
+
+
+def _changed(folder: Path, recipe: Recipe) -> BitwrightError | None:
+    """The refusal of a folder whose run is of another recipe."""
+    try:
+        refuse_another(folder, recipe)
+    except BitwrightError as error:
+        return error
+    return None
+
+
+# -- steps that variants have in common --------------------------------------------------------------------------------
+
+
+def _adopt(folder: Path, recipe: Recipe, others: list[Path], start: Path | None) -> None:
+    """Copy the finished steps that another run began with in the same way, and its teachers, into an empty folder.
+
+    What a step computes follows from the data, the model, the seed, the threads and the steps up to it.
+    """
+    if (folder / "recipe.yaml").is_file():
+        return
+    found: tuple[int, Path | None] = (0, None)
+    for other in [*others, *([start] if start else [])]:
+        if other != folder and (other / "recipe.yaml").is_file():
+            found = max(found, (_shared(recipe, other), other), key=lambda one: one[0])
+    count, source = found
+    if source is None:
+        return
+    write_atomic(folder / "recipe.yaml", recipe.to_yaml())  # first, so that a kill costs nothing but the copies
+    copied = [source / label for label in recipe.labels[:count]]
+    if (source / "teachers").is_dir():
+        copied.append(source / "teachers")
+    for child in copied:
+        half = folder / f".{child.name}"
+        shutil.copytree(child, half)
+        half.rename(folder / child.name)
+
+
+def _shared(recipe: Recipe, folder: Path) -> int:
+    """How many finished steps of the run in `folder` are this recipe's first ones."""
+    mine, theirs = identity(recipe), identity(stored_recipe(folder))
+    if any(mine[key] != theirs[key] for key in ("data", "model", "seed", "threads")):
+        return 0
+    count = 0
+    for label, one, other in zip(recipe.labels, mine["steps"], theirs["steps"], strict=False):
+        if one != other or not (folder / label / "step.json").is_file():
+            break
+        count += 1
+    return count
+
+
+# -- what came out -----------------------------------------------------------------------------------------------------
+
+
+def _gathered(comparison: Comparison, place: Path, command: str) -> dict[str, Any]:
+    """The comparison's figures as comparison.json holds them.
+
+    For each variant and seed the errors in percent (of the training as its last epoch saw it, of the last step on the
+    validation images, of the packed file on the test images), bytes, seconds, and where speed was measured
+    milliseconds; for seed 0, or the first, the curves of all its trainings and the float32 network beside it.
+    """
+    rows = []
+    for variant in comparison.variants:
+        runs = [(place / folder, recipe) for folder, recipe in variant.runs]
+        rows.append(
+            {
+                "name": variant.name,
+                "settings": variant.settings,
+                "published": {k: v for k, v in vars(variant.published).items() if v is not None},
+                "seeds": {str(recipe.seed): _figures(folder, recipe) for folder, recipe in runs},
+                "curves": _curves(*runs[0]),
+                "beside": _beside(runs[0][0]),
+            }
+        )
+    measurements = _json(place / comparison.variants[-1].runs[-1][0] / "measurements.json")
+    return {
+        "name": comparison.name,
+        "description": comparison.description,
+        "source": comparison.source,
+        "command": command,
+        "charts": list(comparison.charts),
+        **{key: measurements[key] for key in ("date", "machine", "versions")},
+        "variants": rows,
+    }
+
+
+def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
+    result, measurements = _json(folder / "result.json"), _json(folder / "measurements.json")
+    figures = {"error": result["packed"]["error"], "bytes": result["packed"]["bytes"]}
+    curves = _curves(folder, recipe)
+    if curves["train"]:
+        figures["train_error"] = curves["train"][-1]
+    if recipe.last:
+        figures["validation_error"] = result["steps"][recipe.last]["error"]
+    times = (measurements.get("milliseconds") or {}).get("batches", {}).get("1")
+    if times:
+        figures["ms"] = times["engine"]["median"]
+    figures["seconds"] = sum(step["seconds"] for step in measurements["seconds"].values() if step)
+    return {key: round(value, 4) for key, value in figures.items()}
+
+
+def _curves(folder: Path, recipe: Recipe) -> dict[str, list[float]]:
+    """Errors in percent after each epoch of all trainings of a run, one after another."""
+    from bitwright.report.gather import curves_of
+
+    rows = [row for label in recipe.labels for training in curves_of(folder / label) for row in training["rows"]]
+    return {part: [round(row[f"{part}_error"], 3) for row in rows] for part in ("train", "validation")}
+
+
+def _beside(folder: Path) -> dict[str, float]:
+    """The dense network of a run: its error and bytes, and one image's milliseconds in float32 and int8."""
+    dense, measurements = _json(folder / "result.json")["dense"], _json(folder / "measurements.json")
+    times = (measurements.get("milliseconds") or {}).get("batches", {}).get("1") or {}
+    return {
+        **{key: dense[key] for key in ("error", "bytes") if key in dense},
+        **{key: times[key]["median"] for key in ("float32", "int8") if key in times},
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found

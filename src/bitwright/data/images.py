@@ -73,6 +73,8 @@ class Form:
 
     def parts(self, parts: Parts) -> Parts:
         """All images of a source, each as `arrays` makes it."""
+        if self == Form(None, None):
+            return parts
 
         def formed(part: Part) -> Part:
             return self.arrays(part[0]), part[1]

@@ -95,7 +95,8 @@ def _find(file: str | os.PathLike[str]) -> Path:
             return path
     tried = ", ".join(map(str, paths)) + ("" if data else " (BITWRIGHT_DATA is not set)")
     raise BitwrightError(
-        f"no weights {os.fspath(file)!r}; looked for {tried}. Give the path of a file", kind="missing-data"
+        f"no weights {os.fspath(file)!r}; looked for {tried}. Give the path of a file or of a run's folder",
+        kind="missing-data",
     )
 
 

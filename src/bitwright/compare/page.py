@@ -160,9 +160,10 @@ def _curves(record: Record) -> tuple[str, str, Chart]:
             }
             if errors:
                 data.append(line(list(range(1, len(errors) + 1)), errors, row["name"], _colour(number), **shown))
+    longest = max((len(row["curves"]["train"]) for row in record["variants"]), default=0)
     layout = {
         "height": 460,
-        "xaxis": {"title": {"text": "epoch"}},
+        "xaxis": {"title": {"text": "epoch"}, "dtick": max(1, longest // 8)},
         "yaxis": {"title": {"text": "error, %"}},
     }
     said = "solid: validation error, dotted: training error; a click on a name hides it"

@@ -33,7 +33,7 @@ def note(record: dict[str, Any]) -> str:
     if any(row["published"] for row in record["variants"]):
         said.append(f"In brackets what was published{': ' if record['source'] else '.'}{record['source']}")
     elif record["source"]:
-        said.append(record["source"])
+        said.append(f"Source: {record['source']}")
     return " ".join(one if one.endswith(".") else f"{one}." for one in said)
 
 

@@ -1,6 +1,6 @@
 """The charts of a report as plain plotly figures: {"id", "data", "layout"}.
 
-Colours are names ("line", "c1" .. "c6", "muted"), which the page replaces by those of the light or dark theme.
+Colours are names ("line", "c1" .. "c8", "muted"), which the page replaces by those of the light or dark theme.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 from typing import Any
 
 Chart = dict[str, Any]
-COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6")
+COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 
 
 def all_charts(facts: dict[str, Any]) -> list[Chart]:

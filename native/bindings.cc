@@ -10,6 +10,7 @@ void bind_bits(nb::module_& m);
 void bind_bytes(nb::module_& m);
 void bind_floats(nb::module_& m);
 void bind_channels(nb::module_& m);
+void bind_training(nb::module_& m);
 void bind_sparse(nb::module_& m);
 void bind_exact(nb::module_& m);
 void bind_plan(nb::module_& m);
@@ -24,6 +25,7 @@ NB_MODULE(_native, m) {
   bind_bytes(m);
   bind_floats(m);
   bind_channels(m);
+  bind_training(m);
   bind_sparse(m);
   bind_exact(m);
   bind_plan(m);

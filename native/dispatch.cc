@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <vector>
 
 #include "ceil_div.h"
 #include "cpu.h"
@@ -137,6 +138,34 @@ void run_pool2d(Pool2dKernel kernel, int64_t batch, const PoolShape& s, const fl
     const int64_t image = task / parts, row0 = task % parts * rows;
     kernel(&s, x + image * in, out + image * s.out_h * s.out_w * s.channels, row0, std::min(row0 + rows, s.out_h));
   });
+}
+
+void run_training(const TrainingCall& call, int threads) {
+  auto* kernel = training_ref;
+#if defined(__x86_64__)
+  const Isa isa = current_isa();
+  kernel = isa >= Isa::avx512 ? training_avx512 : isa == Isa::avx2 ? training_avx2 : training_ref;
+#endif
+  const auto [pixels, channels] = call.shape;
+  const int64_t bytes = channels * (call.half ? 2 : 4);
+  const int64_t rows = std::max<int64_t>(kElementsPerTask / channels, 1), chunks = ceil_div(pixels, rows);
+  const int64_t kinds = call.operation == TRAIN_RPRELU_BACK ? 3 : call.operation == TRAIN_SUM ? 1 : 0;
+  std::vector<float> sums(chunks * kinds * channels);
+  parallel_for(chunks, useful_threads(threads, 4 * pixels * channels), [&](int64_t chunk) {
+    TrainingCall part = call;
+    const int64_t offset = chunk * rows * bytes;
+    part.shape.pixels = std::min(rows, pixels - chunk * rows);
+    part.x = static_cast<const char*>(call.x) + offset;
+    if (call.gradient) part.gradient = static_cast<const char*>(call.gradient) + offset;
+    if (call.result) part.result = static_cast<char*>(call.result) + offset;
+    part.sums = sums.data() + chunk * kinds * channels;
+    kernel(&part);
+  });
+  for (int64_t i = 0; i < kinds * channels; ++i) {
+    double sum = 0;
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) sum += sums[chunk * kinds * channels + i];
+    call.sums[i] = static_cast<float>(sum);
+  }
 }
 
 ElementwiseKernel elementwise_kernel() {

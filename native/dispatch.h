@@ -28,6 +28,9 @@ using Pool2dKernel = void (*)(POOL2D_ARGUMENTS);
 Pool2dKernel pool2d_kernel();
 void run_pool2d(Pool2dKernel kernel, int64_t batch, const PoolShape& shape, const float* x, float* out, int threads);
 
+// `call` as a whole. Sums are added up in float64 from chunks that do not depend on the threads.
+void run_training(const TrainingCall& call, int threads);
+
 using ElementwiseKernel = void (*)(const Elementwise*);
 ElementwiseKernel elementwise_kernel();
 void run_elementwise(ElementwiseKernel kernel, const Elementwise& work, int threads);

@@ -173,6 +173,30 @@ void pool2d_ref(POOL2D_ARGUMENTS);
 void pool2d_avx2(POOL2D_ARGUMENTS);
 void pool2d_avx512(POOL2D_ARGUMENTS);
 
+// One pass of training over pixels x channels numbers, channels innermost, float32 or (`half`) bfloat16.
+//   SIGN        result = +1 where x >= 0, else -1
+//   SIGN_BACK   result = gradient max(0, 2 - 2 |x|) with `curve`, else gradient 1{|x| < 1}
+//   SHIFT       result = x - before[c]
+//   SUM         sums[c] = those of x
+//   RPRELU      d = x - before[c]; result = (d > 0 ? d : slope[c] d) + after[c]
+//   RPRELU_BACK result = gradient (d > 0 ? 1 : slope[c]); sums: 3 x channels, of result, of gradient min(d, 0), of
+//               gradient
+enum { TRAIN_SIGN, TRAIN_SIGN_BACK, TRAIN_SHIFT, TRAIN_SUM, TRAIN_RPRELU, TRAIN_RPRELU_BACK };
+typedef struct {
+  int64_t pixels, channels;
+} ChannelShape;
+typedef struct {
+  int operation, half, curve;
+  ChannelShape shape;
+  const void *x, *gradient;
+  void* result;
+  const float *before, *slope, *after;
+  float* sums;
+} TrainingCall;
+void training_ref(const TrainingCall* call);
+void training_avx2(const TrainingCall* call);
+void training_avx512(const TrainingCall* call);
+
 // x + other and x * other, of the element or of the row; |x|; x between low and high, where NaN stays; x * scale + shift,
 // rounded after each; the same with x = byte / 255; what Prelu says; curves: 1 / (1 + exp(-x)), tanh(x), x or below zero
 // low * (exp(x) - 1), x times the normal distribution's probability of less than x, the square root, 1 over it.

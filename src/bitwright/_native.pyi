@@ -386,3 +386,27 @@ class Plan:
     def time(
         self, inputs: list[np.ndarray], outputs: list[np.ndarray], batch: int, threads: int = 1, repeats: int = 1
     ) -> list[float]: ...
+
+# --- training (native/bind_training.cc): one pass over a tensor (pixels, channels), float32, or bfloat16 as 16-bit
+# integers; each writes `result` or `sums`
+
+def training_sign(x: np.ndarray, result: np.ndarray, threads: int = 1) -> None: ...  # +1 where x >= 0, else -1
+def training_sign_back(  # gradient max(0, 2 - 2 |x|) with curve, else gradient 1{|x| < 1}
+    x: np.ndarray, gradient: np.ndarray, result: np.ndarray, curve: bool, threads: int = 1
+) -> None: ...
+def training_shift(  # x - before[c]
+    x: np.ndarray, before: np.ndarray, result: np.ndarray, threads: int = 1
+) -> None: ...
+def training_sum(x: np.ndarray, sums: np.ndarray, threads: int = 1) -> None: ...  # of each channel
+def training_rprelu(  # d = x - before[c], (d > 0 ? d : slope[c] d) + after[c]
+    x: np.ndarray, before: np.ndarray, slope: np.ndarray, after: np.ndarray, result: np.ndarray, threads: int = 1
+) -> None: ...
+def training_rprelu_back(  # sums: (3, channels), those of result, of gradient min(d, 0), of gradient
+    x: np.ndarray,
+    gradient: np.ndarray,
+    before: np.ndarray,
+    slope: np.ndarray,
+    result: np.ndarray,
+    sums: np.ndarray,
+    threads: int = 1,
+) -> None: ...

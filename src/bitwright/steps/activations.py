@@ -17,6 +17,7 @@ from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, Quantize, QuantLinear
 from bitwright.steps.dropout import dropouts_before, scaled_dropout
 from bitwright.steps.latent import signs
+from bitwright.training import passes
 
 QuantLayer = QuantConv2d | QuantLinear
 
@@ -120,7 +121,7 @@ class _Sign(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, curve: bool, binarise: bool) -> Tensor:
         ctx.save_for_backward(x)
         ctx.curve, ctx.binarise = curve, binarise
-        return signs(x)
+        return passes.sign(x) if passes.suits(x) else signs(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
@@ -128,6 +129,8 @@ class _Sign(torch.autograd.Function):
         if ctx.binarise:
             largest = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
             gradient = gradient.sign().mul_(largest)
+        if passes.suits(x):
+            return passes.sign_gradient(x, gradient, ctx.curve), None, None
         if not ctx.curve:
             return torch.ops.aten.hardtanh_backward(gradient, x, -1, 1), None, None
         slope = x.abs().mul_(-2).add_(2).clamp_(min=0)

@@ -51,9 +51,11 @@ def compared(model: nn.Module, other: nn.Module | None = None) -> list[dict[str,
 def test_the_kinds_of_networks() -> None:
     float_net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     pooled = nn.Sequential(Quantize(1 / 255), nn.AdaptiveAvgPool2d(8), integer_net())
+    unpooled = nn.Sequential(nn.AdaptiveAvgPool2d(8), integer_net())
     curved = nn.Sequential(integer_net(), nn.Tanh())
-    models = (float_net, mixed_net(), integer_net(), pooled, curved)
-    assert [kind_of_network(*lower(model, (X,))) for model in models] == ["float", "mixed", "integer", "mixed", "mixed"]
+    models = (float_net, mixed_net(), integer_net(), pooled, unpooled, curved)
+    kinds = ["float", "mixed", "integer", "integer", "mixed", "mixed"]
+    assert [kind_of_network(*lower(model, (X,))) for model in models] == kinds
 
 
 @pytest.mark.parametrize("model", [mixed_net(), integer_net(), mixed_net(ScaledConv2d), small_resnet("basic")])

@@ -4,31 +4,45 @@
 
 #include "pool2d_spans.h"
 
+namespace {  // or the linker might take one instruction set's for all
+
+// What has been seen of a window: the largest, or the sum in doubles.
+template <int MAX>
+struct Pooled;
+template <>
+struct Pooled<1> {
+  vec value = broadcast(-INFINITY);
+  void take(vec x) { value = maximum_or_nan(value, x); }
+  vec of(double) const { return value; }
+};
+template <>
+struct Pooled<0> {
+  wide value = wide_zero();
+  void take(vec x) { value = wide_add(value, x); }
+  vec of(double count) const { return wide_divide(value, count); }
+};
+
+}  // namespace
+
 // NV registers of channels of one output pixel, of which `lanes` count. x: the image from these channels on.
 template <int NV, int MAX>
 static inline void pool_channels(const PoolShape* s, const float* x, Span rows, Span columns, int64_t lanes,
                                  float* out) {
-  vec result[NV];
-#pragma GCC unroll 4
-  for (int v = 0; v < NV; ++v) result[v] = MAX ? broadcast(-INFINITY) : zero();
+  Pooled<MAX> result[NV];
   for (int64_t y = rows.begin; y < rows.end; y += rows.step) {
     for (int64_t i = columns.begin; i < columns.end; i += columns.step) {
       const float* p = x + (y * s->in_w + i) * s->channels;
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        const vec value = NV > 1 ? load(p + v * LANES) : load_first(p, lanes);
-        result[v] = MAX ? maximum_or_nan(result[v], value) : add(result[v], value);
-      }
+      for (int v = 0; v < NV; ++v) result[v].take(NV > 1 ? load(p + v * LANES) : load_first(p, lanes));
     }
   }
-  const vec divisor = broadcast((float)(rows.count * columns.count));
+  const double count = (double)(rows.count * columns.count);
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) {
-    const vec y = MAX ? result[v] : divide(result[v], divisor);
     if (NV > 1)
-      store(out + v * LANES, y);
+      store(out + v * LANES, result[v].of(count));
     else
-      store_first(out, y, lanes);
+      store_first(out, result[v].of(count), lanes);
   }
 }
 

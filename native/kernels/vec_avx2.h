@@ -41,6 +41,20 @@ static inline float sum(vec v) {
   return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
+// Sums of floats as doubles, rounded once.
+typedef struct {
+  __m256d low, high;
+} wide;
+static inline wide wide_zero(void) { return wide{_mm256_setzero_pd(), _mm256_setzero_pd()}; }
+static inline wide wide_add(wide a, vec b) {
+  return wide{_mm256_add_pd(a.low, _mm256_cvtps_pd(_mm256_castps256_ps128(b))),
+              _mm256_add_pd(a.high, _mm256_cvtps_pd(_mm256_extractf128_ps(b, 1)))};
+}
+static inline vec wide_divide(wide a, double b) {
+  const __m256d d = _mm256_set1_pd(b);
+  return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_div_pd(a.high, d)), _mm256_cvtpd_ps(_mm256_div_pd(a.low, d)));
+}
+
 // Gathers for the sparse kernels: n >= 1 leading lanes count, the others are zero.
 typedef __m256i ints;
 static inline ints ints_u8(const uint8_t* p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)); }

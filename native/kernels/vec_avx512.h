@@ -29,6 +29,23 @@ static inline vec divide(vec a, vec b) { return _mm512_div_ps(a, b); }
 static inline vec keep_first(vec v, int64_t n) { return _mm512_maskz_mov_ps(first(n), v); }
 static inline float sum(vec v) { return _mm512_reduce_add_ps(v); }
 
+// Sums of floats as doubles, rounded once.
+typedef struct {
+  __m512d low, high;
+} wide;
+static inline wide wide_zero(void) { return wide{_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+static inline wide wide_add(wide a, vec b) {
+  const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(b), 1));
+  return wide{_mm512_add_pd(a.low, _mm512_cvtps_pd(_mm512_castps512_ps256(b))),
+              _mm512_add_pd(a.high, _mm512_cvtps_pd(high))};
+}
+static inline vec wide_divide(wide a, double b) {
+  const __m512d d = _mm512_set1_pd(b);
+  const __m512 low = _mm512_castps256_ps512(_mm512_cvtpd_ps(_mm512_div_pd(a.low, d)));
+  const __m256 high = _mm512_cvtpd_ps(_mm512_div_pd(a.high, d));
+  return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castps_pd(low), _mm256_castps_pd(high), 1));
+}
+
 // Gathers for the sparse kernels: n >= 1 leading lanes count, the others are zero.
 typedef __m512i ints;
 static inline ints ints_u8(const uint8_t* p) { return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }

@@ -40,8 +40,10 @@ NEAR = 1e-5
 """A number this near to a threshold, as a share of the largest magnitude in its layer, may fall on either side: float32
 sums in another order differ by some 1e-7 to 1e-6 of it."""
 LAYERS = ("conv2d", "linear")
-AVERAGES = ("avg_pool2d", "adaptive_avg_pool2d", "mean", "softmax", "response_norm", "group_norm")
-"""Operations besides layers that add, and so round in an order of their own."""
+MEANS = ("avg_pool2d", "adaptive_avg_pool2d", "mean")
+"""Operations whose sums are exact where what they add is coded (FORMAT.md 8.4)."""
+SUMS = ("softmax", "response_norm", "group_norm")
+"""Others that add, and so round in an order of their own."""
 CURVES = ("sigmoid", "tanh", "elu", "gelu", "rsqrt")
 """Operations that every library approximates in its own way."""
 
@@ -50,7 +52,8 @@ def kind_of_network(graph: Graph, weights: Mapping[str, Array]) -> str:
     """ "integer", "mixed" or "float", see above."""
     coded = domains(graph, weights)
     layers = [_is_integer(node, coded, weights) for node in graph.nodes if node.op in LAYERS]
-    if layers and all(layers) and not any(node.op in AVERAGES + CURVES for node in graph.nodes):
+    free = [n for n in graph.nodes if n.op in SUMS + CURVES or (n.op in MEANS and coded[n.inputs[0]] is None)]
+    if layers and all(layers) and not free:
         return "integer"
     return "mixed" if has_quantizers(graph) else "float"
 

@@ -54,7 +54,7 @@ def test_a_quantised_layer_keeps_its_parameters_and_mode() -> None:
     ("path", "name", "options", "message"),
     [
         ("9", "quantised", {"kind": "sign"}, "no module '9'"),
-        ("", "quantised", {"kind": "sign"}, "whole model"),
+        ("", "quantised", {"kind": "sign"}, "Sequential can't have"),
         ("0", "quantized", {"kind": "sign"}, "quantised"),
         ("0", "quantised", {"kind": "signs"}, "sign"),
         ("1", "quantised", {"kind": "sign"}, "Flatten"),
@@ -65,6 +65,15 @@ def test_bad_edits_are_refused(path: str, name: str, options: dict[str, str], me
     with pytest.raises(BitwrightError, match=message):
         edits.replace(model, path, name, **options)
     assert not edits.edits_of(model)
+
+
+def test_an_edit_of_the_whole_model_gives_another_one_that_a_checkpoint_makes_again(tmp_path: Path) -> None:
+    new = edits.replace(build(), "", "quantised-graph", points={"_2": [0, 3]}, layers={})
+    assert [change["path"] for change in edits.edits_of(new)] == [""]
+    save_checkpoint(new, tmp_path / "model.safetensors", "1-x")
+    again = load_checkpoint(build(), tmp_path / "model.safetensors")
+    assert edits.edits_of(again) == edits.edits_of(new)
+    assert again.state_dict().keys() == new.state_dict().keys()
 
 
 @pytest.mark.parametrize("text", ["", "{}x", "[1]", '[{"path": 1, "edit": "a"}]', "null"])

@@ -339,3 +339,18 @@ def test_quantisers_of_channels_and_constants_lower():
 
     with pytest.raises(BitwrightError, match="its axis is 2; only channels"):
         lower(OtherAxis(), (x,))
+
+
+@pytest.mark.parametrize("largest", [1, 15, 127])
+@pytest.mark.parametrize("qmax", [1, 255, 65535])
+def test_large_sums_of_a_quantised_layer_are_exact(largest: int, qmax: int) -> None:
+    """Beyond what one convolution of float32 adds exactly, digits of the weights or float64 do."""
+    random = np.random.default_rng(qmax + largest)
+    codes, k = random.integers(0, qmax + 1, (3, 900)), random.integers(-largest, largest + 1, (4, 900))
+    k[:, 0] = largest
+    layer = QuantLinear(900, 4, bias=False, input=Quantize(0.5, 0, 0, qmax))
+    layer.weight.data = torch.from_numpy(k * 0.25).float()
+    with torch.no_grad():
+        y = layer(torch.from_numpy(codes * 0.5).float())
+    exact = (codes @ k.T).astype(np.float32) * np.float32(0.125)
+    assert np.array_equal(y.numpy(), exact)

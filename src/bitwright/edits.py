@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Edit = dict[str, Any]
-"""{"path": of a module, "edit": name of what replaces it, and the options}: plain JSON."""
+"""{"path": of a module, "" for the model, "edit": name of what replaces it, and the options}: plain JSON."""
 
 _MAKERS: dict[str, Callable[..., nn.Module]] = {}
 
@@ -42,11 +42,9 @@ def edit(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Mod
 def replace(model: nn.Module, path: str, name: str, **options: Any) -> nn.Module:
     """Put the module that edit `name` makes in the place of the one at `path`, and record it in the model.
 
-    The new module is in the mode of the old one. Raises BitwrightError for a path or an edit that doesn't exist, and
-    for the model itself.
+    The new module is in the mode of the old one. The path "" means the model itself: go on with the result, `model` is
+    used up. Raises BitwrightError for a path or an edit that doesn't exist.
     """
-    if not path:
-        raise BitwrightError("an edit can't replace the whole model; name a module in it", kind="edit")
     if name not in _MAKERS:
         import bitwright.steps  # steps bring their own edits
 
@@ -63,9 +61,11 @@ def replace(model: nn.Module, path: str, name: str, **options: Any) -> nn.Module
     try:
         new = _MAKERS[name](old, **options).train(old.training)
     except BitwrightError as error:
-        raise BitwrightError(f"layer {path!r}: {error}", kind=error.kind) from None
-    model.set_submodule(path, new)
-    model.__dict__.setdefault("bitwright_edits", []).append({"path": path, "edit": name, **options})
+        raise BitwrightError(f"layer {path!r}: {error}" if path else str(error), kind=error.kind) from None
+    done = [*edits_of(model), {"path": path, "edit": name, **options}]
+    if path:
+        model.set_submodule(path, new)
+    (model if path else new).__dict__["bitwright_edits"] = done
     return new
 
 
@@ -74,11 +74,13 @@ def edits_of(model: nn.Module) -> list[Edit]:
     return list(model.__dict__.get("bitwright_edits", []))
 
 
-def replay(model: nn.Module, edits: Iterable[Edit]) -> None:
-    """Make recorded changes on a model as its constructor built it."""
+def replay(model: nn.Module, edits: Iterable[Edit]) -> nn.Module:
+    """Make recorded changes on a model as its constructor built it, and give the model with them."""
     for change in edits:
         options = {k: v for k, v in change.items() if k not in ("path", "edit")}
-        replace(model, change["path"], change["edit"], **options)
+        new = replace(model, change["path"], change["edit"], **options)
+        model = model if change["path"] else new
+    return model
 
 
 def to_json(model: nn.Module) -> str:

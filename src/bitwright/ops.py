@@ -23,6 +23,8 @@ from bitwright.runtime.checks import MAX_CODE
 from bitwright.runtime.domains import LARGEST_SCALE, LARGEST_ZERO_POINT, SIGNS, SMALLEST_SCALE, Domain, exact_sums
 
 __all__ = [
+    "Coded",
+    "ExactMean",
     "ExactNorm",
     "QuantConv2d",
     "QuantLinear",
@@ -37,6 +39,8 @@ __all__ = [
 
 _FLOAT32_SUMS = 1 << 22
 """Sums below this are exact in float32 after rounding, whatever algorithm a convolution uses."""
+_BASE = 16
+"""Of the digits of weights whose sums are larger."""
 
 
 @torch.library.custom_op("bitwright::sign", mutates_args=(), schema="(Tensor x) -> Tensor")
@@ -218,6 +222,23 @@ class Quantize(nn.Module):
         return Domain(np.float32(scale[0].item()), int(self.qmin - zero[0]), int(self.qmax - zero[0]))
 
 
+class Coded(nn.Module):
+    """In front of a layer whose input a quantiser elsewhere in the network has coded: it passes it on."""
+
+    def __init__(self, quantiser: Quantize) -> None:
+        super().__init__()
+        self.__dict__["quantiser"] = quantiser  # not a child, whose numbers a state_dict would have twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same."""
+        return x
+
+    def domain(self) -> Domain | None:
+        """What the numbers are, as whole numbers times a scale."""
+        quantiser: Quantize = self.__dict__["quantiser"]
+        return quantiser.domain()
+
+
 class _Integers:
     """What a quantised layer remembers about its weight: the lattice of the numbers that it last saw."""
 
@@ -247,7 +268,7 @@ def _forward(layer: QuantConv2d | QuantLinear, x: Tensor, plain: Callable[..., T
     coded, weight, bias = layer.input(x), layer.weight, layer.bias
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and (coded.requires_grad or weight.requires_grad)):
         return plain(coded, weight, bias)
-    domain = layer.input.domain() if isinstance(layer.input, Sign | Quantize) else None
+    domain = layer.input.domain() if isinstance(layer.input, Sign | Quantize | Coded) else None
     lattice = None if domain is None else layer.integers.of(weight)
     if domain is None or lattice is None or not exact_sums(domain, lattice):
         return plain(coded, weight, bias)
@@ -259,17 +280,36 @@ def _forward(layer: QuantConv2d | QuantLinear, x: Tensor, plain: Callable[..., T
 def _integer_layer(x: Tensor, domain: Domain, lattice: Lattice, sums: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """FORMAT.md 8.3 without the bias. `sums(m, k)` adds the products of whole numbers."""
     span = max(abs(domain.low), abs(domain.high))
-    dtype = torch.float32 if span * lattice.largest_sum < _FLOAT32_SUMS else torch.float64
-    m = torch.round(x.double() / float(domain.scale)).to(dtype)
+    m = torch.round(x.double() / float(domain.scale))
+
+    def added(integers: np.ndarray) -> Tensor:
+        """The sums of products, float64."""
+        digits = _digits(integers, _FLOAT32_SUMS / span)
+        if digits is None:
+            return torch.round(sums(m, torch.from_numpy(integers).to(x.device, torch.float64)))
+        parts = [torch.round(sums(m.float(), torch.from_numpy(d).to(x.device))).double() for d in digits]
+        return parts[0] if len(parts) == 1 else parts[0] + _BASE * parts[1]
 
     def scaled(integers: np.ndarray, magnitude: np.ndarray) -> Tensor:
-        total = torch.round(sums(m, torch.from_numpy(integers).to(x.device, dtype))) + 0.0  # -0.0 becomes 0.0
+        total = added(integers) + 0.0  # -0.0 becomes 0.0
         factor = torch.from_numpy(magnitude * domain.scale).to(x.device)
         return total.float() * factor.reshape(-1, *(1,) * (total.ndim - 2))
 
     if lattice.two_magnitudes:
         return scaled(lattice.integers == 1, lattice.positive) - scaled(lattice.integers == -1, lattice.negative)
     return scaled(lattice.integers, lattice.positive)
+
+
+def _digits(integers: np.ndarray, limit: float) -> list[np.ndarray] | None:
+    """Whole numbers as float32 digits, low + _BASE high, whose sums of magnitudes over a channel are below `limit`.
+
+    One where one is enough, None where two aren't. A convolution of float64 takes far longer than two of float32.
+    """
+    high = np.rint(integers / np.float32(_BASE))
+    for digits in ([integers], [integers - _BASE * high, high]):
+        if all(np.abs(d).reshape(len(d), -1).sum(axis=1, dtype=np.float64).max(initial=0) < limit for d in digits):
+            return [np.asarray(d, np.float32) for d in digits]
+    return None
 
 
 class _Quantised(nn.Module):
@@ -284,7 +324,7 @@ class _Quantised(nn.Module):
 
 
 class QuantConv2d(_Quantised, nn.Conv2d):
-    """A convolution of quantised numbers: `input` (a `Sign` or `Quantize`), then the convolution.
+    """A convolution of quantised numbers: `input` (a `Sign`, `Quantize` or `Coded`), then the convolution.
 
     The state_dict has the keys of nn.Conv2d and those of `input`. Without gradients, if the quantiser is per tensor and
     the weight has a lattice, it computes bit for bit what the engine does: sums of whole numbers, scaled once. With
@@ -334,6 +374,24 @@ class ExactNorm(_BatchNorm):
         shape = (1, -1, *(1,) * (input.ndim - 2))
         scale, shift = norm_at_inference(self.weight, self.bias, mean, variance, self.eps)
         return input * scale.view(shape) + shift.view(shape)
+
+
+class ExactMean(nn.Module):
+    """Means with the bits of the engine (FORMAT.md 8.4): without gradients `function` adds in float64, rounded once.
+
+    `function` gives means of windows of a tensor, as `nn.AdaptiveAvgPool2d(1)` does. With gradients, exported or
+    compiled it works in the type of its input.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, ...), what `function` makes of it."""
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and x.requires_grad):
+            return self.function(x)
+        return self.function(x.double()).to(x.dtype)
 
 
 @edit("exact-norm")

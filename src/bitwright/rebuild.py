@@ -82,13 +82,17 @@ def save_checkpoint(model: nn.Module, path: Path, label: str) -> None:
     write_atomic(path, save(state, {"edits": edits.to_json(model)}))
 
 
-def load_checkpoint(model: nn.Module, path: Path) -> None:
-    """Make the edits of a checkpoint on a model as its constructor built it, and load what `save_checkpoint` wrote."""
+def load_checkpoint(model: nn.Module, path: Path) -> nn.Module:
+    """Make the edits of a checkpoint on a model as its constructor built it, and load what `save_checkpoint` wrote.
+
+    Gives the model to go on with, which is another one where an edit replaced all of it.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
-            edits.replay(model, edits.from_json((file.metadata() or {}).get("edits", "[]")))
+            model = edits.replay(model, edits.from_json((file.metadata() or {}).get("edits", "[]")))
             model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, RuntimeError, SafetensorError) as error:
         raise BitwrightError(f"cannot load the checkpoint {path}: {error}", kind="checkpoint") from None
+    return model

@@ -273,7 +273,7 @@ class Run:
         """A newly built model with the weights that the step `label` left, or its initial ones for None."""
         model = build_model(self.recipe, self.data, first_weights=label is None)
         if label is not None:
-            load_checkpoint(model, self.folder / label / "model.safetensors")
+            model = load_checkpoint(model, self.folder / label / "model.safetensors")
         return model
 
     def finish(self, command: str = "", speed: bool = True) -> RunResult:

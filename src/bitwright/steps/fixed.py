@@ -1,0 +1,233 @@
+"""Fixed point: weights and activations as whole numbers of a few bits, from the pixels to the logits."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bitwright import edits
+from bitwright.errors import BitwrightError
+from bitwright.ops import QuantConv2d, Quantize, QuantLinear
+from bitwright.steps.activations import exact_norms
+from bitwright.steps.calibrate import Grid, Method, choose_grid, observe
+from bitwright.steps.layers import check_bits, per_layer, plain_layers, weight_of
+from bitwright.steps.moments import Moments
+from bitwright.steps.placement import Point, points, trace
+from bitwright.steps.rounding import ada_round, nearest, weight_scales
+from bitwright.steps.step import Step
+
+if TYPE_CHECKING:
+    from bitwright.context import Context
+
+QuantLayer = QuantConv2d | QuantLinear
+
+
+@dataclass(frozen=True)
+class Fixed(Step):
+    """Weights and activations on uniform grids, without training (post-training quantisation).
+
+        weights       w = s k,        k = -(2^(b-1) - 1) .. 2^(b-1) - 1, a scale s per output channel or layer
+        activations   x = s (q - z),  q = 0 .. 2^b - 1, z = 0 where x is never below zero
+
+    All that a layer, a mean or an addition reads is quantised, once, where it was computed; so are the pixels. Sums of
+    products are exact, norms and additions are float32 operations of a fixed order (FORMAT.md 8): torch, the reference
+    engine and the native one give the same bits for every image.
+
+    layers, ignore    which layers; all.
+    weight_bits       2 to 8, or a mapping from patterns to bits ({"first": 8, "*": 4}).
+    activation_bits   the same for what the layers read. What only means and additions read has the bits of "*", or of
+                      the one number.
+    per_channel       a scale for each output channel's weights, or one per layer.
+    scales            "free", or "power-of-two": fixed point in the narrow sense, Q I.F with F fraction bits.
+    symmetric         activations with numbers below zero have q = -2^(b-1) .. 2^(b-1) - 1 and no zero point.
+    images            training images that ranges, rounding and biases are found with. None is labelled.
+    calibrate         the range of an activation: "min-max"; "percentile" (all but the outermost 100 - `percentile`
+                      percent); "mse" (the least squared error); "kl" (Kullback-Leibler divergence, Migacz 2017).
+    clip              the range of the weights: "max", or "mse", the least squared error.
+    rounding          "nearest", or "adaround": each weight up or down so that the layer's outputs, for inputs that are
+                      quantised already, are nearest to the float network's (Nagel et al. 2020; see `ada_round`).
+    iterations        of AdaRound's optimiser, per layer.
+    correct_bias      give each layer the bias, or its batch norm the mean, with which its mean outputs are the float
+                      network's (Nagel et al. 2019, section 4.2, from images instead of a prior).
+
+    Raises BitwrightError for a model that is quantised already, or whose operations can't be followed. Records: "fixed"
+    (points: name, bits, scale, zero point, range; layers: name, bits, share of zeros).
+    """
+
+    name: ClassVar[str] = "fixed"
+    paper: ClassVar[str] = "Nagel et al., ICCV 2019 and ICML 2020"
+
+    layers: tuple[str, ...] = ("*",)
+    ignore: tuple[str, ...] = ()
+    weight_bits: int | dict[str, int] = 8
+    activation_bits: int | dict[str, int] = 8
+    per_channel: bool = True
+    scales: Literal["free", "power-of-two"] = "free"
+    symmetric: bool = False
+    images: int = 500
+    calibrate: Method = "mse"
+    percentile: float = 99.99
+    clip: Literal["max", "mse"] = "mse"
+    rounding: Literal["nearest", "adaround"] = "nearest"
+    iterations: int = 1000
+    correct_bias: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bits("fixed: weight_bits", self.weight_bits, 2, 8)
+        check_bits("fixed: activation_bits", self.activation_bits, 2, 16)
+        if not 50 < self.percentile <= 100:
+            raise BitwrightError(f"fixed: percentile is {self.percentile}; expected above 50, to 100", kind="setting")
+        for field, least in (("images", 1), ("iterations", 0)):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise BitwrightError(f"fixed: {field} is {value!r}; expected a whole number from {least}")
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        chosen = plain_layers(model, self.layers, self.ignore)
+        bits = per_layer(self.weight_bits, chosen, "fixed: weight_bits")
+        images = context.calibration(self.images)
+        exact_norms(model)
+        traced = trace(model)
+        places = points(traced, chosen)
+        grids = self._grids(traced, places, images)
+        float_model = copy.deepcopy(model)
+        model = edits.replace(
+            model,
+            "",
+            "quantised-graph",
+            points={name: [grid.qmin, grid.qmax] for name, grid in grids.items()},
+            layers={layer: place.name for place in places for layer in place.layers},
+        )
+        for name, grid in grids.items():
+            quantiser = model.get_submodule(f"quantisers.{name}")
+            assert isinstance(quantiser, Quantize)
+            quantiser.scale.fill_(grid.scale)
+            quantiser.zero_point.fill_(grid.zero_point)
+        with torch.no_grad():
+            self._round(model, float_model, bits, images)
+        context.record("fixed", _record(model, places, grids, bits))
+        return model
+
+    def _grids(self, traced: fx.GraphModule, places: list[Point], images: Tensor) -> dict[str, Grid]:
+        """The grid of each point."""
+        owners = {(place.layers or (place.name,))[0]: place.name for place in places}
+        modules = dict(traced.named_modules())
+        readers = {owner: modules.get(owner, nn.Identity()) for owner in owners}
+        bits = per_layer(self.activation_bits, readers, "fixed: activation_bits")
+        seen = observe(traced, owners.values(), images)
+        return {
+            place: choose_grid(
+                seen[place],
+                bits[owner],
+                self.calibrate,
+                percentile=self.percentile,
+                symmetric=self.symmetric,
+                power_of_two=self.scales == "power-of-two",
+            )
+            for owner, place in owners.items()
+        }
+
+    def _round(self, model: nn.Module, float_model: nn.Module, bits: Mapping[str, int], images: Tensor) -> None:
+        """Round the layers' weights, one after the other as they are computed, and correct their biases."""
+        norms = _norms_behind(model, bits)
+        for name in _in_order(model, bits):
+            layer = model.get_submodule(name)
+            assert isinstance(layer, QuantConv2d | QuantLinear)
+            rows, largest = weight_of(layer).flatten(1), (1 << (bits[name] - 1)) - 1
+            scale_rows = rows if self.per_channel else rows.reshape(1, -1)
+            scale = weight_scales(scale_rows, largest, self.clip, self.scales == "power-of-two").expand(len(rows), 1)
+            moments = None
+            if self.rounding == "adaround" or self.correct_bias:
+                moments = gather(model, float_model, name, images)
+            if self.rounding == "adaround" and moments is not None:
+                with torch.enable_grad():
+                    codes = ada_round(rows.detach(), scale, largest, moments, self.iterations)
+            else:
+                codes = nearest(rows, scale, largest)
+            weight_of(layer).copy_((codes * scale).view_as(layer.weight))
+            if self.correct_bias and moments is not None:
+                _set_bias(layer, norms.get(name), moments.bias(weight_of(layer)))
+
+
+class _Reached(Exception):
+    """The layer has been called; what follows need not be computed."""
+
+
+def gather(model: nn.Module, float_model: nn.Module, name: str, images: Tensor, batch_size: int = 100) -> Moments:
+    """The second moments of what the layer `name` is given in `model` and of what it gives in `float_model`."""
+    layer = float_model.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    moments = Moments.empty(layer)
+    for batch in images.split(batch_size):
+        given = _at(model, name, batch, lambda inputs, output: inputs[0])
+        wanted = _at(float_model, name, batch, lambda inputs, output: output)
+        moments.add(layer, given, wanted)
+    return moments
+
+
+def _at(model: nn.Module, name: str, batch: Tensor, choose: Any) -> Tensor:
+    """What `choose` takes of a layer's inputs and output for preprocessed images, in eval mode."""
+    found: list[Tensor] = []
+
+    def stop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append(choose(inputs, output))
+        raise _Reached
+
+    handle = model.get_submodule(name).register_forward_hook(stop)
+    try:
+        model.eval()(batch)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
+def _in_order(model: nn.Module, names: Mapping[str, Any]) -> list[str]:
+    """The layers as the graph calls them."""
+    assert isinstance(model, fx.GraphModule)
+    return [str(node.target) for node in model.graph.nodes if node.op == "call_module" and node.target in names]
+
+
+def _norms_behind(model: nn.Module, names: Mapping[str, Any]) -> dict[str, _BatchNorm]:
+    """The batch norm that alone reads a layer's result."""
+    assert isinstance(model, fx.GraphModule)
+    found = {}
+    for node in model.graph.nodes:
+        if node.op == "call_module" and node.target in names and len(node.users) == 1:
+            user = next(iter(node.users))
+            module = model.get_submodule(str(user.target)) if user.op == "call_module" else None
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                found[str(node.target)] = module
+    return found
+
+
+def _set_bias(layer: QuantLayer, norm: _BatchNorm | None, bias: Tensor) -> None:
+    """Make the layer's mean outputs what they should be; one without bias or batch norm stays as it is."""
+    if layer.bias is not None:
+        layer.bias.copy_(bias)
+    elif norm is not None and norm.running_mean is not None:
+        norm.running_mean.sub_(bias)
+
+
+def _record(
+    model: nn.Module, places: list[Point], grids: Mapping[str, Grid], bits: Mapping[str, int]
+) -> dict[str, list[dict[str, Any]]]:
+    rows = []
+    for place in places:
+        grid = grids[place.name]
+        width = (grid.qmax - grid.qmin).bit_length()
+        low, high = ((q - grid.zero_point) * grid.scale for q in (grid.qmin, grid.qmax))
+        rows.append(
+            {"name": place.name, "bits": width, "scale": grid.scale, "zero_point": grid.zero_point, "low": low}
+            | {"high": high, "layers": list(place.layers)}
+        )
+    zeros = {name: float((weight_of(model.get_submodule(name)) == 0).float().mean()) for name in bits}
+    return {"points": rows, "layers": [{"layer": n, "weight_bits": b, "zeros": zeros[n]} for n, b in bits.items()]}

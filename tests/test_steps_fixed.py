@@ -1,0 +1,307 @@
+"""Fixed point: where quantisers stand, their grids, how weights are rounded, and the network that comes of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import bitwright as bw
+from bitwright.context import Context
+from bitwright.data import load_dataset
+from bitwright.errors import BitwrightError
+from bitwright.measure.agreement import kind_of_network
+from bitwright.models import create_model
+from bitwright.ops import QuantConv2d, Quantize
+from bitwright.packing.lower import lower
+from bitwright.rebuild import load_checkpoint, save_checkpoint
+from bitwright.steps.calibrate import Grid, Seen, choose_grid
+from bitwright.steps.fixed import Fixed
+from bitwright.steps.moments import Moments, windows
+from bitwright.steps.placement import points, trace
+from bitwright.steps.rounding import ada_round, nearest, weight_scales
+from bitwright.steps.step import select_layers
+
+DIGITS = load_dataset("digits")
+
+
+def small(seed: int = 0) -> nn.Module:
+    """A residual network for 8x8 images, its norms as after some training."""
+    torch.manual_seed(seed)
+    model = create_model("resnet-20", input_shape=(1, 8, 8), seed=seed)
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.running_mean, 0, 0.3)
+        nn.init.uniform_(norm.running_var, 0.5, 2)
+        nn.init.normal_(norm.bias, 0, 0.3)
+    return model.eval()
+
+
+def places(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    return {place.name: place.layers for place in points(trace(model), select_layers(model))}
+
+
+class Branches(nn.Module):
+    """Everything that a point may stand before: additions, means, moves, a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1), nn.Conv2d(8, 3, 1)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        joined = F.relu(self.norm(self.a(x)) + self.b(x))
+        y = F.max_pool2d(torch.cat([joined, F.pad(joined[:, :2], (0, 0, 0, 0, 1, 1))], 1), 2)
+        return self.head(torch.flatten(F.relu(self.c(y)).mean((2, 3)), 1))
+
+
+# --- where
+
+
+def test_a_value_is_quantised_once_where_it_is_computed() -> None:
+    found = places(Branches())
+    assert found == {"x": ("a", "b"), "norm": (), "cat": ("c",), "relu_1": (), "mean": ("head",)}
+
+
+def test_a_shortcut_reads_what_the_layer_reads() -> None:
+    model = create_model("resnet-20")
+    found = places(model)
+    assert [layer for layers in found.values() for layer in layers] == list(select_layers(model))
+    assert [name for name, layers in found.items() if not layers] == ["layer3_2_relu_1"]
+
+
+def test_a_layer_that_is_called_twice_is_refused() -> None:
+    layer = nn.Linear(3, 3)
+    with pytest.raises(BitwrightError, match="'0' is called 2 times"):
+        places(nn.Sequential(layer, nn.ReLU(), layer))
+
+
+def test_a_forward_that_looks_at_numbers_is_refused() -> None:
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) if x.sum() > 0 else x
+
+    with pytest.raises(BitwrightError, match="can't be followed"):
+        trace(Asks())
+
+
+# --- grids
+
+
+def seen_of(x: torch.Tensor) -> Seen:
+    low, high = float(x.min()), float(x.max())
+    return Seen(low, high, torch.histc(x, 4096, low, high).double())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    low=st.floats(-100, 0),
+    width=st.floats(1e-3, 200),
+    bits=st.integers(2, 16),
+    symmetric=st.booleans(),
+    power=st.booleans(),
+)
+def test_a_min_max_grid_holds_the_range(low: float, width: float, bits: int, symmetric: bool, power: bool) -> None:
+    high = max(low + width, 0.0)
+    seen = Seen(low, high, torch.ones(4096, dtype=torch.float64))
+    grid = choose_grid(seen, bits, "min-max", percentile=100, symmetric=symmetric, power_of_two=power)
+    assert grid.qmax - grid.qmin == 2**bits - 1
+    ends = torch.tensor([low, high], dtype=torch.float64)
+    assert (grid.rounded(ends) - ends).abs().max() <= grid.scale * 1.001
+    assert grid.rounded(torch.zeros(1)) == 0
+    if power:
+        assert math.log2(grid.scale) == round(math.log2(grid.scale))
+
+
+@pytest.mark.parametrize("method", ["percentile", "mse", "kl"])
+def test_an_outlier_does_not_stretch_the_grid(method: str) -> None:
+    x = torch.randn(200_000, generator=torch.Generator().manual_seed(0)).abs()
+    x[0] = 50
+    kwargs = {"percentile": 99.99, "symmetric": False, "power_of_two": False}
+    wide = choose_grid(seen_of(x), 4, "min-max", **kwargs)
+    grid = choose_grid(seen_of(x), 4, method, **kwargs)
+    assert wide.scale == pytest.approx(50 / 15)
+    assert grid.scale < 0.25 * wide.scale
+    assert (grid.rounded(x) - x).square().mean() < (wide.rounded(x) - x).square().mean()
+
+
+def test_the_least_squares_range_is_the_best_of_all_shares() -> None:
+    x = torch.randn(50_000, generator=torch.Generator().manual_seed(1))
+    seen = seen_of(x)
+    found = choose_grid(seen, 3, "mse", percentile=100, symmetric=True, power_of_two=False)
+    error = float((found.rounded(x) - x).square().mean())
+    for share in (0.3, 0.5, 0.7, 0.9, 1.0):
+        grid = Grid(found.scale * share / (found.scale / (max(-seen.low / 4, seen.high / 3))), 0, -4, 3)
+        assert error <= float((grid.rounded(x) - x).square().mean()) * 1.01
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, -2.0])
+def test_a_value_that_never_changes_has_a_grid(value: float) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
+    model[1].weight.data.zero_()
+    model[1].bias.data.fill_(value)
+    fixed = Fixed(images=1).apply(model, Context(DIGITS))
+    y = fixed.eval()(DIGITS.preprocess.torch(torch.as_tensor(DIGITS.split("test").images[:3])))
+    assert torch.isfinite(y).all()
+
+
+# --- moments and rounding
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 6, 3, stride=2, padding=1),
+        nn.Conv2d(4, 6, (1, 3), dilation=2, groups=2, bias=False),
+        nn.Linear(5, 3),
+    ],
+)
+def test_moments_are_those_of_the_windows(layer: nn.Conv2d | nn.Linear) -> None:
+    random = torch.Generator().manual_seed(0)
+    shape = (7, 5) if isinstance(layer, nn.Linear) else (7, 4, 6, 6)
+    x = torch.randn(*shape, generator=random)
+    y = layer(x).detach()
+    moments = Moments.empty(layer)
+    for part in (slice(0, 3), slice(3, 7)):
+        moments.add(layer, x[part], y[part])
+    groups = len(moments.x)
+    columns = windows(layer, x).view(groups, -1, moments.count).double()
+    centred = columns - columns.mean(2, keepdim=True)
+    torch.testing.assert_close(moments.gram, centred @ centred.mT, rtol=1e-4, atol=1e-4)
+    weight = layer.weight.detach().double().view(groups, -1, columns.shape[1])
+    torch.testing.assert_close(moments.cross, weight @ moments.gram, rtol=1e-3, atol=1e-3)
+    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+    torch.testing.assert_close(moments.bias(layer.weight.detach()), bias.double(), rtol=1e-3, atol=1e-4)
+
+
+def squared_error(codes: torch.Tensor, scale: torch.Tensor, moments: Moments) -> float:
+    w = (codes * scale).double().view(len(moments.x), -1, moments.xx.shape[-1])
+    return float(((w @ moments.gram - 2 * moments.cross) * w).sum())
+
+
+def test_adaround_beats_the_nearest_and_no_single_move_beats_it() -> None:
+    random = torch.Generator().manual_seed(3)
+    layer = nn.Linear(20, 4)
+    x = torch.randn(500, 20, generator=random) @ torch.randn(20, 20, generator=random)
+    rows = torch.randn(4, 20, generator=random)
+    moments = Moments.empty(layer)
+    moments.add(layer, x, x @ rows.T)
+    scale = weight_scales(rows, 3, "max", False)
+    codes = ada_round(rows, scale, 3, moments, 300)
+    assert codes.abs().max() <= 3
+    constant = float(((rows.double() @ moments.gram[0]) * rows.double()).sum())
+    found, plain = (squared_error(c, scale, moments) + constant for c in (codes, nearest(rows, scale, 3)))
+    assert found < 0.5 * plain
+    for place in range(codes.numel()):
+        for step in (-1, 1):
+            moved = codes.clone()
+            moved.view(-1)[place] += step
+            if moved.abs().max() <= 3:
+                assert squared_error(moved, scale, moments) + constant >= found * (1 - 1e-5)
+
+
+def test_scales_by_error_are_no_worse_than_by_the_largest_weight() -> None:
+    rows = torch.randn(8, 200, generator=torch.Generator().manual_seed(0))
+    errors = {}
+    for clip in ("max", "mse"):
+        scale = weight_scales(rows, 7, clip, False)
+        errors[clip] = (nearest(rows, scale, 7) * scale - rows).square().sum(1)
+    assert (errors["mse"] <= errors["max"]).all()
+    assert (errors["mse"] < errors["max"]).any()
+
+
+# --- the network
+
+
+def pixels(count: int = 40) -> np.ndarray:
+    return DIGITS.split("test").images[:count]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"weight_bits": 4, "activation_bits": 4, "symmetric": True, "calibrate": "min-max"},
+        {"scales": "power-of-two", "per_channel": False, "calibrate": "percentile"},
+        {"weight_bits": {"first": 8, "*": 3}, "rounding": "adaround", "iterations": 5, "calibrate": "kl"},
+    ],
+)
+def test_every_engine_gives_the_same_integers(options: dict[str, object], tmp_path: Path) -> None:
+    model = Fixed(images=20, **options).apply(small(), Context(DIGITS)).eval()
+    x = DIGITS.preprocess.torch(torch.as_tensor(pixels()))
+    graph, weights = lower(model, (x[:2],), DIGITS.preprocess)
+    assert kind_of_network(graph, weights) == "integer"
+    path = tmp_path / "net.safetensors"
+    bw.pack(model, (x[:2],), preprocess=DIGITS.preprocess).save(path)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    for engine in ("reference", "native"):
+        assert np.array_equal(bw.load(path, engine=engine)(pixels()), expected)
+
+
+def test_a_checkpoint_makes_the_graph_again(tmp_path: Path) -> None:
+    model = Fixed(images=20).apply(small(), Context(DIGITS)).eval()
+    save_checkpoint(model, tmp_path / "model.safetensors", "1-fixed")
+    again = load_checkpoint(small(1), tmp_path / "model.safetensors").eval()
+    x = DIGITS.preprocess.torch(torch.as_tensor(pixels()))
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+
+
+def test_the_bias_keeps_the_mean_output() -> None:
+    """With 2 bits for the weights the mean logits move; with the correction they stay."""
+    x = DIGITS.preprocess.torch(torch.as_tensor(DIGITS.sample(200).images))
+    with torch.no_grad():
+        expected = small()(x).mean(0)
+        found = {}
+        for correct in (False, True):
+            step = Fixed(images=200, weight_bits=3, correct_bias=correct)
+            found[correct] = (step.apply(small(), Context(DIGITS)).eval()(x).mean(0) - expected).abs().max()
+    assert found[True] < 0.3 * found[False]
+
+
+def test_layers_that_are_left_out_stay_float() -> None:
+    model = Fixed(images=10, ignore=("first", "last")).apply(small(), Context(DIGITS))
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    plain = [name for name, m in layers.items() if not isinstance(m, QuantConv2d)]
+    assert plain == ["conv1", "linear"]
+    assert not [m for n, m in model.named_modules() if isinstance(m, Quantize) and n == "quantisers.x"]
+
+
+def test_a_quantised_model_is_refused() -> None:
+    model = Fixed(images=10).apply(small(), Context(DIGITS))
+    with pytest.raises(BitwrightError, match="quantised already"):
+        Fixed(images=10).apply(model, Context(DIGITS))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_bits": 1}, "weight_bits"),
+        ({"weight_bits": 9}, "from 2 to 8"),
+        ({"activation_bits": {"*": 17}}, "from 2 to 16"),
+        ({"percentile": 20}, "percentile"),
+        ({"images": 0}, "images"),
+        ({"rounding": "up"}, "rounding"),
+        ({"calibrate": "max"}, "calibrate"),
+    ],
+)
+def test_settings_that_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(BitwrightError, match=message):
+        Fixed(**options)
+
+
+@pytest.mark.parametrize("field", ["weight_bits", "activation_bits"])
+def test_a_pattern_that_matches_nothing_is_refused(field: str) -> None:
+    with pytest.raises(BitwrightError, match="matches nothing"):
+        Fixed(images=5, **{field: {"nowhere": 4, "*": 8}}).apply(small(), Context(DIGITS))

@@ -120,7 +120,7 @@ def test_step_survives_yaml(name: str):
 @pytest.mark.parametrize("name", STEPS)
 def test_step_leaves_a_plain_model(name: str):
     before, model = sparse_net(), applied(name)
-    replay(before, edits_of(model))
+    before = replay(before, edits_of(model))
     assert list(model.state_dict()) == list(before.state_dict()), "in this order: sums over parameters depend on it"
     assert not any(parametrize.is_parametrized(m) for m in model.modules())
     for module in model.modules():

@@ -28,6 +28,7 @@ from bitwright.steps.moments import Moments, windows
 from bitwright.steps.placement import points, trace
 from bitwright.steps.rounding import ada_round, nearest, weight_scales
 from bitwright.steps.step import select_layers
+from bitwright.training.settings import Optimizer, TrainSettings
 
 DIGITS = load_dataset("digits")
 
@@ -276,6 +277,23 @@ def test_layers_that_are_left_out_stay_float() -> None:
     plain = [name for name, m in layers.items() if not isinstance(m, QuantConv2d)]
     assert plain == ["conv1", "linear"]
     assert not [m for n, m in model.named_modules() if isinstance(m, Quantize) and n == "quantisers.x"]
+
+
+@pytest.mark.parametrize("scales", ["free", "power-of-two"])
+def test_training_goes_on_in_whole_numbers(scales: str) -> None:
+    """The network that trained is the one that runs: as good in eval mode as when it was measured, on its grids."""
+    train = TrainSettings(epochs=2, batch_size=64, optimizer=Optimizer("SGD", 0.01, {"momentum": 0.9}))
+    context = Context(DIGITS)
+    start = small()
+    model = Fixed(images=50, weight_bits=4, activation_bits=4, scales=scales, train=train).apply(start, context).eval()
+    x = DIGITS.preprocess.torch(torch.as_tensor(pixels()))
+    graph, weights = lower(model, (x[:2],), DIGITS.preprocess)
+    assert kind_of_network(graph, weights) == "integer"
+    points = context.records["fixed"]["points"]
+    exact = [math.log2(point["scale"]).is_integer() for point in points]
+    assert all(exact) if scales == "power-of-two" else not any(exact)
+    for layer in (m for m in model.modules() if isinstance(m, QuantConv2d)):
+        assert all(len(torch.unique(row.abs())) <= 8 for row in layer.weight.detach())
 
 
 def test_a_quantised_model_is_refused() -> None:

@@ -18,7 +18,8 @@ from bitwright.ops import QuantConv2d, Quantize, quantize
 from bitwright.packing.lattice import find_lattice
 from bitwright.steps.activations import Range, input_ranges
 from bitwright.steps.grid import on_grid
-from bitwright.steps.lsq import LSQ, SteppedInput, SteppedWeight, input_grids
+from bitwright.steps.latent import filter_mean
+from bitwright.steps.lsq import LSQ, SteppedInput, SteppedWeight, first_step, input_grids
 from bitwright.training.settings import TrainSettings
 from low_bits import check_packed, small_resnet
 
@@ -59,10 +60,11 @@ def test_the_paper_s_cases() -> None:
 def test_a_step_for_each_channel_is_as_that_many_layers() -> None:
     torch.manual_seed(0)
     weight, outer = torch.randn(2, 3, 2, 3, 3)
-    whole = SteppedWeight(weight, 3, per_channel=True)
+    steps = first_step(filter_mean(weight), 3)
+    whole = SteppedWeight(weight, steps, -4, 3)
     (whole.quantise(weight) * outer).sum().backward()
     for o in range(3):
-        one = SteppedWeight(weight[o : o + 1], 3, per_channel=False)
+        one = SteppedWeight(weight[o : o + 1], steps[o].squeeze(), -4, 3)
         (one.quantise(weight[o : o + 1]) * outer[o : o + 1]).sum().backward()
         assert torch.allclose(whole.step.grad[o].squeeze(), one.step.grad)  # type: ignore[index,arg-type]
         assert torch.equal(whole.step[o].squeeze(), one.step)
@@ -79,17 +81,16 @@ def test_rounds_as_the_operator(seed: int, grid: tuple[int, int], size: float) -
 
 def test_first_steps_and_scales_of_gradients() -> None:
     weight = torch.tensor([[1.0, -3.0, 2.0, 0.0]])
-    stepped = SteppedWeight(weight, 4, per_channel=False)
+    stepped = SteppedWeight(weight, first_step(weight.abs().mean(), 7), -8, 7)
     assert float(stepped.step.detach()) == pytest.approx(2 * 1.5 / math.sqrt(7))
     assert stepped.factor == pytest.approx(1 / math.sqrt(4 * 7))
-    inputs = SteppedInput(0.5, 0, 15)
-    assert float(inputs.step.detach()) == pytest.approx(2 * 0.5 / math.sqrt(15))
+    assert not SteppedInput(torch.tensor(0.5), 0, 15, learn=False).step.requires_grad
     assert input_grids({"a": 3, "b": 3}, {"a": Range(0, 1, 1), "b": Range(-1, 1, 1)}) == {"a": (0, 7), "b": (-4, 3)}
 
 
 def test_inputs_are_rounded_in_float32() -> None:
     """Autocast hands over bfloat16, whose products with 1 / step would be rounded to 8 bits before."""
-    x, inputs = torch.linspace(0, 3, 3000).bfloat16(), SteppedInput(0.1, 0, 255)
+    x, inputs = torch.linspace(0, 3, 3000).bfloat16(), SteppedInput(torch.tensor(0.1), 0, 255)
     assert torch.equal(inputs(x), inputs(x.float()))
 
 

@@ -223,20 +223,21 @@ class Quantize(nn.Module):
 
 
 class Coded(nn.Module):
-    """In front of a layer whose input a quantiser elsewhere in the network has coded: it passes it on."""
+    """In front of a layer whose input `quantisers[name]`, elsewhere in the network, has coded: it passes it on."""
 
-    def __init__(self, quantiser: Quantize) -> None:
+    def __init__(self, quantisers: nn.ModuleDict, name: str) -> None:
         super().__init__()
-        self.__dict__["quantiser"] = quantiser  # not a child, whose numbers a state_dict would have twice
+        self.__dict__["place"] = quantisers, name  # not a child, whose numbers a state_dict would have twice
 
     def forward(self, x: Tensor) -> Tensor:
         """The same."""
         return x
 
     def domain(self) -> Domain | None:
-        """What the numbers are, as whole numbers times a scale."""
-        quantiser: Quantize = self.__dict__["quantiser"]
-        return quantiser.domain()
+        """What the numbers are, as whole numbers times a scale; None while a method has its own quantiser there."""
+        quantisers, name = self.__dict__["place"]
+        quantiser = quantisers[name]
+        return quantiser.domain() if isinstance(quantiser, Quantize) else None
 
 
 class _Integers:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -16,11 +17,14 @@ from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, Quantize, QuantLinear
 from bitwright.steps.activations import exact_norms
 from bitwright.steps.calibrate import Grid, Method, choose_grid, observe
+from bitwright.steps.latent import quantised_weights
 from bitwright.steps.layers import check_bits, per_layer, plain_layers, weight_of
+from bitwright.steps.lsq import SteppedInput, SteppedWeight
 from bitwright.steps.moments import Moments
 from bitwright.steps.placement import Point, points, trace
 from bitwright.steps.rounding import ada_round, nearest, weight_scales
 from bitwright.steps.step import Step
+from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
@@ -30,7 +34,7 @@ QuantLayer = QuantConv2d | QuantLinear
 
 @dataclass(frozen=True)
 class Fixed(Step):
-    """Weights and activations on uniform grids, without training (post-training quantisation).
+    """Weights and activations on uniform grids: after training, or with a training that knows of it.
 
         weights       w = s k,        k = -(2^(b-1) - 1) .. 2^(b-1) - 1, a scale s per output channel or layer
         activations   x = s (q - z),  q = 0 .. 2^b - 1, z = 0 where x is never below zero
@@ -38,6 +42,9 @@ class Fixed(Step):
     All that a layer, a mean or an addition reads is quantised, once, where it was computed; so are the pixels. Sums of
     products are exact, norms and additions are float32 operations of a fixed order (FORMAT.md 8): torch, the reference
     engine and the native one give the same bits for every image.
+
+    With `train` the rounded network is trained further: weights as latent numbers that are rounded in every forward
+    pass, and scales by the gradients of `LSQ`, those of values with a zero point and powers of two aside.
 
     layers, ignore    which layers; all.
     weight_bits       2 to 8, or a mapping from patterns to bits ({"first": 8, "*": 4}).
@@ -55,6 +62,7 @@ class Fixed(Step):
     iterations        of AdaRound's optimiser, per layer.
     correct_bias      give each layer the bias, or its batch norm the mean, with which its mean outputs are the float
                       network's (Nagel et al. 2019, section 4.2, from images instead of a prior).
+    train             the training afterwards, or null for none.
 
     Raises BitwrightError for a model that is quantised already, or whose operations can't be followed. Records: "fixed"
     (points: name, bits, scale, zero point, range; layers: name, bits, share of zeros).
@@ -77,6 +85,7 @@ class Fixed(Step):
     rounding: Literal["nearest", "adaround"] = "nearest"
     iterations: int = 1000
     correct_bias: bool = True
+    train: TrainSettings | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,9 +119,12 @@ class Fixed(Step):
             assert isinstance(quantiser, Quantize)
             quantiser.scale.fill_(grid.scale)
             quantiser.zero_point.fill_(grid.zero_point)
+        latent = {name: weight_of(float_model.get_submodule(name)) for name in bits}
         with torch.no_grad():
             self._round(model, float_model, bits, images)
-        context.record("fixed", _record(model, places, grids, bits))
+        if self.train is not None:
+            self._train(model, latent, bits, self.train, context)
+        context.record("fixed", _record(model, places, bits))
         return model
 
     def _grids(self, traced: fx.GraphModule, places: list[Point], images: Tensor) -> dict[str, Grid]:
@@ -154,6 +166,48 @@ class Fixed(Step):
             weight_of(layer).copy_((codes * scale).view_as(layer.weight))
             if self.correct_bias and moments is not None:
                 _set_bias(layer, norms.get(name), moments.bias(weight_of(layer)))
+
+    def _train(
+        self,
+        model: nn.Module,
+        latent: Mapping[str, Tensor],
+        bits: Mapping[str, int],
+        settings: TrainSettings,
+        context: Context,
+    ) -> None:
+        """Train on from the grids that were found, and from the weights before they were rounded."""
+        layers, learn = {name: model.get_submodule(name) for name in bits}, self.scales == "free"
+
+        def stepped(name: str, weight: Tensor) -> SteppedWeight:
+            largest = (1 << (bits[name] - 1)) - 1
+            rows = (latent[name].flatten(1) if self.per_channel else latent[name].reshape(1, -1)).detach()
+            scale = weight_scales(rows, largest, self.clip, not learn)
+            step = scale.view(-1, *(1,) * (weight.ndim - 1)) if self.per_channel else scale.view(())
+            return SteppedWeight(weight, step, -largest, largest, learn)
+
+        with torch.no_grad():
+            for name, layer in layers.items():
+                weight_of(layer).copy_(latent[name])
+        with _learned_scales(model, learn), quantised_weights(layers, stepped):
+            context.train(model, settings)
+
+
+@contextlib.contextmanager
+def _learned_scales(model: nn.Module, learn: bool) -> Iterator[None]:
+    """While inside, the graph's quantisers without a zero point have scales that are trained."""
+    quantisers = model.get_submodule("quantisers")
+    assert isinstance(quantisers, nn.ModuleDict)
+    plain = {name: q for name, q in quantisers.items() if isinstance(q, Quantize) and not q.zero_point.any() and learn}
+    for name, q in plain.items():
+        quantisers[name] = SteppedInput(q.scale.squeeze(), int(q.qmin), int(q.qmax))
+    try:
+        yield
+    finally:
+        for name, q in plain.items():
+            trained, quantisers[name] = quantisers[name], q
+            assert isinstance(trained, SteppedInput)
+            with torch.no_grad():
+                trained.settle(q)
 
 
 class _Reached(Exception):
@@ -217,17 +271,13 @@ def _set_bias(layer: QuantLayer, norm: _BatchNorm | None, bias: Tensor) -> None:
         norm.running_mean.sub_(bias)
 
 
-def _record(
-    model: nn.Module, places: list[Point], grids: Mapping[str, Grid], bits: Mapping[str, int]
-) -> dict[str, list[dict[str, Any]]]:
+def _record(model: nn.Module, places: list[Point], bits: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
     rows = []
     for place in places:
-        grid = grids[place.name]
-        width = (grid.qmax - grid.qmin).bit_length()
-        low, high = ((q - grid.zero_point) * grid.scale for q in (grid.qmin, grid.qmax))
-        rows.append(
-            {"name": place.name, "bits": width, "scale": grid.scale, "zero_point": grid.zero_point, "low": low}
-            | {"high": high, "layers": list(place.layers)}
-        )
+        q = model.get_submodule(f"quantisers.{place.name}")
+        assert isinstance(q, Quantize)
+        scale, zero, low, high = (float(t) for t in (q.scale, q.zero_point, q.qmin, q.qmax))
+        row = {"name": place.name, "layers": list(place.layers), "bits": int(high - low).bit_length(), "scale": scale}
+        rows.append(row | {"zero_point": int(zero), "low": (low - zero) * scale, "high": (high - zero) * scale})
     zeros = {name: float((weight_of(model.get_submodule(name)) == 0).float().mean()) for name in bits}
     return {"points": rows, "layers": [{"layer": n, "weight_bits": b, "zeros": zeros[n]} for n, b in bits.items()]}

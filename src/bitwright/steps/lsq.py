@@ -34,14 +34,16 @@ _TRAIN = TrainSettings(
 
 
 class SteppedWeight(Latent):
-    """w = s k, -2^(b-1) <= k <= 2^(b-1) - 1; see `LSQ`. `step` is s: a scalar, or (O, 1, ...) with one per channel."""
+    """w = s k, k from `low` to `high`; see `LSQ`. `step` is s: a scalar, or (O, 1, ...) with one per channel.
 
-    def __init__(self, weight: Tensor, bits: int, per_channel: bool) -> None:
+    `learn` says whether it is trained, or stays.
+    """
+
+    def __init__(self, weight: Tensor, step: Tensor, low: int, high: int, learn: bool = True) -> None:
         super().__init__()
-        self.low, self.high = _grid(bits, signed=True)
-        magnitude = filter_mean(weight) if per_channel else weight.abs().mean()
-        self.step = _step(magnitude, self.high)
-        self.factor = 1 / math.sqrt(weight.numel() / magnitude.numel() * self.high)
+        self.low, self.high = low, high
+        self.step = _learned(step, learn)
+        self.factor = 1 / math.sqrt(weight.numel() / step.numel() * high)
 
     def prepare(self, latent: Tensor) -> None:
         """Keep the step above zero."""
@@ -55,10 +57,10 @@ class SteppedWeight(Latent):
 class SteppedInput(nn.Module):
     """x to s k, k from `low` to `high`; see `LSQ`. `step` is s, a scalar."""
 
-    def __init__(self, magnitude: float, low: int, high: int) -> None:
+    def __init__(self, step: Tensor, low: int, high: int, learn: bool = True) -> None:
         super().__init__()
         self.low, self.high = low, high
-        self.step = _step(torch.tensor(magnitude), high)
+        self.step = _learned(step, learn)
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape, float32: bfloat16 can't say 1 / step times x to a whole number."""
@@ -77,11 +79,16 @@ def _grid(bits: int, signed: bool) -> tuple[int, int]:
     return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
-def _step(magnitude: Tensor, high: int) -> nn.Parameter:
-    """The first step; weight decay leaves it alone."""
-    step = nn.Parameter((2 * magnitude / math.sqrt(high)).clamp(min=_LEAST_STEP))
-    step.decays = False  # type: ignore[attr-defined]
-    return step
+def first_step(magnitude: Tensor, high: int) -> Tensor:
+    """2 magnitude / sqrt(high), the paper's."""
+    return 2 * magnitude / math.sqrt(high)
+
+
+def _learned(step: Tensor, learn: bool) -> nn.Parameter:
+    """The step as a parameter; weight decay leaves it alone."""
+    parameter = nn.Parameter(step.clamp(min=_LEAST_STEP), requires_grad=learn)
+    parameter.decays = False  # type: ignore[attr-defined]
+    return parameter
 
 
 @dataclass(frozen=True)
@@ -141,12 +148,15 @@ class LSQ(Step):
             layers |= quantise_inputs(model, {name: chosen[name]}, "grid", low, high)
 
         def stepped_weight(name: str, weight: Tensor) -> SteppedWeight:
-            return SteppedWeight(weight, bits[name], self.per_channel)
+            low, high = _grid(bits[name], signed=True)
+            magnitude = filter_mean(weight) if self.per_channel else weight.abs().mean()
+            return SteppedWeight(weight, first_step(magnitude, high), low, high)
 
         def stepped_input(name: str) -> SteppedInput:
             found = ranges[name]
             zeros = found.zeros if self.initial == "nonzero" and found.zeros < 1 else 0.0
-            return SteppedInput(found.magnitude / (1 - zeros), *grids[name])
+            low, high = grids[name]
+            return SteppedInput(first_step(torch.tensor(found.magnitude / (1 - zeros)), high), low, high)
 
         with contextlib.ExitStack() as training:
             training.enter_context(training_inputs(model, layers, stepped_input))

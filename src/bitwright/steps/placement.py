@@ -165,14 +165,14 @@ def quantised_graph(model: nn.Module, *, points: Mapping[str, Sequence[int]], la
     nodes = {node.name: node for node in traced.graph.nodes}
     if missing := [name for name in points if name not in nodes]:
         raise BitwrightError(f"the graph of {type(model).__name__} has no {missing[0]!r}; is it another architecture?")
-    made = {name: Quantize(1.0, 0, limits[0], limits[1]) for name, limits in points.items()}
-    traced.add_submodule("quantisers", nn.ModuleDict(made))
+    made = nn.ModuleDict({name: Quantize(1.0, 0, limits[0], limits[1]) for name, limits in points.items()})
+    traced.add_submodule("quantisers", made)
     for node in [node for node in traced.graph.nodes if _is_mean(node, modules)]:
         _exact_mean(traced, node, modules)
     for name in points:
         _insert(traced, nodes[name])
     for path, name in layers.items():
-        traced.set_submodule(path, quantised_like(modules[path], Coded(made[name])))
+        traced.set_submodule(path, quantised_like(modules[path], Coded(made, name)))
     traced.graph.lint()
     traced.recompile()
     return traced.to(next(model.parameters()).device)

@@ -281,20 +281,20 @@ def _forward(layer: QuantConv2d | QuantLinear, x: Tensor, plain: Callable[..., T
 def _integer_layer(x: Tensor, domain: Domain, lattice: Lattice, sums: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """FORMAT.md 8.3 without the bias. `sums(m, k)` adds the products of whole numbers."""
     span = max(abs(domain.low), abs(domain.high))
-    m = torch.round(x.double() / float(domain.scale))
+    m = torch.round(x * float(np.float32(1) / domain.scale))  # exact, as it is near a whole number of at most 18 bits
 
     def added(integers: np.ndarray) -> Tensor:
-        """The sums of products, float64."""
+        """The sums of products, rounded to float32."""
         digits = _digits(integers, _FLOAT32_SUMS / span)
         if digits is None:
-            return torch.round(sums(m, torch.from_numpy(integers).to(x.device, torch.float64)))
-        parts = [torch.round(sums(m.float(), torch.from_numpy(d).to(x.device))).double() for d in digits]
-        return parts[0] if len(parts) == 1 else parts[0] + _BASE * parts[1]
+            return torch.round(sums(m.double(), torch.from_numpy(integers).to(x.device, torch.float64))).float()
+        parts = [torch.round(sums(m, torch.from_numpy(d).to(x.device))) for d in digits]
+        return parts[0] if len(parts) == 1 else (parts[0].int() + _BASE * parts[1].int()).float()
 
     def scaled(integers: np.ndarray, magnitude: np.ndarray) -> Tensor:
         total = added(integers) + 0.0  # -0.0 becomes 0.0
         factor = torch.from_numpy(magnitude * domain.scale).to(x.device)
-        return total.float() * factor.reshape(-1, *(1,) * (total.ndim - 2))
+        return total * factor.reshape(-1, *(1,) * (total.ndim - 2))
 
     if lattice.two_magnitudes:
         return scaled(lattice.integers == 1, lattice.positive) - scaled(lattice.integers == -1, lattice.negative)

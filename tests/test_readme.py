@@ -30,7 +30,7 @@ def printed(example, folder):
 def test_the_example_runs(tmp_path):
     example = EXAMPLES[0].replace('"mnist", root="data"', '"digits"').replace("epochs=20", "epochs=5")
     example = example.replace("zeros(1, 1, 28, 28)", "zeros(1, 1, 8, 8)")
-    example = example.replace('create_model("lenet-300-100")', 'create_model("lenet-300-100", input_shape=(1, 8, 8))')
+    example = example.replace('"lenet-300-100", seed=0', '"lenet-300-100", seed=0, input_shape=(1, 8, 8)')
     assert float(printed(example, tmp_path).split()[-1]) > 0.8
     assert (tmp_path / "lenet.safetensors").stat().st_size < 15_000
 

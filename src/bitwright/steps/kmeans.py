@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 Whitening = Literal["zca", "none"]
 _SVM = TrainSettings(
-    epochs=12,
+    epochs=20,
     batch_size=1 << 30,
     optimizer=Optimizer("LBFGS", 1.0, {"max_iter": 20, "history_size": 20}),
-    weight_decay=1e-2,
+    weight_decay=1e-3,
     loss="squared-hinge",
 )
 _PASSES = 10

@@ -83,7 +83,7 @@ def test_features_are_standardised_and_tell_digits_apart(encoding):
     spread = model.features.variance / (model.features.variance + model.features.epsilon)
     assert y.mean(0).abs().max() < 1e-4
     torch.testing.assert_close(y.var(0, correction=0), spread, atol=1e-3, rtol=1e-3)
-    assert context.evaluate(model).error < 8, "chance is 90"
+    assert context.evaluate(model).error < 12, "chance is 90"
 
 
 def test_a_net_of_two_layers_is_trained_by_any_settings():

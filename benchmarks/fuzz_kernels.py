@@ -22,10 +22,11 @@ from bitwright import _native
 from fuzz.channels import joined
 from fuzz.codes import bit_conv, byte_conv, encode, exact_conv, pool_codes
 from fuzz.floats import coded_linear, float_conv, float_linear, sparse_conv, sparse_linear
-from fuzz.trial import Array, Random, Trial, chance, pick
+from fuzz.training import training
+from fuzz.trial import Array, Call, Random, Trial, chance, pick
 from fuzz.unweighted import average_pool, elementwise, max_pool, movers, reductions
 
-FAMILIES: dict[str, tuple[Callable[[Random], Trial], float]] = {
+FAMILIES: dict[str, tuple[Callable[[Random], Trial | Call], float]] = {
     "bit_conv": (bit_conv, 4),
     "byte_conv": (byte_conv, 3),
     "encode": (encode, 2),
@@ -42,14 +43,17 @@ FAMILIES: dict[str, tuple[Callable[[Random], Trial], float]] = {
     "joined": (joined, 0.5),
     "max_pool": (max_pool, 1),
     "average_pool": (average_pool, 1),
+    "training": (training, 1),
 }
 """And how often each is tried."""
 
 
-def run(trial: Trial, isa: str, threads: int) -> list[Array]:
+def run(trial: Trial | Call, isa: str, threads: int) -> list[Array]:
     """The outputs at one level."""
     _native.set_isa(isa)
     try:
+        if isinstance(trial, Call):
+            return trial.call(threads)
         return list(_native.run_operation(trial.make(), trial.inputs, trial.batch, threads))
     finally:
         _native.set_isa(None)
@@ -87,7 +91,8 @@ def fuzz(trials: int, seed: int, only: str = "") -> Counter[str]:
             threads = int(random.integers(1, 4))
             try:
                 trial.check(run(trial, isa, threads))
-                if chance(random, 0.2) and not any(x[0].nbytes % 4 for x in trial.inputs):
+                plain = isinstance(trial, Trial) and not any(x[0].nbytes % 4 for x in trial.inputs)
+                if isinstance(trial, Trial) and plain and chance(random, 0.2):
                     trial.check(run_in_plan(trial, isa, threads, pick(random, 1, 10_000, 1 << 20)))
             except (AssertionError, ValueError, RuntimeError) as error:
                 repeat = f"fuzz_kernels.py 1 --seed {number}" + (f" --only {only}" if only else "")

@@ -24,6 +24,15 @@ class Trial:
     shape: str
 
 
+@dataclass(frozen=True)
+class Call:
+    """A native function that is no operation: given the number of threads it returns its results."""
+
+    call: Callable[[int], list[Array]]
+    check: Check
+    shape: str
+
+
 def chance(random: Random, probability: float = 0.5) -> bool:
     return bool(random.random() < probability)
 

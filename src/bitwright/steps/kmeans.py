@@ -51,6 +51,7 @@ class KMeans(Step):
     retrain        of the classifier. The default is an L2-SVM, one against all, by L-BFGS on all images at once
     weight_decays  tried one after the other in place of that of `retrain`; the one with the least validation error
                    stays. Squared hinges are means over images and K classes, so Coates' C is 1 / (K weight_decay)
+    mirror         train the classifier with the mirror image of each training image too (not Coates')
 
     Records: "kmeans" (patches, mean squared distance to the nearest centroid, validation error by weight decay).
     Raises BitwrightError for another model, for fewer patches than centroids, and for a `retrain` with augmentation or
@@ -66,6 +67,7 @@ class KMeans(Step):
     whitening: Whitening = "zca"
     epsilon: float = 0.1
     weight_decays: tuple[float, ...] = ()
+    mirror: bool = False
     retrain: TrainSettings = _SVM
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class KMeans(Step):
         features = _features_of(model)
         with torch.no_grad():
             distance = self._fit(features, context)
-            task = _standardise(features, context.data)
+            task = _standardise(features, context.data, self.mirror)
         errors = self._train(model.get_submodule("classifier"), task, context)
         context.record("kmeans", {"patches": self.patches, "distance": distance, "validation_error": errors})
         return model
@@ -154,18 +156,24 @@ def _features_of(model: nn.Module) -> PatchFeatures:
     return features
 
 
-def _standardise(features: PatchFeatures, data: Dataset) -> Dataset:
+def _standardise(features: PatchFeatures, data: Dataset, mirror: bool) -> Dataset:
     """Set mean and variance of the features; gives the task of the classifier, whose test part is empty."""
-    train, validation = (_pooled(features, split, data.preprocess) for split in (data.train, data.validation))
+    seen = _with_mirrored(data.train) if mirror else data.train
+    train, validation = (_pooled(features, split, data.preprocess) for split in (seen, data.validation))
     features.mean.copy_(train.mean(0))
     features.variance.copy_(train.var(0, correction=0))
     return replace(
         data,
-        train=Split(features.standardised(train).numpy(), data.train.labels),
+        train=Split(features.standardised(train).numpy(), seen.labels),
         validation=Split(features.standardised(validation).numpy(), data.validation.labels),
         test=Split(data.test.images[:0], data.test.labels[:0]),
         preprocess=Preprocess((0.0,), (1.0,)),
     )
+
+
+def _with_mirrored(split: Split) -> Split:
+    images = np.concatenate([split.images, split.images[..., ::-1]])
+    return Split(images, np.concatenate([split.labels, split.labels]))
 
 
 def _pooled(features: PatchFeatures, split: Split, preprocess: Preprocess) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from bitwright import BitwrightError
+from bitwright.exact import ExactNorm
 from bitwright.measure.agreement import compare_layers, judge, kind_of_network
-from bitwright.ops import ExactNorm, QuantConv2d, Quantize, QuantLinear, Sign
+from bitwright.ops import QuantConv2d, Quantize, QuantLinear, Sign
 from bitwright.packing.lower import lower
 from bitwright.steps.xnor import ScaledConv2d
 from low_bits import small_resnet

@@ -18,7 +18,8 @@ import bitwright as bw
 from bitwright import edits
 from bitwright.context import Context
 from bitwright.errors import BitwrightError
-from bitwright.ops import ExactNorm, Quantize, QuantLinear, Sign
+from bitwright.exact import ExactNorm
+from bitwright.ops import Quantize, QuantLinear, Sign
 from bitwright.packing.lattice import find_lattice
 from bitwright.packing.lower import lower
 from bitwright.rebuild import load_checkpoint, save_checkpoint

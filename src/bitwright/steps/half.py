@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
-from bitwright.ops import norm_at_inference
+from bitwright.exact import norm_at_inference
 from bitwright.steps.step import Step
 
 if TYPE_CHECKING:

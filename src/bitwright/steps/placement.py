@@ -21,7 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.edits import edit
 from bitwright.errors import BitwrightError
-from bitwright.ops import Coded, ExactMean, Quantize, Sign, quantised_like
+from bitwright.exact import ExactMean
+from bitwright.ops import Coded, Quantize, Sign, quantised_like
 
 Layer = nn.Conv2d | nn.Linear
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
-from bitwright.ops import norm_at_inference
+from bitwright.exact import norm_at_inference
 from bitwright.training.shift_adamax import ap2_
 
 

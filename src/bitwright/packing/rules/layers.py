@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bitwright.ops import norm_at_inference
+from bitwright.exact import norm_at_inference
 from bitwright.packing.rules.movement import emit_pad
 from bitwright.packing.rules.rule import Arguments, rule, shape_of, two
 

@@ -102,6 +102,20 @@ class Context:
         batch: torch.Tensor = self.data.preprocess.torch(as_tensor(self.data.sample(n).images))
         return batch
 
+    def held_out(self, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first n (or all) validation images, preprocessed, and their labels: what steps choose by."""
+        import torch
+
+        from bitwright.training.evaluate import as_tensor
+
+        split = self.data.validation
+        if not len(split.labels):
+            raise BitwrightError(
+                f"{self.label!r} chooses by validation images, and there are none; set data.validation"
+            )
+        batch: torch.Tensor = self.data.preprocess.torch(as_tensor(split.images[:n]))
+        return batch, torch.from_numpy(split.labels[:n].astype("int64"))
+
     def remember(self, name: str, compute: Callable[[], Any]) -> Any:
         """What `compute` gave when it was first called in this run, kept as JSON in folder/NAME.json.
 

@@ -140,6 +140,15 @@ def _grid(low: float, high: float, bits: int, symmetric: bool, power_of_two: boo
     return Grid(scale, min(max(round(-low / scale), 0), levels), 0, levels)
 
 
+def format_grid(seen: Seen, integer: int, fraction: int) -> Grid:
+    """Fixed point, Q I.F: multiples of 2^-F. I has the sign where numbers below zero were seen."""
+    bits = integer + fraction
+    if seen.low >= 0:
+        return Grid(2.0**-fraction, 0, 0, (1 << bits) - 1)
+    half = 1 << (bits - 1)
+    return Grid(2.0**-fraction, 0, -half, max(half - 1, 1 - half))
+
+
 def _scale(scale: float, power_of_two: bool) -> float:
     """As float32 has it."""
     scale = max(scale, _LEAST_SCALE)

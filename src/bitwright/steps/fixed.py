@@ -16,13 +16,16 @@ from bitwright import edits
 from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, Quantize, QuantLinear
 from bitwright.steps.activations import exact_norms
-from bitwright.steps.calibrate import Grid, Method, choose_grid, observe
+from bitwright.steps.bit_search import TOLERANCES, BitSearch, Knob, Limits
+from bitwright.steps.calibrate import Grid, Method, Seen, choose_grid, observe
 from bitwright.steps.latent import quantised_weights
 from bitwright.steps.layers import check_bits, per_layer, plain_layers, weight_of
 from bitwright.steps.lsq import SteppedInput, SteppedWeight
 from bitwright.steps.moments import Moments
 from bitwright.steps.placement import Point, points, trace
 from bitwright.steps.rounding import ada_round, nearest, weight_scales
+from bitwright.steps.searched import configuration, search_bits
+from bitwright.steps.simulated import Simulated, grid_in
 from bitwright.steps.step import Step
 from bitwright.training.settings import TrainSettings
 
@@ -47,7 +50,8 @@ class Fixed(Step):
     pass, and scales by the gradients of `LSQ`, those of values with a zero point and powers of two aside.
 
     layers, ignore    which layers; all.
-    weight_bits       2 to 8, or a mapping from patterns to bits ({"first": 8, "*": 4}).
+    weight_bits       2 to 16, or a mapping from patterns to bits ({"first": 8, "*": 4}). A layer with more than 8 is
+                      computed in float32, from rounded weights and values.
     activation_bits   the same for what the layers read. What only means and additions read has the bits of "*", or of
                       the one number.
     per_channel       a scale for each output channel's weights, or one per layer.
@@ -62,10 +66,16 @@ class Fixed(Step):
     iterations        of AdaRound's optimiser, per layer.
     correct_bias      give each layer the bias, or its batch norm the mean, with which its mean outputs are the float
                       network's (Nagel et al. 2019, section 4.2, from images instead of a prior).
+    search            find the bits of each layer: `weight_bits` and `activation_bits` are then the most, one number
+                      each. With "power-of-two" scales and method "greedy" values have integer and fraction bits of
+                      their own (Judd et al. 2015), else bits whose range `calibrate` finds. Images keep
+                      `activation_bits`. The search rounds to the nearest and corrects no bias; where it ends with
+                      formats that cut much off, `correct_bias` may do harm.
     train             the training afterwards, or null for none.
 
     Raises BitwrightError for a model that is quantised already, or whose operations can't be followed. Records: "fixed"
-    (points: name, bits, scale, zero point, range; layers: name, bits, share of zeros).
+    (points: name, bits, scale, zero point, range; layers: name, bits, share of zeros), and "bit_search" (see
+    `search_bits`).
     """
 
     name: ClassVar[str] = "fixed"
@@ -85,14 +95,22 @@ class Fixed(Step):
     rounding: Literal["nearest", "adaround"] = "nearest"
     iterations: int = 1000
     correct_bias: bool = True
+    search: BitSearch | None = None
     train: TrainSettings | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_bits("fixed: weight_bits", self.weight_bits, 2, 8)
+        check_bits("fixed: weight_bits", self.weight_bits, 2, 16)
         check_bits("fixed: activation_bits", self.activation_bits, 2, 16)
         if not 50 < self.percentile <= 100:
             raise BitwrightError(f"fixed: percentile is {self.percentile}; expected above 50, to 100", kind="setting")
+        if self.search is not None and not (
+            isinstance(self.weight_bits, int) and isinstance(self.activation_bits, int)
+        ):
+            raise BitwrightError(
+                "fixed: weight_bits and activation_bits are the most that a search may give, one number each",
+                kind="setting",
+            )
         for field, least in (("images", 1), ("iterations", 0)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -100,12 +118,16 @@ class Fixed(Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)
-        bits = per_layer(self.weight_bits, chosen, "fixed: weight_bits")
         images = context.calibration(self.images)
         exact_norms(model)
         traced = trace(model)
         places = points(traced, chosen)
-        grids = self._grids(traced, places, images)
+        seen = observe(traced, [place.name for place in places], images)
+        if self.search is None:
+            bits = per_layer(self.weight_bits, chosen, "fixed: weight_bits")
+            grids = self._grids(traced, places, seen)
+        else:
+            bits, grids = self._searched(self.search, traced, places, list(chosen), seen, context)
         float_model = copy.deepcopy(model)
         model = edits.replace(
             model,
@@ -127,24 +149,68 @@ class Fixed(Step):
         context.record("fixed", _record(model, places, bits))
         return model
 
-    def _grids(self, traced: fx.GraphModule, places: list[Point], images: Tensor) -> dict[str, Grid]:
+    def _grids(self, traced: fx.GraphModule, places: list[Point], seen: Mapping[str, Seen]) -> dict[str, Grid]:
         """The grid of each point."""
         owners = {(place.layers or (place.name,))[0]: place.name for place in places}
         modules = dict(traced.named_modules())
         readers = {owner: modules.get(owner, nn.Identity()) for owner in owners}
         bits = per_layer(self.activation_bits, readers, "fixed: activation_bits")
-        seen = observe(traced, owners.values(), images)
-        return {
-            place: choose_grid(
-                seen[place],
-                bits[owner],
-                self.calibrate,
-                percentile=self.percentile,
-                symmetric=self.symmetric,
-                power_of_two=self.scales == "power-of-two",
-            )
-            for owner, place in owners.items()
-        }
+        return {place: self._grid(seen[place], bits[owner]) for owner, place in owners.items()}
+
+    def _grid(self, seen: Seen, bits: int) -> Grid:
+        return choose_grid(
+            seen,
+            bits,
+            self.calibrate,
+            percentile=self.percentile,
+            symmetric=self.symmetric,
+            power_of_two=self.scales == "power-of-two",
+        )
+
+    def _rounded(self, weight: Tensor, bits: int) -> Tensor:
+        """A weight to the nearest of its grid."""
+        rows, largest = weight.flatten(1), (1 << (bits - 1)) - 1
+        scale = self._scale(rows, largest)
+        return (nearest(rows, scale, largest) * scale).view_as(weight)
+
+    def _scale(self, rows: Tensor, largest: int) -> Tensor:
+        """Of each row, (O, 1)."""
+        judged = rows if self.per_channel else rows.reshape(1, -1)
+        return weight_scales(judged, largest, self.clip, self.scales == "power-of-two").expand(len(rows), 1)
+
+    def _searched(
+        self,
+        settings: BitSearch,
+        traced: fx.GraphModule,
+        places: list[Point],
+        layers: list[str],
+        seen: Mapping[str, Seen],
+        context: Context,
+    ) -> tuple[dict[str, int], dict[str, Grid]]:
+        """Weight bits by layer and the grid of each point, by a search that a run keeps."""
+        weight_bits, most = self.weight_bits, self.activation_bits
+        assert isinstance(weight_bits, int)  # as __post_init__ asks
+        assert isinstance(most, int)
+        pixels = {node.name for node in traced.graph.nodes if node.op == "placeholder"}
+        knobs = [place for place in places if place.name not in pixels]
+
+        def grid_of(name: str, bits: int) -> Grid:
+            return self._grid(seen[name], bits)
+
+        def find() -> dict[str, Any]:
+            images, labels = context.held_out(settings.images)
+            space = Simulated(traced, knobs, layers, seen, grid_of, self._rounded, images, labels)
+            formats = self.scales == "power-of-two" and settings.method == "greedy"
+            tolerances = sorted({*TOLERANCES, settings.tolerance})
+            return search_bits(space, settings, Limits(weight_bits, most, settings.weights, formats, tolerances))
+
+        found = context.remember("bit-search", find)
+        context.record("bit_search", found)
+        config = configuration(found["answer"])
+        grids = {name: grid_of(name, most) for name in pixels.intersection(place.name for place in places)}
+        grids |= {place.name: grid_in(config, place.name, seen[place.name], grid_of) for place in knobs}
+        ordered = {place.name: grids[place.name] for place in places}
+        return {name: config[Knob("weight", name)] for name in layers}, ordered
 
     def _round(self, model: nn.Module, float_model: nn.Module, bits: Mapping[str, int], images: Tensor) -> None:
         """Round the layers' weights, one after the other as they are computed, and correct their biases."""
@@ -153,8 +219,7 @@ class Fixed(Step):
             layer = model.get_submodule(name)
             assert isinstance(layer, QuantConv2d | QuantLinear)
             rows, largest = weight_of(layer).flatten(1), (1 << (bits[name] - 1)) - 1
-            scale_rows = rows if self.per_channel else rows.reshape(1, -1)
-            scale = weight_scales(scale_rows, largest, self.clip, self.scales == "power-of-two").expand(len(rows), 1)
+            scale = self._scale(rows, largest)
             moments = None
             if self.rounding == "adaround" or self.correct_bias:
                 moments = gather(model, float_model, name, images)

@@ -1,0 +1,129 @@
+"""A float network whose values and weights can be given any bits at will: what bit widths are searched with."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor, fx, nn
+
+from bitwright.ops import Quantize
+from bitwright.steps.bit_search import Config, Knob
+from bitwright.steps.calibrate import Grid, Seen, format_grid
+from bitwright.steps.layers import weight_of
+from bitwright.steps.placement import Point, quantised_graph
+
+_BATCH = 250  # images
+
+GridOf = Callable[[str, int], Grid]
+"""The grid of a point for so many bits."""
+Rounded = Callable[[Tensor, int], Tensor]
+"""A weight with so many bits."""
+
+
+class Simulated:
+    """A `bit_search.Space` of a model: quantisers behind `places`, the layers plain, their weights rounded to nearest.
+
+    places     the points that have knobs; the others stay float
+    seen       what every point was given for training images
+    grid_of    chooses the grid of a point whose knob is "data"; formats decide the grids of the others
+    rounded    rounds a layer's weight
+    images, labels  preprocessed, what accuracy is measured on
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        places: Sequence[Point],
+        layers: Sequence[str],
+        seen: Mapping[str, Seen],
+        grid_of: GridOf,
+        rounded: Rounded,
+        images: Tensor,
+        labels: Tensor,
+    ) -> None:
+        model = copy.deepcopy(model).eval()
+        names = [place.name for place in places]
+        self._seen, self._grid_of, self._rounded, self._labels = seen, cache(grid_of), rounded, labels
+        self._images = images
+        self._float = {name: weight_of(model.get_submodule(name)).detach().clone() for name in layers}
+        self.weights = {name: weight.numel() for name, weight in self._float.items()}
+        self._model = quantised_graph(model, points=dict.fromkeys(names, (0, 1)), layers={})
+        assert isinstance(self._model, fx.GraphModule)
+        self._quantisers = self._model.get_submodule("quantisers")
+        self._kept: dict[tuple[str, int], Tensor] = {}
+        self._set({})
+        self.values = self._count(names)
+        self.integer_bits = max(_integer_bits(seen[name]) for name in names)
+        self._logits = self._run()
+
+    def accuracy(self, config: Config) -> float:
+        """In percent."""
+        self._set(config)
+        return 100 * float((self._run().argmax(1) == self._labels).double().mean())
+
+    def distortion(self, config: Config) -> float:
+        """The mean square of what the logits differ by from the float network's."""
+        self._set(config)
+        return float((self._run() - self._logits).double().square().mean())
+
+    def error(self, knob: Knob, bits: int) -> float:
+        """Of the numbers that were seen, or of the weights: the sum of squares."""
+        if knob.kind == "weight":
+            return float((self._weight(knob.name, bits) - self._float[knob.name]).double().square().sum())
+        seen, grid = self._seen[knob.name], self._grid_of(knob.name, bits)
+        return float((seen.counts * (grid.rounded(seen.centres) - seen.centres).square()).sum())
+
+    @torch.no_grad()
+    def _set(self, config: Config) -> None:
+        for name, module in self._quantisers.named_children():
+            grid = grid_in(config, name, self._seen[name], self._grid_of) if _mentions(config, name) else None
+            new = nn.Identity() if grid is None else Quantize(grid.scale, grid.zero_point, grid.qmin, grid.qmax)
+            if grid is not None or not isinstance(module, nn.Identity):
+                setattr(self._quantisers, name, new)
+        for name, weight in self._float.items():
+            bits = config.get(Knob("weight", name))
+            held = weight_of(self._model.get_submodule(name))
+            held.copy_(weight if bits is None else self._weight(name, bits))
+
+    def _weight(self, name: str, bits: int) -> Tensor:
+        if (name, bits) not in self._kept:
+            self._kept[name, bits] = self._rounded(self._float[name], bits)
+        return self._kept[name, bits]
+
+    @torch.no_grad()
+    def _run(self) -> Tensor:
+        return torch.cat([self._model(batch) for batch in self._images.split(_BATCH)])
+
+    def _count(self, names: Sequence[str]) -> dict[str, int]:
+        """How many numbers each value has for one image."""
+        counts: dict[str, int] = {}
+        handles = [
+            module.register_forward_hook(lambda _, __, y, name=name: counts.__setitem__(name, y[0].numel()))
+            for name, module in self._quantisers.named_children()
+        ]
+        with torch.no_grad():
+            self._model(self._images[:1])
+        for handle in handles:
+            handle.remove()
+        return {name: counts[name] for name in names}
+
+
+def grid_in(config: Config, name: str, seen: Seen, grid_of: GridOf) -> Grid:
+    """What a configuration makes of a point that it mentions."""
+    if Knob("data", name) in config:
+        return grid_of(name, config[Knob("data", name)])
+    return format_grid(seen, config[Knob("integer", name)], config[Knob("fraction", name)])
+
+
+def _mentions(config: Config, name: str) -> bool:
+    return Knob("data", name) in config or Knob("integer", name) in config
+
+
+def _integer_bits(seen: Seen) -> int:
+    """Of the largest number, with a sign where some are below zero."""
+    largest = max(abs(seen.low), abs(seen.high), 2.0**-8)
+    return math.floor(math.log2(largest)) + 1 + (seen.low < 0)

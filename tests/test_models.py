@@ -24,6 +24,8 @@ PARAMETERS = {
     "lenet-300-100": 266_610,  # 266,200 weights + 410 biases, METHODS 0
     "lenet-5": 431_080,  # 430,500 weights + 580 biases, METHODS 0
     "lenet-5-bn": 582_634,
+    "convnet": 145_578,
+    "alexnet-32": 7_506_762,
     "vgg-small": 14_029_716,  # 14.02 M weights, METHODS 0
     "vgg-7": 12_979_082,
     "resnet-14": 172_506,
@@ -56,6 +58,8 @@ def test_every_model_maps_its_input_shape_to_classes_and_learns(name):
         ("lenet-300-100", (1, 8, 8)),
         ("lenet-5", (3, 16, 20)),
         ("lenet-5-bn", (3, 16, 20)),
+        ("convnet", (1, 9, 14)),
+        ("alexnet-32", (1, 8, 11)),
         ("vgg-7", (1, 8, 17)),
         ("resnet-20", (1, 9, 5)),
         ("resnet-18", (1, 33, 47)),

@@ -138,6 +138,8 @@ ENGINE: dict[str, tuple[int, dict[str, Any]]] = {
     "googlenet": (15, {"auxiliary": True}),
     "resnet-50": (33, {}),
     "all-conv": (9, {}),
+    "convnet": (11, {}),
+    "alexnet-32": (9, {"channels": [4, 5, 6, 7, 8], "hidden": [9, 10]}),
     "maxout-mlp": (6, {"hidden": [10, 9], "pieces": 3}),
 }
 """Of each family one; the others are the same modules, more of them."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from bitwright import BitwrightError, create_model, load, pack, run_recipe
 from bitwright.report import before_after, gather, render
+from bitwright.report.bits import ranges, search_charts
 from bitwright.report.charts import all_charts, layer_bytes, sensitivity
 from bitwright.report.features import draw_features, first_features
 from bitwright.report.gather import remarks
@@ -232,3 +233,25 @@ def test_an_unfinished_run_has_no_report(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text((folder / "recipe.yaml").read_text())
     with pytest.raises(BitwrightError, match=r"not a finished run \(no result\.json, packed\.safetensors\); finish it"):
         render(tmp_path)
+
+
+def test_the_charts_of_a_bit_search() -> None:
+    answer = {"tolerance": 1.0, "accuracy": 98.5, "traffic": 0.1, "weights": 0.2}
+    answer |= {"value_bits": {"act1": [2, 1], "act2": [1, 1]}, "weight_bits": {"fc1": 4}}
+    found = {"answers": [answer], "tried": [[98.5, 0.1, 0.2], [99, 0.2, 0.2]], "scan": None}
+    tried, profile = search_charts(3, found)
+    assert tried["id"] == "bits-tried-3"
+    assert tried["data"][0]["x"] == pytest.approx([10, 20])
+    assert profile["data"][0]["y"] == [3, 2, 4]
+    found["scan"] = {"data act1": [[4, 99.0], [3, 97.0]], "weight fc1": [[4, 99.0], [3, 80.0]]}
+    scan = search_charts(3, found)[2]
+    assert [trace["name"] for trace in scan["data"]] == ["weight fc1", "data act1"], "the one that loses most first"
+
+
+def test_ranges_go_from_the_step_to_the_largest_number() -> None:
+    points = [{"name": "x", "bits": 4, "scale": 0.25, "low": 0.0, "high": 3.75}]
+    layers = [{"layer": "fc", "weight_bits": 3, "scale": 0.5, "low": -2.0, "high": 1.0}]
+    data = ranges(0, {"points": points, "layers": layers})["data"]
+    assert [bar["base"] for bar in data] == [[-2], [-1]]
+    assert data[1]["y"] == [2]
+    assert data[0]["hovertext"] == ["4 bits, 0.25 to 3.75"]

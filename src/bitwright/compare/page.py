@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from bitwright.compare.table import deviation_of, mean_of, note, table
-from bitwright.report.charts import COLOURS, Chart, line
+from bitwright.report.lines import COLOURS, Chart, line
 
 Record = dict[str, Any]
 _MOST_NAMES = 12

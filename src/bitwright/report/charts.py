@@ -1,7 +1,4 @@
-"""The charts of a report as plain plotly figures: {"id", "data", "layout"}.
-
-Colours are names ("line", "c1" .. "c8", "muted"), which the page replaces by those of the light or dark theme.
-"""
+"""The charts of a report as plain plotly figures: {"id", "data", "layout"}."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import base64
 import io
 from typing import Any
 
-Chart = dict[str, Any]
-COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
+from bitwright.report import bits
+from bitwright.report.lines import COLOURS, Chart, line
 
 
 def all_charts(facts: dict[str, Any]) -> list[Chart]:
@@ -20,15 +17,12 @@ def all_charts(facts: dict[str, Any]) -> list[Chart]:
     charts += [
         weights(i, j, picture) for i, layer in enumerate(facts["pictures"]) for j, picture in enumerate(layer["steps"])
     ]
+    for i, (_, found) in enumerate(facts["bit_searches"]):
+        charts += bits.search_charts(i, found)
+    charts += [bits.ranges(i, record) for i, (_, record) in enumerate(facts["ranges"])]
     if facts["features"] is not None:
         charts.append(features(facts["features"]))
     return [*charts, layer_bytes(facts["layers"]["rows"])]
-
-
-def line(x: list[Any], y: list[Any], name: str, colour: str, **more: Any) -> dict[str, Any]:
-    """A line through points, in one of the colours above; `more` are fields of plotly's scatter."""
-    style = {"color": colour, "width": 2, **more.pop("line", {})}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": style, **more}
 
 
 def curves(number: int, step: dict[str, Any]) -> Chart:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from bitwright.report import fill
-from bitwright.report.charts import Chart, line
+from bitwright.report.lines import Chart, line
 
 if TYPE_CHECKING:
     from bitwright.measure.probe import Numbers, Row

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
-    from bitwright.report.charts import Chart
+    from bitwright.report.lines import Chart
 
 _WORDS = {"Objective Value": "validation error, %", "Intermediate Value": "validation error, %", "Step": "epoch"}
 """optuna's words and ours."""

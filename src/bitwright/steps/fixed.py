@@ -74,8 +74,8 @@ class Fixed(Step):
     train             the training afterwards, or null for none.
 
     Raises BitwrightError for a model that is quantised already, or whose operations can't be followed. Records: "fixed"
-    (points: name, bits, scale, zero point, range; layers: name, bits, share of zeros), and "bit_search" (see
-    `search_bits`).
+    (points: name, bits, scale, zero point, range; layers: name, bits, smallest weight, range, share of zeros), and
+    "bit_search" (see `search_bits`).
     """
 
     name: ClassVar[str] = "fixed"
@@ -344,5 +344,14 @@ def _record(model: nn.Module, places: list[Point], bits: Mapping[str, int]) -> d
         scale, zero, low, high = (float(t) for t in (q.scale, q.zero_point, q.qmin, q.qmax))
         row = {"name": place.name, "layers": list(place.layers), "bits": int(high - low).bit_length(), "scale": scale}
         rows.append(row | {"zero_point": int(zero), "low": (low - zero) * scale, "high": (high - zero) * scale})
-    zeros = {name: float((weight_of(model.get_submodule(name)) == 0).float().mean()) for name in bits}
-    return {"points": rows, "layers": [{"layer": n, "weight_bits": b, "zeros": zeros[n]} for n, b in bits.items()]}
+    return {"points": rows, "layers": [_weight_record(model.get_submodule(n), n, b) for n, b in bits.items()]}
+
+
+def _weight_record(layer: nn.Module, name: str, bits: int) -> dict[str, Any]:
+    """What the weights are now: the smallest scale is that of the channel with the smallest weights."""
+    weight = weight_of(layer).detach()
+    nonzero = weight.abs()[weight != 0]
+    low, high = (float(t) for t in weight.aminmax())
+    scale = float(nonzero.min()) if len(nonzero) else 2.0**-30
+    zeros = float((weight == 0).float().mean())
+    return {"layer": name, "weight_bits": bits, "scale": scale, "low": low, "high": high, "zeros": zeros}

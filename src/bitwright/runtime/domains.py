@@ -39,6 +39,11 @@ class Domain:
         """How many numbers there are."""
         return (self.high - self.low) // self.step + 1
 
+    @property
+    def span(self) -> int:
+        """The largest m, counted from zero or, as kernels may, from `low`."""
+        return max(abs(self.low), abs(self.high), self.high - self.low)
+
 
 SIGNS = Domain(np.float32(1), -1, 1, 2)
 
@@ -71,8 +76,7 @@ def integer_layer(node: Node, domain: Domain | None, lattice: Lattice | None) ->
 
 def exact_sums(domain: Domain, lattice: Lattice) -> bool:
     """Whether all sums of products, also those of codes counted from `low`, are below 2^31."""
-    span = max(abs(domain.low), abs(domain.high), domain.high - domain.low)
-    return span * lattice.largest_sum < 1 << 31
+    return domain.span * lattice.largest_sum < 1 << 31
 
 
 def _quantized(node: Node, tensors: Mapping[str, Array] | Mapping[str, Decodable]) -> Domain | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,18 +14,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright import edits
 from bitwright.errors import BitwrightError
-from bitwright.ops import QuantConv2d, Quantize, QuantLinear
+from bitwright.ops import Coded, QuantConv2d, Quantize, QuantLinear
+from bitwright.steps.accumulator import Accumulator, BoundedWeight, bounded, fit_accumulators
 from bitwright.steps.activations import exact_norms
-from bitwright.steps.bit_search import TOLERANCES, BitSearch, Knob, Limits
+from bitwright.steps.bit_search import TOLERANCES, BitSearch, Config, Knob, Limits
 from bitwright.steps.calibrate import Grid, Method, Seen, choose_grid, observe
 from bitwright.steps.latent import quantised_weights
 from bitwright.steps.layers import check_bits, per_layer, plain_layers, weight_of
 from bitwright.steps.lsq import SteppedInput, SteppedWeight
-from bitwright.steps.moments import Moments
+from bitwright.steps.moments import gather
 from bitwright.steps.placement import Point, points, trace
 from bitwright.steps.rounding import ada_round, nearest, weight_scales
 from bitwright.steps.searched import configuration, search_bits
-from bitwright.steps.simulated import Simulated, grid_in
+from bitwright.steps.simulated import Simulated, grid_in, mentions
 from bitwright.steps.step import Step
 from bitwright.training.settings import TrainSettings
 
@@ -71,11 +72,13 @@ class Fixed(Step):
                       their own (Judd et al. 2015), else bits whose range `calibrate` finds. Images keep
                       `activation_bits`. The search rounds to the nearest and corrects no bias; where it ends with
                       formats that cut much off, `correct_bias` may do harm.
+    accumulator       find bits with which every layer's sums fit into an accumulator of 16, or other, bits; the same
+                      two are then the most. AdaRound and training keep it so.
     train             the training afterwards, or null for none.
 
     Raises BitwrightError for a model that is quantised already, or whose operations can't be followed. Records: "fixed"
-    (points: name, bits, scale, zero point, range; layers: name, bits, smallest weight, range, share of zeros), and
-    "bit_search" (see `search_bits`).
+    (points: name, bits, scale, zero point, range; layers: name, bits, smallest weight, range, share of zeros),
+    "bit_search" (see `search_bits`) and "accumulator" (see `fit_accumulators`).
     """
 
     name: ClassVar[str] = "fixed"
@@ -96,6 +99,7 @@ class Fixed(Step):
     iterations: int = 1000
     correct_bias: bool = True
     search: BitSearch | None = None
+    accumulator: Accumulator | None = None
     train: TrainSettings | None = None
 
     def __post_init__(self) -> None:
@@ -123,11 +127,11 @@ class Fixed(Step):
         traced = trace(model)
         places = points(traced, chosen)
         seen = observe(traced, [place.name for place in places], images)
-        if self.search is None:
+        if self.search is None and self.accumulator is None:
             bits = per_layer(self.weight_bits, chosen, "fixed: weight_bits")
             grids = self._grids(traced, places, seen)
         else:
-            bits, grids = self._searched(self.search, traced, places, list(chosen), seen, context)
+            bits, grids = self._found(traced, places, seen, context)
         float_model = copy.deepcopy(model)
         model = edits.replace(
             model,
@@ -178,43 +182,85 @@ class Fixed(Step):
         judged = rows if self.per_channel else rows.reshape(1, -1)
         return weight_scales(judged, largest, self.clip, self.scales == "power-of-two").expand(len(rows), 1)
 
-    def _searched(
-        self,
-        settings: BitSearch,
-        traced: fx.GraphModule,
-        places: list[Point],
-        layers: list[str],
-        seen: Mapping[str, Seen],
-        context: Context,
+    def _found(
+        self, traced: fx.GraphModule, places: list[Point], seen: Mapping[str, Seen], context: Context
     ) -> tuple[dict[str, int], dict[str, Grid]]:
-        """Weight bits by layer and the grid of each point, by a search that a run keeps."""
-        weight_bits, most = self.weight_bits, self.activation_bits
-        assert isinstance(weight_bits, int)  # as __post_init__ asks
-        assert isinstance(most, int)
+        """Weight bits by layer and the grid of each point, by a search or for an accumulator; a run keeps them."""
+        most = self.activation_bits
+        assert isinstance(most, int)  # as __post_init__ asks
         pixels = {node.name for node in traced.graph.nodes if node.op == "placeholder"}
         knobs = [place for place in places if place.name not in pixels]
+        inputs = {layer: place.name for place in places for layer in place.layers}
 
         def grid_of(name: str, bits: int) -> Grid:
             return self._grid(seen[name], bits)
 
-        def find() -> dict[str, Any]:
-            images, labels = context.held_out(settings.images)
-            space = Simulated(traced, knobs, layers, seen, grid_of, self._rounded, images, labels)
-            formats = self.scales == "power-of-two" and settings.method == "greedy"
-            tolerances = sorted({*TOLERANCES, settings.tolerance})
-            return search_bits(space, settings, Limits(weight_bits, most, settings.weights, formats, tolerances))
+        def space(count: int) -> Simulated:
+            images, labels = context.held_out(count)
+            return Simulated(traced, knobs, list(inputs), seen, grid_of, self._rounded, images, labels)
 
-        found = context.remember("bit-search", find)
+        if self.search is not None:
+            config = self._searched(self.search, space, context)
+        else:
+            ordered = {layer: inputs[layer] for layer in _in_order(traced, inputs)}
+            config = self._accumulating(space, ordered, grid_of, context)
+        grids = {
+            place.name: grid_in(config, place.name, seen[place.name], grid_of)
+            if mentions(config, place.name)
+            else grid_of(place.name, most)
+            for place in places
+        }
+        return {name: config[Knob("weight", name)] for name in inputs}, grids
+
+    def _searched(self, settings: BitSearch, space: Callable[[int], Simulated], context: Context) -> Config:
+        formats = self.scales == "power-of-two" and settings.method == "greedy"
+        tolerances = sorted({*TOLERANCES, settings.tolerance})
+        limits = Limits(*self._most(), settings.weights, formats, tolerances)
+        found = context.remember("bit-search", lambda: search_bits(space(settings.images), settings, limits))
         context.record("bit_search", found)
-        config = configuration(found["answer"])
-        grids = {name: grid_of(name, most) for name in pixels.intersection(place.name for place in places)}
-        grids |= {place.name: grid_in(config, place.name, seen[place.name], grid_of) for place in knobs}
-        ordered = {place.name: grids[place.name] for place in places}
-        return {name: config[Knob("weight", name)] for name in layers}, ordered
+        return configuration(found["answer"])
+
+    def _accumulating(
+        self,
+        space: Callable[[int], Simulated],
+        inputs: Mapping[str, str],
+        grid_of: Callable[[str, int], Grid],
+        context: Context,
+    ) -> Config:
+        settings = self.accumulator
+        assert settings is not None
+        config, tried = fit_accumulators(settings, space(settings.images), inputs, grid_of, self._codes, self._most())
+        context.record("accumulator", {"bits": settings.bits, "constraint": settings.constraint, "layers": tried})
+        return config
+
+    def _most(self) -> tuple[int, int]:
+        """The bits of weights and values where one number is given for each."""
+        assert isinstance(self.weight_bits, int)
+        assert isinstance(self.activation_bits, int)
+        return self.weight_bits, self.activation_bits
+
+    def _codes(self, weight: Tensor, bits: int) -> Tensor:
+        """A weight as the nearest whole numbers, (O, K)."""
+        rows, largest = weight.flatten(1), (1 << (bits - 1)) - 1
+        return nearest(rows, self._scale(rows, largest), largest)
+
+    def _limits(self, model: nn.Module, bits: Mapping[str, int]) -> dict[str, int]:
+        """Of the sum of a channel's whole numbers in each layer, where accumulators have a width."""
+        found: dict[str, int] = {}
+        if self.accumulator is None:
+            return found
+        for name in bits:
+            layer = model.get_submodule(name)
+            assert isinstance(layer, QuantConv2d | QuantLinear)
+            assert isinstance(layer.input, Coded)
+            domain = layer.input.domain()
+            assert domain is not None
+            found[name] = self.accumulator.largest_sum(domain.span)
+        return found
 
     def _round(self, model: nn.Module, float_model: nn.Module, bits: Mapping[str, int], images: Tensor) -> None:
         """Round the layers' weights, one after the other as they are computed, and correct their biases."""
-        norms = _norms_behind(model, bits)
+        norms, limits = _norms_behind(model, bits), self._limits(model, bits)
         for name in _in_order(model, bits):
             layer = model.get_submodule(name)
             assert isinstance(layer, QuantConv2d | QuantLinear)
@@ -228,6 +274,8 @@ class Fixed(Step):
                     codes = ada_round(rows.detach(), scale, largest, moments, self.iterations)
             else:
                 codes = nearest(rows, scale, largest)
+            if name in limits:
+                codes = bounded(codes, limits[name])
             weight_of(layer).copy_((codes * scale).view_as(layer.weight))
             if self.correct_bias and moments is not None:
                 _set_bias(layer, norms.get(name), moments.bias(weight_of(layer)))
@@ -242,12 +290,15 @@ class Fixed(Step):
     ) -> None:
         """Train on from the grids that were found, and from the weights before they were rounded."""
         layers, learn = {name: model.get_submodule(name) for name in bits}, self.scales == "free"
+        limits = self._limits(model, bits)
 
         def stepped(name: str, weight: Tensor) -> SteppedWeight:
             largest = (1 << (bits[name] - 1)) - 1
             rows = (latent[name].flatten(1) if self.per_channel else latent[name].reshape(1, -1)).detach()
             scale = weight_scales(rows, largest, self.clip, not learn)
             step = scale.view(-1, *(1,) * (weight.ndim - 1)) if self.per_channel else scale.view(())
+            if name in limits:
+                return BoundedWeight(weight, step, -largest, largest, learn, limits[name])
             return SteppedWeight(weight, step, -largest, largest, learn)
 
         with torch.no_grad():
@@ -273,40 +324,6 @@ def _learned_scales(model: nn.Module, learn: bool) -> Iterator[None]:
             assert isinstance(trained, SteppedInput)
             with torch.no_grad():
                 trained.settle(q)
-
-
-class _Reached(Exception):
-    """The layer has been called; what follows need not be computed."""
-
-
-def gather(model: nn.Module, float_model: nn.Module, name: str, images: Tensor, batch_size: int = 100) -> Moments:
-    """The second moments of what the layer `name` is given in `model` and of what it gives in `float_model`."""
-    layer = float_model.get_submodule(name)
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    moments = Moments.empty(layer)
-    for batch in images.split(batch_size):
-        given = _at(model, name, batch, lambda inputs, output: inputs[0])
-        wanted = _at(float_model, name, batch, lambda inputs, output: output)
-        moments.add(layer, given, wanted)
-    return moments
-
-
-def _at(model: nn.Module, name: str, batch: Tensor, choose: Any) -> Tensor:
-    """What `choose` takes of a layer's inputs and output for preprocessed images, in eval mode."""
-    found: list[Tensor] = []
-
-    def stop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        found.append(choose(inputs, output))
-        raise _Reached
-
-    handle = model.get_submodule(name).register_forward_hook(stop)
-    try:
-        model.eval()(batch)
-    except _Reached:
-        pass
-    finally:
-        handle.remove()
-    return found[0]
 
 
 def _in_order(model: nn.Module, names: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,7 @@ up image by image: memory does not grow with the number of images.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,3 +87,37 @@ def _outputs(layer: nn.Conv2d | nn.Linear, y: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return y.reshape(-1, y.shape[-1]).float().T.contiguous()
     return y.float().permute(1, 0, 2, 3).reshape(y.shape[1], -1)
+
+
+class _Reached(Exception):
+    """The layer has been called; what follows need not be computed."""
+
+
+def gather(model: nn.Module, float_model: nn.Module, name: str, images: Tensor, batch_size: int = 100) -> Moments:
+    """The second moments of what the layer `name` is given in `model` and of what it gives in `float_model`."""
+    layer = float_model.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    moments = Moments.empty(layer)
+    for batch in images.split(batch_size):
+        given = _at(model, name, batch, lambda inputs, output: inputs[0])
+        wanted = _at(float_model, name, batch, lambda inputs, output: output)
+        moments.add(layer, given, wanted)
+    return moments
+
+
+def _at(model: nn.Module, name: str, batch: Tensor, choose: Any) -> Tensor:
+    """What `choose` takes of a layer's inputs and output for preprocessed images, in eval mode."""
+    found: list[Tensor] = []
+
+    def stop(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append(choose(inputs, output))
+        raise _Reached
+
+    handle = model.get_submodule(name).register_forward_hook(stop)
+    try:
+        model.eval()(batch)
+    except _Reached:
+        pass
+    finally:
+        handle.remove()
+    return found[0]

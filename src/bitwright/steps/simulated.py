@@ -54,6 +54,7 @@ class Simulated:
         self._model = quantised_graph(model, points=dict.fromkeys(names, (0, 1)), layers={})
         assert isinstance(self._model, fx.GraphModule)
         self._quantisers = self._model.get_submodule("quantisers")
+        self._outputs: dict[str, Tensor] = {}  # of one layer, without quantisers
         self._kept: dict[tuple[str, int], Tensor] = {}
         self._set({})
         self.values = self._count(names)
@@ -77,10 +78,31 @@ class Simulated:
         seen, grid = self._seen[knob.name], self._grid_of(knob.name, bits)
         return float((seen.counts * (grid.rounded(seen.centres) - seen.centres).square()).sum())
 
+    def float_weight(self, layer: str) -> Tensor:
+        """As the model was given."""
+        return self._float[layer]
+
+    def layer_error(self, config: Config, layer: str) -> float:
+        """The sum of what a layer's outputs differ by from the float network's."""
+        if layer not in self._outputs:
+            self._set({})
+            self._outputs = {layer: self._output(layer)}
+        self._set(config)
+        return float((self._output(layer) - self._outputs[layer]).double().abs().sum())
+
+    def _output(self, layer: str) -> Tensor:
+        found: list[Tensor] = []
+        handle = self._model.get_submodule(layer).register_forward_hook(lambda _, __, y: found.append(y))
+        try:
+            self._run()
+        finally:
+            handle.remove()
+        return torch.cat(found)
+
     @torch.no_grad()
     def _set(self, config: Config) -> None:
         for name, module in self._quantisers.named_children():
-            grid = grid_in(config, name, self._seen[name], self._grid_of) if _mentions(config, name) else None
+            grid = grid_in(config, name, self._seen[name], self._grid_of) if mentions(config, name) else None
             new = nn.Identity() if grid is None else Quantize(grid.scale, grid.zero_point, grid.qmin, grid.qmax)
             if grid is not None or not isinstance(module, nn.Identity):
                 setattr(self._quantisers, name, new)
@@ -119,7 +141,8 @@ def grid_in(config: Config, name: str, seen: Seen, grid_of: GridOf) -> Grid:
     return format_grid(seen, config[Knob("integer", name)], config[Knob("fraction", name)])
 
 
-def _mentions(config: Config, name: str) -> bool:
+def mentions(config: Config, name: str) -> bool:
+    """Whether a configuration says anything of a point."""
     return Knob("data", name) in config or Knob("integer", name) in config
 
 

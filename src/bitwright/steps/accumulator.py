@@ -1,0 +1,170 @@
+"""Bits of weights and values that an accumulator is sure to hold, layer by layer, and weights that keep it so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import BitwrightError
+from bitwright.steps.bit_search import Config, Knob
+from bitwright.steps.calibrate import Grid
+from bitwright.steps.latent import surrogate
+from bitwright.steps.lsq import SteppedWeight
+from bitwright.steps.simulated import Simulated
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """Keep every partial sum of every layer, in whatever order, in an accumulator of so many bits.
+
+    For each layer, in the order of the network, all pairs of weight and value bits are tried that use what the
+    accumulator has; the one whose outputs differ least from the float layer's stays (sum |y - y^|, earlier layers as
+    they were chosen). That is the layer-wise heuristic of de Bruin, Zivkovic and Corporaal (2020).
+
+    bits         of the accumulator, 8 to 31, in two's complement
+    constraint   "act-w", the largest sum of a kernel's magnitudes times the largest value, or "worst-case": the number
+                 of products times the largest weight times the largest value. See `measure.accumulators`
+    images       that the layers' outputs are compared on
+    """
+
+    bits: int = 16
+    constraint: Literal["act-w", "worst-case"] = "act-w"
+    images: int = 100
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 8 <= self.bits <= 31:
+            raise BitwrightError(
+                f"accumulator: bits is {self.bits!r}; expected a whole number, 8 to 31", kind="setting"
+            )
+        if self.constraint not in ("act-w", "worst-case"):
+            raise BitwrightError(
+                f"accumulator: constraint is {self.constraint!r}; expected act-w or worst-case", kind="setting"
+            )
+        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
+            raise BitwrightError(
+                f"accumulator: images is {self.images!r}; expected a whole number from 1", kind="setting"
+            )
+
+    def largest_sum(self, span: int) -> int:
+        """What the magnitudes of a channel's whole numbers may sum up to, for values of at most `span`."""
+        return ((1 << (self.bits - 1)) - 1) // span
+
+
+def span_of(grid: Grid) -> int:
+    """The largest whole number of values, counted from zero or from the lowest, as engines may (FORMAT.md 8.3)."""
+    low, high = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
+    return max(abs(low), abs(high), high - low)
+
+
+def fit_accumulators(
+    settings: Accumulator,
+    space: Simulated,
+    inputs: Mapping[str, str],
+    grid_of: Callable[[str, int], Grid],
+    codes_of: Callable[[Tensor, int], Tensor],
+    most: tuple[int, int],
+) -> tuple[Config, list[dict[str, Any]]]:
+    """The bits of every layer, and what was tried for each: weight bits, value bits, the difference of its outputs.
+
+    inputs     the point that each layer reads, layers in the order of the network; points that `space` has no knob for
+               keep the most bits
+    codes_of   a weight as whole numbers of so many bits, (O, K)
+    most       bits of weights and of values
+
+    Raises BitwrightError for a layer whose accumulator is too narrow for 2-bit weights and values.
+    """
+    config: Config = {}
+    tried = []
+    for layer, point in inputs.items():
+        data = Knob("data", point)
+        given = [config[data]] if data in config else [most[1]] if point not in space.values else range(2, most[1] + 1)
+        weight = space.float_weight(layer)
+        pairs = {}
+        for bits in given:
+            wide = _most_weight_bits(settings, weight, span_of(grid_of(point, bits)), codes_of, most[0])
+            if wide is not None:
+                pairs[wide, bits] = _with(config, layer, data, wide, bits, point in space.values)
+        if not pairs:
+            raise BitwrightError(
+                f"layer {layer!r} adds {weight[0].numel()} products, too many for an accumulator of {settings.bits} "
+                "bits; give it more bits, values fewer, or `ignore` the layer",
+                kind="accumulator",
+            )
+        errors = {pair: space.layer_error(found, layer) for pair, found in pairs.items()}
+        best = min(errors, key=lambda pair: errors[pair])
+        config = pairs[best]
+        rows = [[*pair, error] for pair, error in errors.items()]
+        tried.append({"layer": layer, "weight_bits": best[0], "value_bits": best[1], "tried": rows})
+    return config, tried
+
+
+def _with(config: Config, layer: str, data: Knob, weight_bits: int, data_bits: int, has_knob: bool) -> Config:
+    found = {**config, Knob("weight", layer): weight_bits}
+    return {**found, data: data_bits} if has_knob else found
+
+
+def _most_weight_bits(
+    settings: Accumulator, weight: Tensor, span: int, codes_of: Callable[[Tensor, int], Tensor], most: int
+) -> int | None:
+    """The most bits that weights may have for values of at most `span`; None where two are too many."""
+    limit = settings.largest_sum(span)
+    for bits in range(most, 1, -1):
+        if settings.constraint == "worst-case":
+            largest = weight[0].numel() * ((1 << (bits - 1)) - 1)
+        else:
+            largest = int(codes_of(weight, bits).abs().sum(1).max())
+        if largest <= limit:
+            return bits
+    return None
+
+
+def bounded(codes: Tensor, limit: int) -> Tensor:
+    """Whole numbers (O, K) whose magnitudes sum up to at most `limit` in each row, near to `codes` (O, K), any numbers.
+
+    Rows that are within it once rounded stay. Others go to the nearest point of the L1 ball (all magnitudes less the
+    same amount, those below it zero), are rounded toward zero as in A2Q (Colbert, Pappalardo, Petri-Koenig, ICCV 2023),
+    and what is left of the limit then rounds the largest fractions up.
+    """
+    rounded = codes.round()
+    over = rounded.abs().sum(1) > limit
+    if over.any():
+        rounded[over] = _within(codes[over], limit)
+    return rounded
+
+
+def _within(rows: Tensor, limit: int) -> Tensor:
+    magnitude = rows.abs().double()
+    ordered = magnitude.sort(1, descending=True).values
+    excess = (ordered.cumsum(1) - limit) / torch.arange(1, rows.shape[1] + 1)
+    kept = (ordered > excess).sum(1, keepdim=True).clamp(min=1)
+    shrunk = (magnitude - excess.gather(1, kept - 1).clamp(min=0)).clamp(min=0)
+    whole = shrunk.floor()
+    left = (limit - whole.sum(1, keepdim=True)).clamp(min=0)
+    fraction = shrunk - whole
+    rank = fraction.sort(dim=1, descending=True, stable=True).indices.argsort(1)
+    whole += (rank < left) & (fraction >= 0.5)
+    return (whole * rows.sign()).to(rows.dtype)
+
+
+class BoundedWeight(SteppedWeight):
+    """LSQ's weight, moved to where an accumulator holds every sum; gradients are those of LSQ.
+
+    limit   of the sum of a channel's magnitudes, as whole numbers
+    """
+
+    def __init__(self, weight: Tensor, step: Tensor, low: int, high: int, learn: bool, limit: int) -> None:
+        super().__init__(weight, step, low, high, learn)
+        self.limit = limit
+
+    def quantise(self, latent: Tensor) -> Tensor:
+        """(O, ...)."""
+        plain = super().quantise(latent)
+        with torch.no_grad():
+            step = self.step.clamp(min=1e-30)
+            inside = (latent / step).clamp(self.low, self.high)
+            kept = bounded(inside.flatten(1), self.limit).view_as(latent) * step
+        return surrogate(kept, plain)

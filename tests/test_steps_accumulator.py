@@ -1,0 +1,116 @@
+"""Networks whose sums fit into an accumulator: bits that are chosen, and weights that are kept within it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from bitwright.context import Context
+from bitwright.data import load_dataset
+from bitwright.errors import BitwrightError
+from bitwright.measure.accumulators import width
+from bitwright.models import create_model
+from bitwright.ops import Coded, QuantConv2d, QuantLinear
+from bitwright.packing.lattice import find_lattice
+from bitwright.steps.accumulator import Accumulator, bounded
+from bitwright.steps.bit_search import BitSearch
+from bitwright.steps.fixed import Fixed
+from bitwright.training.settings import Optimizer, TrainSettings
+
+DIGITS = load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def trained() -> nn.Module:
+    model = create_model("convnet", input_shape=(1, 8, 8), seed=0)
+    Context(DIGITS).train(model, TrainSettings(epochs=6, batch_size=50, optimizer=Optimizer("Adam", 2e-3, {})))
+    return model
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 200), st.integers(0, 999))
+def test_bounded_rows_keep_the_limit_and_what_fits_stays(width: int, limit: int, seed: int) -> None:
+    codes = 20 * torch.randn(6, width, generator=torch.Generator().manual_seed(seed))
+    found = bounded(codes.clone(), limit)
+    assert torch.equal(found, found.round())
+    assert (found.abs().sum(1) <= limit).all()
+    assert (found * codes >= 0).all()
+    fits = codes.round().abs().sum(1) <= limit
+    assert torch.equal(found[fits], codes[fits].round())
+    cut = found[~fits].abs().sum(1)
+    assert (cut >= limit - width).all(), "no more is taken than rounding needs"
+
+
+def test_the_smallest_go_first() -> None:
+    assert bounded(torch.tensor([[8.0, -6.0, 2.0, 1.0]]), 10).tolist() == [[6.0, -4.0, 0.0, 0.0]]
+
+
+def narrowest(model: nn.Module) -> dict[str, int]:
+    """The bits that each layer's sums need, whatever the image."""
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, QuantConv2d | QuantLinear):
+            assert isinstance(layer.input, Coded)
+            domain, lattice = layer.input.domain(), find_lattice(layer.weight.detach().numpy())
+            assert domain is not None
+            assert lattice is not None
+            found[name] = width(domain.span * lattice.largest_sum)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rounding": "adaround", "iterations": 50},
+        {"scales": "power-of-two", "per_channel": False},
+        {"train": TrainSettings(epochs=2, batch_size=50, optimizer=Optimizer("SGD", 0.01, {"momentum": 0.9}))},
+    ],
+)
+@pytest.mark.parametrize("constraint", ["act-w", "worst-case"])
+def test_every_layer_fits(trained: nn.Module, options: Any, constraint: Any) -> None:
+    context = Context(DIGITS)
+    model = Fixed(images=100, accumulator=Accumulator(16, constraint), **options).apply(copy.deepcopy(trained), context)
+    assert max(narrowest(model).values()) <= 16
+    assert context.evaluate(model).error < context.evaluate(trained).error + (6 if constraint == "act-w" else 40)
+    rows = context.records["accumulator"]["layers"]
+    assert [row["layer"] for row in rows] == ["conv1", "conv2", "conv3", "fc1", "fc2"]
+    for row in rows:
+        best = min(row["tried"], key=lambda t: t[2])
+        assert best[:2] == [row["weight_bits"], row["value_bits"]]
+
+
+def test_wider_accumulators_lose_less(trained: nn.Module) -> None:
+    errors = []
+    for bits in (14, 24):
+        context = Context(DIGITS)
+        Fixed(images=100, accumulator=Accumulator(bits)).apply(copy.deepcopy(trained), context)
+        errors.append([min(t[2] for t in row["tried"]) for row in context.records["accumulator"]["layers"]])
+    assert all(wide < narrow for narrow, wide in zip(*errors, strict=True))
+
+
+def test_a_width_that_nothing_fits_into_is_refused(trained: nn.Module) -> None:
+    step = Fixed(images=100, accumulator=Accumulator(9, "worst-case"))
+    with pytest.raises(BitwrightError, match="'conv1' adds 25 products, too many for an accumulator of 9 bits"):
+        step.apply(copy.deepcopy(trained), Context(DIGITS))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Accumulator(7), "bits is 7; expected a whole number, 8 to 31"),
+        (lambda: Accumulator(16, "act-y"), "constraint is 'act-y'; expected act-w or worst-case"),  # type: ignore[arg-type]
+        (lambda: Accumulator(images=0), "images is 0"),
+        (lambda: Fixed(weight_bits={"*": 4}, accumulator=Accumulator()), "one number each"),
+        (lambda: Fixed(search=BitSearch(), accumulator=Accumulator()), "leave one out"),
+    ],
+)
+def test_settings_that_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(BitwrightError, match=message):
+        make()

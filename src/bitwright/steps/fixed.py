@@ -108,11 +108,13 @@ class Fixed(Step):
         check_bits("fixed: activation_bits", self.activation_bits, 2, 16)
         if not 50 < self.percentile <= 100:
             raise BitwrightError(f"fixed: percentile is {self.percentile}; expected above 50, to 100", kind="setting")
-        if self.search is not None and not (
-            isinstance(self.weight_bits, int) and isinstance(self.activation_bits, int)
-        ):
+        if self.search is not None and self.accumulator is not None:
+            raise BitwrightError("fixed: search and accumulator both choose the bits; leave one out", kind="setting")
+        numbers = isinstance(self.weight_bits, int) and isinstance(self.activation_bits, int)
+        if (self.search is not None or self.accumulator is not None) and not numbers:
             raise BitwrightError(
-                "fixed: weight_bits and activation_bits are the most that a search may give, one number each",
+                "fixed: weight_bits and activation_bits are the most that search or accumulator may give, one number "
+                "each",
                 kind="setting",
             )
         for field, least in (("images", 1), ("iterations", 0)):

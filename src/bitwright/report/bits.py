@@ -105,6 +105,27 @@ def ranges(number: int, record: dict[str, Any]) -> Chart:
     }
 
 
+def accumulator(number: int, record: dict[str, Any]) -> Chart:
+    """The pairs of bits that were tried for each layer and how far its outputs were off, relative to the best pair."""
+    data = []
+    for i, row in enumerate(record["layers"]):
+        pairs = sorted(row["tried"], key=lambda pair: pair[1])
+        least = max(min(error for *_, error in pairs), 1e-30)
+        hover = [f"{w}-bit weights, {d}-bit values" for w, d, _ in pairs]
+        x, y = [d for _, d, _ in pairs], [error / least for *_, error in pairs]
+        style = {"mode": "lines+markers", "marker": {"size": 6}, "text": hover}
+        data.append(line(x, y, row["layer"], COLOURS[i % len(COLOURS)], **style))
+    return {
+        "id": f"accumulator-{number}",
+        "data": data,
+        "layout": {
+            "height": 340,
+            "xaxis": {"title": {"text": "bits of values (weights have what is left)"}, "dtick": 1},
+            "yaxis": {"title": {"text": "difference of outputs, x the best pair"}, "type": "log"},
+        },
+    }
+
+
 def _marks(x: list[float], y: list[float], name: str, colour: str, hover: list[str], size: int) -> dict[str, Any]:
     style = {"type": "scatter", "mode": "markers", "name": name, "marker": {"color": colour, "size": size}}
     return {"x": x, "y": y, "text": hover, **style}

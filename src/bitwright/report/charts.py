@@ -20,6 +20,7 @@ def all_charts(facts: dict[str, Any]) -> list[Chart]:
     for i, (_, found) in enumerate(facts["bit_searches"]):
         charts += bits.search_charts(i, found)
     charts += [bits.ranges(i, record) for i, (_, record) in enumerate(facts["ranges"])]
+    charts += [bits.accumulator(i, record) for i, (_, record) in enumerate(facts["accumulators"])]
     if facts["features"] is not None:
         charts.append(features(facts["features"]))
     return [*charts, layer_bytes(facts["layers"]["rows"])]

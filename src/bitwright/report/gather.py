@@ -10,7 +10,7 @@ from bitwright.report.features import first_features
 from bitwright.report.histograms import weight_pictures
 from bitwright.report.layers import layer_table, milliseconds
 
-DRAWN = ("activity", "sensitivity", "bit_search")
+DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow")
 """Records of steps that have a chart or table of their own."""
 
 
@@ -39,6 +39,8 @@ def gather(folder: Path) -> dict[str, Any]:
         "sensitivity": [(s["label"], s["records"]["sensitivity"]) for s in steps if "sensitivity" in s["records"]],
         "bit_searches": [(s["label"], s["records"]["bit_search"]) for s in steps if "bit_search" in s["records"]],
         "ranges": [(s["label"], s["records"]["fixed"]) for s in steps if "fixed" in s["records"]],
+        "accumulators": [(s["label"], s["records"]["accumulator"]) for s in steps if "accumulator" in s["records"]],
+        "overflow": [(s["label"], s["records"]["overflow"]) for s in steps if "overflow" in s["records"]],
         "features": first_features(folder / "packed.safetensors"),
         "pictures": weight_pictures(folder, list(dict.fromkeys(labels))),
         "recipe_text": recipe.to_yaml(),

@@ -26,7 +26,22 @@ struct Variant {
   int segment_words;  // of which the words of a segment are a multiple
 };
 
-Variant choose_variant(const ByteConv& c) {
+// The sum of magnitudes of an output channel's weights.
+int64_t kernel_sum(const ByteConv& c, const int8_t* weights, int64_t o) {
+  const int64_t taps = c.shape.in_c / c.shape.groups * c.shape.kernel_h * c.shape.kernel_w;
+  int64_t total = 0;
+  for (int64_t i = 0; i < taps; ++i) total += std::abs(int64_t{weights[o * taps + i]});
+  return total;
+}
+
+// Whether no sum of codes times weights, in whatever order it is made, leaves 16 bits.
+bool fits_16_bits(const ByteConv& c, const int8_t* weights) {
+  for (int64_t o = 0; o < c.shape.out_c; ++o)
+    if (c.largest * kernel_sum(c, weights, o) > INT16_MAX) return false;
+  return true;
+}
+
+Variant choose_variant(const ByteConv& c, const int8_t* weights) {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
   // Tiles take 64 codes of a segment at a time; where most were padding VNNI is faster.
@@ -34,6 +49,9 @@ Variant choose_variant(const ByteConv& c) {
   const bool tiles = !c.depthwise && 4 * codes >= ceil_div(codes, 64) * 64;
   if (isa >= Isa::amx && tiles) return {"bytes amx", bytes_amx, 4, 16};
   if (isa >= Isa::avx512vnni) return {"bytes avx512vnni", bytes_avx512vnni, 4, 1};
+  const bool narrow = fits_16_bits(c, weights);
+  if (isa >= Isa::avx512 && narrow) return {"bytes16 avx512", bytes16_avx512, 4, 1};
+  if (isa >= Isa::avx2 && narrow) return {"bytes16 avx2", bytes16_avx2, 4, 1};
   if (isa >= Isa::avx512) return {"bytes avx512", bytes_avx512, 2, 1};
   if (isa >= Isa::avx2) return {"bytes avx2", bytes_avx2, 2, 1};
 #endif
@@ -42,12 +60,10 @@ Variant choose_variant(const ByteConv& c) {
 
 // |sum| is at most the largest number times the sum of the absolute weights; with two sums these share the weights.
 void check_sums(const ByteConv& c, const int8_t* weights) {
-  const int64_t taps = c.shape.in_c / c.shape.groups * c.shape.kernel_h * c.shape.kernel_w;
   const int64_t last = c.low + int64_t{255} * c.step;
   const int64_t largest = std::max({std::abs(int64_t{c.low}), std::abs(last), std::abs(int64_t{c.padding})});
   for (int64_t o = 0; o < c.shape.out_c; ++o) {
-    int64_t total = 0;
-    for (int64_t i = 0; i < taps; ++i) total += std::abs(int64_t{weights[o * taps + i]});
+    const int64_t total = kernel_sum(c, weights, o);
     if (largest && total > INT32_MAX / largest)
       throw std::invalid_argument("sums of channel " + std::to_string(o) + " may reach " + std::to_string(total) +
                                   " * " + std::to_string(largest) + ", expected less than 2^31");
@@ -173,14 +189,14 @@ int64_t task_rows(const ByteConv& c, int64_t wanted) {
 }  // namespace
 
 ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t low, int32_t step, int32_t padding,
-                       const int8_t* weights, Finish finish)
+                       int32_t largest, const int8_t* weights, Finish finish)
     : RowOperation(input_sizes(window, x, finish), output_sizes(window, finish)), finish_(std::move(finish)) {
   const bool two = !finish_.negative.empty();
   const bool depthwise = !two && window.groups == window.in_c && window.groups == window.out_c && window.groups > 1;
-  conv_ = {window, x, low, step, padding, two, depthwise, nullptr, 0, nullptr, nullptr, nullptr, 0, nullptr, nullptr};
+  conv_ = {window, x, low, step, padding, largest, two, depthwise, nullptr, 0, nullptr, nullptr, nullptr, 0, nullptr, nullptr};
   check_sums(conv_, weights);
   borders_ = find_borders(conv_, weights);
-  const Variant variant = choose_variant(conv_);
+  const Variant variant = choose_variant(conv_, weights);
   packed_ = pack_weights(conv_, weights, variant);
   conv_.bits = choose_bits(conv_, weights, variant);
   if (conv_.bits)
@@ -198,12 +214,11 @@ ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t l
 // Where only a sign is wanted, it is read off the sum of the codes.
 void ByteConvOp::set_limits(const int8_t* weights) {
   if (!finish_.encode || finish_.out || finish_.residual || conv_.two || finish_.encode->kind != ENCODE_SIGN) return;
-  const int64_t taps = conv_.shape.in_c / conv_.shape.groups * conv_.shape.kernel_h * conv_.shape.kernel_w;
   const int64_t last = conv_.low + int64_t{255} * conv_.step;
   const int64_t largest = std::max({std::abs(int64_t{conv_.low}), std::abs(last), std::abs(int64_t{conv_.padding})});
   std::vector<int64_t> low(conv_.shape.out_c), high(conv_.shape.out_c);
   for (int64_t o = 0; o < conv_.shape.out_c; ++o) {
-    for (int64_t i = 0; i < taps; ++i) high[o] += largest * std::abs(int64_t{weights[o * taps + i]});
+    high[o] = largest * kernel_sum(conv_, weights, o);
     low[o] = -high[o];
   }
   SumEpilogue e = finish_.of_sums(nullptr);

@@ -10,9 +10,10 @@
 
 class ByteConvOp final : public RowOperation {
  public:
-  // weights: [O][C / groups][kernel_h][kernel_w], copied. Throws std::invalid_argument where a sum might not fit.
+  // weights: [O][C / groups][kernel_h][kernel_w], copied. Codes are from 0 to `largest`. Throws std::invalid_argument
+  // where a sum might not fit.
   ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t low, int32_t step, int32_t padding,
-             const int8_t* weights, Finish finish);
+             int32_t largest, const int8_t* weights, Finish finish);
 
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
   bool makes_floats_only() const override { return finish_.out && !finish_.encode; }

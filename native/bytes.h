@@ -15,6 +15,7 @@ typedef struct {
   Conv2dShape shape;  // of one image
   CodeLayout x;
   int32_t low, step, padding;  // a code u is the number low + step * u, outside the image is `padding`
+  int32_t largest;             // code
   int two;                     // two sums per channel
   int depthwise;               // one input and one output channel per group; not with two sums
   const void* weights;         // as packed for the variant; for the reference int8 [O][C / groups][kernel_h][kernel_w]
@@ -95,6 +96,9 @@ void bytes_ref(BYTES_ARGUMENTS);
 void bytes_avx2(BYTES_ARGUMENTS);
 void bytes_avx512(BYTES_ARGUMENTS);
 void bytes_avx512vnni(BYTES_ARGUMENTS);
+// Where no sum of codes times weights, in whatever order it is made, leaves 16 bits.
+void bytes16_avx2(BYTES_ARGUMENTS);
+void bytes16_avx512(BYTES_ARGUMENTS);
 void bytes_amx(BYTES_ARGUMENTS);  // not depthwise
 
 // Images of one output pixel in a task, at most.

@@ -76,6 +76,7 @@ class Case:
     step: int = 1
     outside: int = 0
     largest: int = 127
+    codes: int = 256  # different ones
     two: bool = False
     multiplier: bool = True
     bias: bool = False
@@ -137,7 +138,7 @@ class Problem:
         rng = np.random.default_rng(case.seed)
         (ph, pw), m = case.padding, case.margin
         self.x_layout = Layout(*case.image, case.in_c, case.groups, ph + m, pw + m, ph, pw + 2 * m)
-        self.codes = rng.integers(0, 256, (case.batch, *case.image, case.in_c))
+        self.codes = rng.integers(0, case.codes, (case.batch, *case.image, case.in_c))
         shape = (case.out_c, case.in_c // case.groups, *case.kernel)
         largest = 1 if case.two else case.largest
         self.weights = rng.integers(-largest, largest + 1, shape).astype(np.int8)
@@ -186,7 +187,8 @@ class Problem:
         ends |= {"out": c.out, "encode": encode}
         finish = _native.Finish(c.out_c, **self.vectors, residual=c.residual, relu=c.relu, **ends)
         window = _native.Window(c.image, c.in_c, c.out_c, c.kernel, c.stride, c.padding, c.dilation, c.groups)
-        arguments = {"weights": self.weights, "padding": c.outside, "step": c.step, "low": c.low, **changes}
+        arguments = {"weights": self.weights, "padding": c.outside, "step": c.step, "low": c.low}
+        arguments |= {"largest": c.codes - 1, **changes}
         return _native.ByteConvOp(window, self.x_layout.native, finish=finish, **arguments)
 
     def run(self, isa: str) -> Computed:
@@ -255,6 +257,7 @@ CASES = st.builds(
     step=st.integers(1, 2),
     outside=st.integers(-2, 2),
     largest=st.sampled_from([1, 7, 127]),
+    codes=st.sampled_from([256, 256, 16, 4, 2]),
     two=st.booleans(),
     multiplier=st.booleans(),
     bias=st.booleans(),
@@ -401,6 +404,33 @@ def test_names_its_kernel() -> None:
             names.add(Problem(Case()).operation().kernel)
     assert "bytes ref" in names
     assert names <= {f"bytes {isa}" for isa in LEVELS}
+
+
+@pytest.mark.parametrize("isa", [name for name in LEVELS if name in ("avx2", "avx512")])
+def test_sums_that_fit_16_bits_are_made_in_16_bits(isa: str) -> None:
+    """Up to the largest sum that there can be, 258 * 127 = 32,766, whichever the signs."""
+    window, layout = _native.Window((1, 1), 258, 4), Layout(1, 1, 258)
+    weights = np.ones((4, 258, 1, 1), np.int8) * np.array([1, -1, 1, -1], np.int8).reshape(4, 1, 1, 1)
+    weights[2:, 129:] *= -1
+    codes = np.full((1, 1, 1, 258), 127)
+    codes[..., -1] = 128
+    for largest, kernel in ((127, f"bytes16 {isa}"), (128, f"bytes {isa}")):
+        with level(isa):
+            operation = _native.ByteConvOp(window, layout.native, 0, weights, finish=_native.Finish(4), largest=largest)
+        assert operation.kernel == kernel
+        given_codes = np.minimum(codes, largest)
+        (found,) = _native.run_operation(operation, [layout.pack(given_codes)], 1)
+        expected = weights[:, :, 0, 0].astype(np.int64) @ given_codes[0, 0, 0]
+        assert found.view(np.float32).ravel().tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("in_c", [64, 200])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_narrow_sums_of_convolutions(in_c: int, groups: int) -> None:
+    case = Case((9, 17), in_c, 40, codes=16, largest=1, batch=1, groups=groups, encode="quantize", low=-3, outside=1)
+    check(case)
+    with level("avx2" if "avx2" in LEVELS else LEVELS[-1]):
+        assert Problem(case).operation().kernel in ("bytes16 avx2", "bytes ref")
 
 
 @pytest.mark.parametrize("image", [(7, 7), (5, 16), (3, 17), (14, 14), (20, 3)])

@@ -15,7 +15,8 @@ from fuzz.trial import Array, Random, Trial, chance, compare, count, odd_floats,
 def coded_activations(random: Random, window: Window, batch: int, planes: int) -> tuple[Layout, Array, int, int]:
     """A layout that suits the window, codes, and the numbers low and step."""
     layout = Layout(*window.image, window.in_c, window.groups, margins(random, window.reach()), planes)
-    codes = random.integers(0, 1 << (planes or 8), (batch, *window.image, window.in_c))
+    bits = planes or pick(random, 8, 8, 4, 2)
+    codes = random.integers(0, 1 << bits, (batch, *window.image, window.in_c))
     low, step = (-1, 2) if planes == 1 and chance(random, 0.7) else (int(random.integers(-20, 3)), 1)
     return layout, codes, low, step
 
@@ -32,6 +33,7 @@ def lattice(random: Random, window: Window, most: int) -> Array:
 def integer_conv(random: Random, planes: int, most: int) -> Trial:
     window, batch = random_window(random), count(random, 1, 3)
     layout, codes, low, step = coded_activations(random, window, batch, planes)
+    largest = max(int(codes.max()), 1)
     weight = lattice(random, window, most)
     padding = pick(random, 0, 0, low, low + step)
     m = low + step * codes
@@ -50,7 +52,7 @@ def integer_conv(random: Random, planes: int, most: int) -> Trial:
                 window.native(), layout.native(), low, step, weight, padding, finish=ending.native()
             )
         return _native.ByteConvOp(
-            window.native(), layout.native(), low, weight, padding, finish=ending.native(), step=step
+            window.native(), layout.native(), low, weight, padding, finish=ending.native(), step=step, largest=largest
         )
 
     return Trial(make, [layout.pack(codes), *ending.inputs()], batch, ending.check(y), f"{window} {layout} {ending}")

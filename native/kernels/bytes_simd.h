@@ -1,6 +1,7 @@
 // Convolution of byte codes in register tiles. Include byte_step_<isa>.h first, which defines
 //   word_weight: int8_t or int16_t, and WORD_CODES: how many codes a word of weights meets, 4 bytes or 2 of 16 bits;
 //   dot(sum, x, w): sum + the products of the codes and weights of each lane's word, exactly;
+//   settle(sum): what such sums are as one int32 for each lane;
 // and define copy_codes(from, to, count): makes so many codes what the words meet.
 #pragma once
 #include "packed_weights.h"
@@ -40,7 +41,7 @@ static void byte_tile(const ByteTile* t) {
 #pragma GCC unroll 64
   for (int m = 0; m < RY * RX; ++m)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) sums[m][v] = t->resume ? ints_load(t->sums + m * SUM_LANES + v * LANES) : ints_zero();
+    for (int v = 0; v < NV; ++v) sums[m][v] = ints_zero();
 
   const uint32_t* w = t->weights;
   int64_t odd[ODD_MULTIPLES];
@@ -78,7 +79,11 @@ static void byte_tile(const ByteTile* t) {
 #pragma GCC unroll 64
   for (int m = 0; m < RY * RX; ++m)
 #pragma GCC unroll 2
-    for (int v = 0; v < NV; ++v) ints_store(t->sums + m * SUM_LANES + v * LANES, sums[m][v]);
+    for (int v = 0; v < NV; ++v) {
+      int32_t* const to = t->sums + m * SUM_LANES + v * LANES;
+      const ints sum = settle(sums[m][v]);
+      ints_store(to, t->resume ? ints_add(ints_load(to), sum) : sum);
+    }
 }
 
 // The widest tile: half the sums in each of two rows, or all of them in one, but never more than 14 pixels.

@@ -166,8 +166,9 @@ def popcount_peak() -> float: ...
 
 # --- bytes (native/bind_bytes.cc): exact sums of byte codes and int8 weights.
 
-# A code u of x is the number low + step * u, beyond the image is the number `padding`. weights int8 [O, C / groups,
-# kernel_h, kernel_w], where finish.negative is given -1, 0 and 1. ValueError where a sum might not fit int32.
+# A code u of x, from 0 to `largest`, is the number low + step * u, beyond the image is the number `padding`. weights
+# int8 [O, C / groups, kernel_h, kernel_w], where finish.negative is given -1, 0 and 1. ValueError where a sum might not
+# fit int32. Where all fit int16, AVX2 and AVX-512 without VNNI make them there.
 class ByteConvOp(RowOperation):
     def __init__(
         self,
@@ -179,6 +180,7 @@ class ByteConvOp(RowOperation):
         *,
         finish: Finish,
         step: int = 1,
+        largest: int = 255,
     ) -> None: ...
 
 # Operations per second that one thread could at best do: products and additions of bytes (AVX2, AVX-512 without VNNI:

@@ -294,6 +294,8 @@ def _build_coded(name: str) -> Callable[[Any, Layer, Any, Any], Any]:
     def build(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
         assert layer.domain is not None
         numbers = {"low": layer.domain.low, "step": layer.domain.step, "padding": layer.outside}
+        if name == "ByteConvOp":
+            numbers["largest"] = layer.domain.levels - 1
         return getattr(native, name)(layer.window, x, weights=layer.integers, finish=finish, **numbers)
 
     return build

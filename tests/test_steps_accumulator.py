@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import bitwright as bw
 from bitwright.context import Context
 from bitwright.data import load_dataset
 from bitwright.errors import BitwrightError
@@ -18,6 +21,9 @@ from bitwright.measure.accumulators import width
 from bitwright.models import create_model
 from bitwright.ops import Coded, QuantConv2d, QuantLinear
 from bitwright.packing.lattice import find_lattice
+from bitwright.rebuild import load_checkpoint, save_checkpoint
+from bitwright.runtime.graph import Graph, Node, validate
+from bitwright.runtime.reference import run_reference
 from bitwright.steps.accumulator import Accumulator, bounded
 from bitwright.steps.bit_search import BitSearch
 from bitwright.steps.fixed import Fixed
@@ -84,6 +90,51 @@ def test_every_layer_fits(trained: nn.Module, options: Any, constraint: Any) -> 
     for row in rows:
         best = min(row["tried"], key=lambda t: t[2])
         assert best[:2] == [row["weight_bits"], row["value_bits"]]
+
+
+def test_the_file_has_the_promise_and_readers_check_it(trained: nn.Module, tmp_path: Path) -> None:
+    model = Fixed(images=50, accumulator=Accumulator(16)).apply(copy.deepcopy(trained), Context(DIGITS)).eval()
+    pixels = DIGITS.split("test").images[:20]
+    x = DIGITS.preprocess.torch(torch.as_tensor(pixels))
+    path = tmp_path / "net.safetensors"
+    packed = bw.pack(model, (x[:2],), preprocess=DIGITS.preprocess)
+    packed.save(path)
+    loaded = bw.load(path)
+    layers = [node for node in loaded.graph.nodes if node.op in ("conv2d", "linear")]
+    assert [node.attributes["accumulator"] for node in layers] == [16] * 5
+    with torch.no_grad():
+        expected = model(x).numpy()
+    for engine in ("reference", "native"):
+        assert np.array_equal(bw.load(path, engine=engine)(pixels), expected)
+
+    save_checkpoint(model, tmp_path / "model.safetensors", "1-fixed")
+    again = load_checkpoint(copy.deepcopy(trained), tmp_path / "model.safetensors").eval()
+    assert again.get_submodule("conv1").accumulator == 16
+
+    broken = model.get_submodule("conv2")
+    assert isinstance(broken, QuantConv2d)
+    broken.accumulator = 9
+    with pytest.raises(BitwrightError, match=r"promises an accumulator of 9 bits, but its sums need 1[0-6] bits"):
+        bw.pack(model, (x[:2],), preprocess=DIGITS.preprocess)
+
+
+def graph_with(attributes: dict[str, Any], quantised: bool) -> tuple[Graph, dict[str, np.ndarray]]:
+    grid = {"scale": "s", "zero_point": "z"}
+    nodes = [Node("quantize", (0,), {"qmin": 0, "qmax": 3}, grid, "q")] if quantised else []
+    nodes.append(Node("linear", (len(nodes),), attributes, {"weight": "w"}, "fc"))
+    tensors = {"s": np.ones(1, "f4"), "z": np.zeros(1, "f4"), "w": np.array([[1, -2], [3, -5]], "f4")}
+    return Graph(((2,),), tuple(nodes), (len(nodes),)), tensors
+
+
+def test_a_broken_promise_is_refused_by_every_engine() -> None:
+    x = np.ones((1, 2), np.float32)
+    graph, tensors = graph_with({"accumulator": 6}, True)  # 3 * 8 = 24 takes six bits
+    assert run_reference(graph, tensors, (x,))[0].tolist() == [[-1, -2]]
+    for wrong in (graph_with({"accumulator": 5}, True), graph_with({"accumulator": 16}, False)):
+        with pytest.raises(BitwrightError, match="promises an accumulator of"):
+            run_reference(*wrong, (x,))
+    with pytest.raises(BitwrightError, match="accumulator is 33; expected an integer from 2 to 32"):
+        validate(graph_with({"accumulator": 33}, True)[0], {"s": (1,), "z": (1,), "w": (2, 2)})
 
 
 def test_wider_accumulators_lose_less(trained: nn.Module) -> None:

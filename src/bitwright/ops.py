@@ -309,9 +309,14 @@ def _digits(integers: np.ndarray, limit: float) -> list[np.ndarray] | None:
 
 
 class _Quantised(nn.Module):
-    """A layer with a quantiser in front, and what it remembers about its weight."""
+    """A layer with a quantiser in front, and what it remembers about its weight.
+
+    accumulator   bits in two's complement that no partial sum of whole numbers leaves; 0: nothing is promised. A packed
+                  file has the promise, and whoever reads it checks
+    """
 
     input: nn.Module
+    accumulator: int = 0
 
     def __init__(self, *args: Any, input: nn.Module, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -119,7 +119,7 @@ def compare_layers(
 
 def _beside_threshold(node: Node, weights: Mapping[str, Array], x: Array, ours: Array, theirs: Array) -> LayerAgreement:
     """Signs and quantisers are monotone: from a number within `reach` of x one gets what lies between the two ends."""
-    code = partial(OPERATIONS[node.op], {role: weights[name] for role, name in node.weights.items()}, **node.attributes)
+    code = partial(OPERATIONS[node.op], {role: weights[name] for role, name in node.weights.items()}, **node.arguments)
     reach = np.float32(NEAR) * np.abs(x).max(initial=0)
     wrong = (theirs < code(x - reach)) | (theirs > code(x + reach))
     return _row(node, ours, theirs, wrong)

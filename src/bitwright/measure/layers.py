@@ -20,7 +20,7 @@ import numpy as np
 from bitwright.measure.peers import without_quantizers
 from bitwright.packing.inspect import inspect_file
 from bitwright.packing.lattice import find_lattice
-from bitwright.runtime.domains import domains
+from bitwright.runtime.domains import LAYERS, domains
 from bitwright.runtime.engine import Model
 from bitwright.runtime.graph import Graph, Node, validate
 
@@ -28,7 +28,6 @@ Array = np.ndarray
 FAMILIES = {"bits": "popcount", "bytes": "int8", "conv2d": "float32", "linear": "float32", "depthwise": "float32"}
 """The first word of a kernel's name, and the peak that it could at best reach; others, sparse ones, have no such. On
 tiles (amx) bits are multiplied as bytes."""
-LAYERS = ("conv2d", "linear")
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class _Writer:
 
     def write(self, node: Node, result: int) -> None:
         inputs = [self.name(value) for value in node.inputs]
-        getattr(self, f"_{node.op}")(node, inputs, self.name(result), **node.attributes)
+        getattr(self, f"_{node.op}")(node, inputs, self.name(result), **node.arguments)
 
     def emit(self, op: str, inputs: list[str], result: str, **attributes: Any) -> None:
         from onnx import helper

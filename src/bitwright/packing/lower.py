@@ -20,8 +20,9 @@ import bitwright.ops  # noqa: F401  (torch.ops.bitwright)
 from bitwright.errors import BitwrightError
 from bitwright.packing import rules
 from bitwright.packing.export import export
+from bitwright.packing.lattice import find_lattice
 from bitwright.packing.rules.rule import exported_shape
-from bitwright.runtime.domains import domains
+from bitwright.runtime.domains import LAYERS, domains, integer_layer
 from bitwright.runtime.graph import Graph, Node, validate
 
 
@@ -52,15 +53,32 @@ def lower(
 
     Raises `BitwrightError`: kind "unsupported-op" for an operation that the engine lacks, "export" for a module that
     torch.export can't trace or that fixes its batch size, "dtype" for weights that are not float32, "not-finite" for
-    weights with NaN or infinity, "inputs" for a model or example inputs that are not as described.
+    weights with NaN or infinity, "inputs" for a model or example inputs that are not as described, "value" for a layer
+    whose sums leave the accumulator that it promises (`QuantConv2d.accumulator`).
     """
     program, shapes = export(model, example_inputs, pixels=preprocess is not None)
     lowering = Lowering(program, shapes)
     lowering.run(_per_input(preprocess, len(shapes)))
     graph, weights = lowering.result()
+    graph = _with_accumulators(graph, model)
     validate(graph, {name: array.shape for name, array in weights.items()})
-    domains(graph, weights)
+    coded = domains(graph, weights)
+    for node in graph.nodes:
+        if "accumulator" in node.attributes:
+            integer_layer(node, coded[node.inputs[0]], find_lattice(weights[node.weights["weight"]]))
     return graph, weights
+
+
+def _with_accumulators(graph: Graph, model: nn.Module) -> Graph:
+    """What layers promise about their sums, at their nodes."""
+    promised = {name: bits for name, m in model.named_modules() if (bits := getattr(m, "accumulator", 0))}
+    nodes = [
+        replace(node, attributes={**node.attributes, "accumulator": promised[node.name]})
+        if node.op in LAYERS and node.name in promised
+        else node
+        for node in graph.nodes
+    ]
+    return replace(graph, nodes=tuple(nodes))
 
 
 def _per_input(preprocess: Any, count: int) -> tuple[Normalization | None, ...]:

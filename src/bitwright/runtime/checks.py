@@ -49,6 +49,7 @@ class Operation:
     optional: tuple[str, ...] = ()
     inputs: int = 1
     most_inputs: int = 0
+    optional_attributes: tuple[str, ...] = ()
 
 
 class Check:
@@ -73,7 +74,8 @@ class Check:
             self.fail(f"no such operation; the operations are {', '.join(sorted(operations))}")
         operation = operations[node.op]
         self._inputs(operation)
-        self._keys("attribute", node.attributes, set(operation.attributes), set(operation.attributes))
+        attributes = set(operation.attributes)
+        self._keys("attribute", node.attributes, attributes, {*attributes, *operation.optional_attributes})
         self._keys("weight", node.weights, set(operation.weights), {*operation.weights, *operation.optional})
         shape = operation.shape(self)
         if any(n > MAX_INTEGER for n in shape) or math.prod(shape) > self.limit:

@@ -16,6 +16,7 @@ Array = np.ndarray
 
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-100, 2.0**100
 LARGEST_ZERO_POINT = 1 << 16
+LAYERS = ("conv2d", "linear")
 _LARGEST = 1 << 24  # whole numbers up to it are exact in float32
 
 
@@ -62,16 +63,31 @@ def domains(graph: Graph, tensors: Mapping[str, Array] | Mapping[str, Decodable]
             found.append(_quantized(node, tensors))
         else:
             x = found[node.inputs[0]]
+            if x is None:
+                integer_layer(node, None, None)  # which refuses what it may promise
             found.append(None if x is None else _after(node, x))
     return found
 
 
 def integer_layer(node: Node, domain: Domain | None, lattice: Lattice | None) -> bool:
     """Whether a node is an integer layer: conv2d or linear of a coded value with a weight that has a lattice, and exact
-    sums for every input."""
-    return (
-        node.op in ("conv2d", "linear") and domain is not None and lattice is not None and exact_sums(domain, lattice)
-    )
+    sums for every input.
+
+    Raises BitwrightError (kind "value") where the node promises an accumulator that its sums may leave.
+    """
+    if node.op not in LAYERS:
+        return False
+    found = domain is not None and lattice is not None and exact_sums(domain, lattice)
+    if promised := node.attributes.get("accumulator", 0):
+        needed = (domain.span * lattice.largest_sum).bit_length() + 1 if found and domain and lattice else 0
+        if not 0 < needed <= promised:
+            sums = f"its sums need {needed} bits" if needed else "its sums are no whole numbers"
+            raise BitwrightError(
+                f"{node.op} {node.name!r} promises an accumulator of {promised} bits, but {sums}; the file is damaged "
+                "or not one of bitwright's, pack the model again",
+                kind="value",
+            )
+    return found
 
 
 def exact_sums(domain: Domain, lattice: Lattice) -> bool:

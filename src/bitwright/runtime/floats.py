@@ -49,7 +49,7 @@ def operations(native: Any, node: Node, weights: Weights, inputs: Sequence[Shape
         return [make(math.prod(inputs[0]), math.prod(inputs[0]) // math.prod(inputs[1]))]
     if node.op == "concat":
         return concat(native, inputs, node.attributes["axis"])
-    return OPERATIONS[node.op](native, inputs[0], weights, **node.attributes)
+    return OPERATIONS[node.op](native, inputs[0], weights, **node.arguments)
 
 
 def affine(native: Any, shape: Shape, weights: Weights) -> list[Any]:

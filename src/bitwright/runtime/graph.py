@@ -31,6 +31,11 @@ class Node:
     weights: dict[str, str] = field(default_factory=dict)
     name: str = ""
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The attributes that its operation computes with: all but the promise about its sums."""
+        return {key: value for key, value in self.attributes.items() if key != "accumulator"}
+
 
 @dataclass(frozen=True)
 class Graph:

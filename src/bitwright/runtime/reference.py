@@ -68,7 +68,7 @@ def _call(
     lattice = lattices.get(node.weights.get("weight", ""))
     if domain is not None and lattice is not None and integer_layer(node, domain, lattice):
         return partial(_integer_sums, node, domain, lattice, roles.get("bias"))
-    return partial(OPERATIONS[node.op], roles, **node.attributes)
+    return partial(OPERATIONS[node.op], roles, **node.arguments)
 
 
 def per_channel(vector: Array, rank: int) -> Array:
@@ -161,7 +161,7 @@ def _integer_sums(node: Node, domain: Domain, lattice: Lattice, bias: Array | No
     m = np.rint(x.astype(np.float64) / np.float64(domain.scale))
 
     def scaled(integers: Array, magnitude: Array) -> Array:
-        total = SUMS[node.op](integers, m, **node.attributes)  # whole numbers below 2^31: exact in float64
+        total = SUMS[node.op](integers, m, **node.arguments)  # whole numbers below 2^31: exact in float64
         return (total + 0.0).astype(np.float32) * per_channel(magnitude * domain.scale, total.ndim)  # without -0.0
 
     if lattice.two_magnitudes:

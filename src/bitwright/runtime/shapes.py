@@ -118,6 +118,7 @@ def _conv2d(check: Check) -> Shape:
     if outputs % groups:
         check.fail(f"groups={groups} does not divide the {outputs} output channels")
     check.bias(outputs)
+    _accumulator(check)
     return (outputs, *_windows(check, kernel, check.integers("dilation", 2, 1), ceil=False))
 
 
@@ -125,7 +126,16 @@ def _linear(check: Check) -> Shape:
     (features,) = check.input(rank=1)
     outputs, _ = check.weight("weight", (None, features))
     check.bias(outputs)
+    _accumulator(check)
     return (outputs,)
+
+
+_PROMISE = ("accumulator",)
+
+
+def _accumulator(check: Check) -> None:
+    if "accumulator" in check.node.attributes:
+        check.integer("accumulator", 2, 32)
 
 
 def _scale_and_shift(check: Check) -> Shape:
@@ -282,8 +292,10 @@ def _softmax(check: Check) -> Shape:
 
 OPERATIONS: dict[str, Operation] = {
     "normalize": Operation(_normalize, weights=("scale", "shift")),
-    "conv2d": Operation(_conv2d, ("stride", "padding", "dilation", "groups"), ("weight",), ("bias",)),
-    "linear": Operation(_linear, weights=("weight",), optional=("bias",)),
+    "conv2d": Operation(
+        _conv2d, ("stride", "padding", "dilation", "groups"), ("weight",), ("bias",), optional_attributes=_PROMISE
+    ),
+    "linear": Operation(_linear, weights=("weight",), optional=("bias",), optional_attributes=_PROMISE),
     "affine": Operation(_scale_and_shift, weights=("scale", "shift")),
     "relu": Operation(_same),
     "prelu": Operation(_prelu, weights=("slope",)),

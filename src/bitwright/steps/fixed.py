@@ -141,6 +141,7 @@ class Fixed(Step):
             "quantised-graph",
             points={name: [grid.qmin, grid.qmax] for name, grid in grids.items()},
             layers={layer: place.name for place in places for layer in place.layers},
+            **({"accumulator": self.accumulator.bits} if self.accumulator is not None else {}),
         )
         for name, grid in grids.items():
             quantiser = model.get_submodule(f"quantisers.{name}")

@@ -155,11 +155,14 @@ def _keeps(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 @edit("quantised-graph")
-def quantised_graph(model: nn.Module, *, points: Mapping[str, Sequence[int]], layers: Mapping[str, str]) -> nn.Module:
+def quantised_graph(
+    model: nn.Module, *, points: Mapping[str, Sequence[int]], layers: Mapping[str, str], accumulator: int = 0
+) -> nn.Module:
     """The graph of the model with a `Quantize` behind each of `points`, name -> (qmin, qmax), at quantisers.NAME.
 
     The scales are 1: the caller sets them. `layers`, path -> point, become quantised layers of what their point has
-    coded, means `ExactMean`. Raises BitwrightError for a point that the graph doesn't have: it is of another model.
+    coded, which promise an accumulator of so many bits, means `ExactMean`. Raises BitwrightError for a point that the
+    graph doesn't have: it is of another model.
     """
     traced = trace(model)
     modules = dict(traced.named_modules())
@@ -173,7 +176,9 @@ def quantised_graph(model: nn.Module, *, points: Mapping[str, Sequence[int]], la
     for name in points:
         _insert(traced, nodes[name])
     for path, name in layers.items():
-        traced.set_submodule(path, quantised_like(modules[path], Coded(made, name)))
+        layer = quantised_like(modules[path], Coded(made, name))
+        layer.accumulator = accumulator
+        traced.set_submodule(path, layer)
     traced.graph.lint()
     traced.recompile()
     return traced.to(next(model.parameters()).device)

@@ -83,7 +83,13 @@ def test_the_format_lists_every_operation_with_its_attributes_and_weights():
     section = (Path(__file__).parent.parent / "FORMAT.md").read_text().split("## 7. Operations")[1].split("\n## ")[0]
     rows = [line.strip("| ").split(" | ")[:4] for line in section.splitlines() if line.startswith("| ")][1:]
     names = [[name for name in cell.split(", ") if name != "-"] for row in rows for cell in row[2:]]
-    expected = [[list(o.attributes), [*o.weights, *(f"({name})" for name in o.optional)]] for o in OPERATIONS.values()]
+    expected = [
+        [
+            [*required, *(f"({name})" for name in optional)]
+            for required, optional in ((o.attributes, o.optional_attributes), (o.weights, o.optional))
+        ]
+        for o in OPERATIONS.values()
+    ]
     counts = [f"{o.inputs} to {o.most_inputs}" if o.most_inputs else str(o.inputs) for o in OPERATIONS.values()]
     assert [row[:2] for row in rows] == [list(pair) for pair in zip(OPERATIONS, counts, strict=True)]
     assert names == [cell for row in expected for cell in row]

@@ -122,19 +122,19 @@ def graph_with(attributes: dict[str, Any], quantised: bool) -> tuple[Graph, dict
     grid = {"scale": "s", "zero_point": "z"}
     nodes = [Node("quantize", (0,), {"qmin": 0, "qmax": 3}, grid, "q")] if quantised else []
     nodes.append(Node("linear", (len(nodes),), attributes, {"weight": "w"}, "fc"))
-    tensors = {"s": np.ones(1, "f4"), "z": np.zeros(1, "f4"), "w": np.array([[1, -2], [3, -5]], "f4")}
-    return Graph(((2,),), tuple(nodes), (len(nodes),)), tensors
+    tensors = {"s": np.ones(1, "f4"), "z": np.zeros(1, "f4"), "w": np.array([[1, -2, 1], [3, -4, 1]], "f4")}
+    return Graph(((3,),), tuple(nodes), (len(nodes),)), tensors
 
 
 def test_a_broken_promise_is_refused_by_every_engine() -> None:
-    x = np.ones((1, 2), np.float32)
+    x = np.ones((1, 3), np.float32)
     graph, tensors = graph_with({"accumulator": 6}, True)  # 3 * 8 = 24 takes six bits
-    assert run_reference(graph, tensors, (x,))[0].tolist() == [[-1, -2]]
+    assert run_reference(graph, tensors, (x,))[0].tolist() == [[0, 0]]
     for wrong in (graph_with({"accumulator": 5}, True), graph_with({"accumulator": 16}, False)):
         with pytest.raises(BitwrightError, match="promises an accumulator of"):
             run_reference(*wrong, (x,))
     with pytest.raises(BitwrightError, match="accumulator is 33; expected an integer from 2 to 32"):
-        validate(graph_with({"accumulator": 33}, True)[0], {"s": (1,), "z": (1,), "w": (2, 2)})
+        validate(graph_with({"accumulator": 33}, True)[0], {"s": (1,), "z": (1,), "w": (2, 3)})
 
 
 def test_wider_accumulators_lose_less(trained: nn.Module) -> None:

@@ -66,7 +66,7 @@ def _call(
     """A node as a function of its inputs."""
     roles = {role: weights[name] for role, name in node.weights.items()}
     lattice = lattices.get(node.weights.get("weight", ""))
-    if domain is not None and lattice is not None and integer_layer(node, domain, lattice):
+    if integer_layer(node, domain, lattice) and domain is not None and lattice is not None:
         return partial(_integer_sums, node, domain, lattice, roles.get("bias"))
     return partial(OPERATIONS[node.op], roles, **node.arguments)
 

@@ -3,8 +3,8 @@
     python benchmarks/bench_int8_nets.py [--threads 1] [--rounds 40] [--json FILE]
 
 The step `fixed` makes them, without training: ResNet-18 at 224x224 with random weights, batch norm as random images
-leave it, and the pretrained CIFAR ResNet-20 of the results. onnxruntime gets the float networks and quantises them as its
-guide advises, in both of its forms. Ours is compared with torch, and its file with the float weights: 27 % at most.
+leave it, and the pretrained CIFAR ResNet-20 of the results. onnxruntime gets the float networks and quantises them as
+its guide advises, in both of its forms. Ours is compared with torch, and its file with the float weights: 27 % at most.
 """
 
 from __future__ import annotations

@@ -331,6 +331,18 @@ def test_what_may_not_become_a_checkpoint(tmp_path: Path) -> None:
         load_checkpoint(nn.Linear(2, 2), tmp_path / "m")
 
 
+def test_a_checkpoint_of_another_architecture_is_refused_by_what_differs(tmp_path: Path) -> None:
+    save_checkpoint(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), tmp_path / "m", "2-x")
+    model = nn.Sequential(nn.Linear(2, 4))
+    with pytest.raises(
+        BitwrightError, match=r"another architecture than Sequential; 4 tensors differ:\n  0\.weight: model"
+    ):
+        load_checkpoint(model, tmp_path / "m")
+    save_checkpoint(nn.Sequential(*(nn.Linear(1, 1) for _ in range(9))), tmp_path / "m", "2-x")
+    with pytest.raises(BitwrightError, match=r"\n  \.\.\.\nIt fits the model that the recipe"):
+        load_checkpoint(nn.Sequential(), tmp_path / "m")
+
+
 def test_the_stored_recipe_is_the_resolved_one(finished: Path) -> None:
     assert identity(stored_recipe(finished)) == identity(load_recipe(recipe()))
     assert "batch_size: 64" in (finished / "recipe.yaml").read_text()

@@ -107,10 +107,11 @@ def test_bad_settings(make: object) -> None:
     [
         ({"layers": ("re:(",)}, "is no regular expression"),
         ({"layers": "fc1"}, r"twn: layers is 'fc1'; expected a tuple of patterns, \('fc1',\)"),
+        ({"threshold": 4.5}, r"no weight of layer 'fc1' is above 4.5 times their mean magnitude; take a smaller"),
         ({"ignore": ("fc*",)}, r"no layer is left: ignore=\['fc\*'\] takes all of fc1, fc2, fc3"),
     ],
 )
-def test_patterns_that_make_no_sense(options: dict[str, object], problem: str) -> None:
+def test_settings_that_suit_no_layer(options: dict[str, object], problem: str) -> None:
     with pytest.raises(BitwrightError, match=problem):
         TWN(train=SHORT, **options).apply(
             bw.create_model("mlp", input_shape=(1, 8, 8)), Context(bw.load_dataset("digits"))

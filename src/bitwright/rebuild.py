@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LSUV_IMAGES = 256
 """How many training images `model.initialize: lsuv` measures on."""
+_SHOWN = 8
+"""Tensors that an error lists."""
 
 
 def build_model(recipe: Recipe, data: Dataset, *, first_weights: bool = True) -> nn.Module:
@@ -85,14 +87,27 @@ def save_checkpoint(model: nn.Module, path: Path, label: str) -> None:
 def load_checkpoint(model: nn.Module, path: Path) -> nn.Module:
     """Make the edits of a checkpoint on a model as its constructor built it, and load what `save_checkpoint` wrote.
 
-    Gives the model to go on with, which is another one where an edit replaced all of it.
+    Gives the model to go on with, which is another one where an edit replaced all of it. Raises BitwrightError for a
+    file that can't be read, and for one of another architecture, with the tensors that differ.
     """
     from safetensors import SafetensorError, safe_open
+
+    from bitwright.models.weights import described, mismatches
 
     try:
         with safe_open(path, "pt") as file:
             model = edits.replay(model, edits.from_json((file.metadata() or {}).get("edits", "[]")))
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, RuntimeError, SafetensorError) as error:
         raise BitwrightError(f"cannot load the checkpoint {path}: {error}", kind="checkpoint") from None
+    if wrong := mismatches(model.state_dict(), state):
+        raise BitwrightError(
+            f"the checkpoint {path} is of another architecture than {type(model).__name__}; {len(wrong)} tensors "
+            "differ:\n  "
+            + "\n  ".join(described(wrong)[:_SHOWN])
+            + ("\n  ..." if len(wrong) > _SHOWN else "")
+            + "\nIt fits the model that the recipe in its run's folder builds; name that model, or run again",
+            kind="checkpoint",
+        )
+    model.load_state_dict(state)
     return model

@@ -52,12 +52,10 @@ def load_weights(model: nn.Module, file: str | os.PathLike[str], fresh: Sequence
     kept = _select(model, fresh)
     wanted = _without(kept, model.state_dict())
     found = _without(kept, _tensors(path, _read(path)))
-    if wrong := _mismatches(wanted, found):
-        said = {n: ["has none" if shape is None else str(shape) for shape in pair] for n, pair in wrong.items()}
-        lines = [f"{name}: model {mine}, file {theirs}" for name, (mine, theirs) in said.items()]
+    if wrong := mismatches(wanted, found):
         raise BitwrightError(
             f"{path} does not fit {type(model).__name__} with {len(wanted)} tensors; {len(wrong)} differ:\n  "
-            + "\n  ".join(lines)
+            + "\n  ".join(described(wrong))
             + f"\n{_remedy(wrong)}",
             kind="weights",
         )
@@ -157,7 +155,8 @@ def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
     return dict(content)
 
 
-def _mismatches(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> dict[str, Mismatch]:
+def mismatches(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> dict[str, Mismatch]:
+    """The tensors that a model (`wanted`) and a file don't both have in one shape; counters of batch norm may lack."""
     shapes = {
         name: tuple(tuple(tensors[name].shape) if name in tensors else None for tensors in (wanted, found))
         for name in {**wanted, **found}
@@ -167,6 +166,12 @@ def _mismatches(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Te
         for name, (mine, theirs) in shapes.items()
         if mine != theirs and not (theirs is None and name.endswith("num_batches_tracked"))
     }
+
+
+def described(wrong: Mapping[str, Mismatch]) -> list[str]:
+    """A line for each of them."""
+    said = {n: ["has none" if shape is None else str(shape) for shape in pair] for n, pair in wrong.items()}
+    return [f"{name}: model {mine}, file {theirs}" for name, (mine, theirs) in said.items()]
 
 
 def _remedy(wrong: Mapping[str, Mismatch]) -> str:

@@ -78,7 +78,8 @@ class TWN(Step):
     train           the training; the authors use SGD with momentum 0.9 and a decay of 1e-4 on the latent weights
                     (CIFAR-10: 0.1, a tenth at epochs 80 and 120 of 160, batch 100). Here: 60 epochs, cosine.
 
-    Records: "ternary" (per layer: weights, share of zeros, magnitudes).
+    Raises BitwrightError for a threshold that would leave a layer nothing but zeros. Records: "ternary" (per layer:
+    weights, share of zeros, magnitudes).
     """
 
     name: ClassVar[str] = "twn"
@@ -97,6 +98,13 @@ class TWN(Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = plain_layers(model, self.layers, self.ignore)
+        for name, layer in layers.items() if self.threshold != "exact" else ():
+            if not (weight_of(layer).abs() > rule_threshold(weight_of(layer), float(self.threshold))).any():
+                raise BitwrightError(
+                    f"twn: no weight of layer {name!r} is above {self.threshold:g} times their mean magnitude; take a "
+                    'smaller threshold, 0.7 or "exact"',
+                    kind="setting",
+                )
         with quantised_weights(layers, lambda name, weight: TernaryByRule(self.threshold)):
             context.train(model, self.train)
         context.record("ternary", [_row(name, layer) for name, layer in layers.items()])

@@ -180,6 +180,19 @@ def test_a_searched_network_has_the_bits_that_were_found(trained: nn.Module, opt
     assert (found["scan"] is not None) == search.scan
 
 
+@pytest.mark.parametrize("method", ["greedy", "sensitivity"])
+def test_a_single_layer_has_weights_alone_to_search(method: Any) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    context = Context(DIGITS)
+    context.train(model, TrainSettings(epochs=3, batch_size=50))
+    Fixed(search=BitSearch(method)).apply(model, context)
+    answer = context.records["bit_search"]["answer"]
+    assert answer["value_bits"] == {}
+    assert 2 <= answer["weight_bits"]["1"] < 8
+    with pytest.raises(BitwrightError, match="has no values to search bits for"):
+        Fixed(search=BitSearch(method, weights=False)).apply(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), context)
+
+
 def test_a_search_is_not_done_again(trained: nn.Module, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Fixed(search=BitSearch(images=100), images=50)
     first = step.apply(copy.deepcopy(trained), Context(DIGITS, folder=tmp_path))

@@ -203,6 +203,8 @@ class Fixed(Step):
             return Simulated(traced, knobs, list(inputs), seen, grid_of, self._rounded, images, labels)
 
         if self.search is not None:
+            if not knobs and not self.search.weights:
+                raise BitwrightError("fixed: the model has no values to search bits for; set search.weights: true")
             config = self._searched(self.search, space, context)
         else:
             ordered = {layer: inputs[layer] for layer in _in_order(traced, inputs)}

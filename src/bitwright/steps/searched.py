@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bitwright.measure.bit_costs import traffic_ratio
+from bitwright.measure.bit_costs import FLOAT_BITS, traffic_ratio
 from bitwright.steps.bit_search import (
     BitSearch,
     Config,
@@ -86,7 +86,8 @@ def _answer(search: Search, config: Config) -> Answer:
 
 
 def _shares(space: Space, config: Config) -> tuple[float, float]:
-    """Of float32's bits: what values take, and what weights take."""
+    """Of float32's bits: what values take, and what weights take. A single layer has no values but its image."""
     values = [value_bits(config, name) for name in space.values]
-    weights = [config.get(Knob("weight", name), 32) for name in space.weights]
-    return traffic_ratio(list(space.values.values()), values), traffic_ratio(list(space.weights.values()), weights)
+    weights = [config.get(Knob("weight", name), FLOAT_BITS) for name in space.weights]
+    traffic = traffic_ratio(list(space.values.values()), values) if values else 0.0
+    return traffic, traffic_ratio(list(space.weights.values()), weights)

@@ -58,7 +58,7 @@ class Simulated:
         self._kept: dict[tuple[str, int], Tensor] = {}
         self._set({})
         self.values = self._count(names)
-        self.integer_bits = max(_integer_bits(seen[name]) for name in names)
+        self.integer_bits = max((_integer_bits(seen[name]) for name in names), default=1)
         self._logits = self._run()
 
     def accuracy(self, config: Config) -> float:

@@ -25,7 +25,18 @@ from bitwright.measure.machine import describe_machine
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE.parent / "docs" / "performance"
-SCRIPTS = ("binary", "binary_avx2", "int8", "float", "accumulators", "sparse", "resnet18", "small_nets", "int8_nets")
+SCRIPTS = (
+    "binary",
+    "binary_avx2",
+    "int8",
+    "float",
+    "accumulators",
+    "bit_serial",
+    "sparse",
+    "resnet18",
+    "small_nets",
+    "int8_nets",
+)
 ARRAY_BYTES, TRIES = 256 << 20, 5
 
 

@@ -66,7 +66,8 @@ SLACK = 1.02
 
 def apply(name: str, model: nn.Module, seed: int = 0) -> nn.Module:
     torch.manual_seed(99)  # what a step draws must come from the context's seed
-    return get_step(name)().apply(model, Context(task(), seed=seed))
+    step = get_step(name)()
+    return step.apply(apply(step.after, model, seed) if step.after else model, Context(task(), seed=seed))
 
 
 def task() -> Dataset:

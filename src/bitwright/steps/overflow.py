@@ -44,6 +44,7 @@ class OverflowSurvey(Step):
     """
 
     name: ClassVar[str] = "overflow"
+    after: ClassVar[str] = "fixed"
     paper: ClassVar[str] = "de Bruin, Zivkovic, Corporaal, Microprocessors and Microsystems 2020"
 
     images: int = 500

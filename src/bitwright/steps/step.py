@@ -26,6 +26,8 @@ class Step:
     paper: ClassVar[str] = ""
     model: ClassVar[str] = ""
     """The only model that it is for; "": any."""
+    after: ClassVar[str] = ""
+    """A step, or one like it, that must have come before; "": none."""
 
     def __post_init__(self) -> None:
         """Refuse words that a field doesn't know; subclasses check the rest. Recipes are checked before, calls not."""

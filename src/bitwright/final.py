@@ -99,16 +99,14 @@ def _read_if_current(run: Run) -> dict[str, Any] | None:
 
 def _test(run: Run) -> dict[str, Any]:
     """Errors, bytes and agreement. The test part of the data is read here and nowhere else."""
-    import torch
-
-    from bitwright.training.evaluate import evaluate, evaluate_logits, predict_logits
+    from bitwright.training.evaluate import as_tensor, evaluate, evaluate_logits, predict_logits
 
     data, label = run.data, baseline_label(run.recipe)
     dense = _baseline(run, label)
     model = run.model(run.recipe.last)
     packed = run.folder / "packed.safetensors"
     pack_model(run, model, run.recipe.pack).save(packed)
-    logits = predict_logits(model, torch.from_numpy(data.test.images), data.preprocess, BATCH)
+    logits = predict_logits(model, as_tensor(data.test.images), data.preprocess, BATCH)
     tested = _evaluation(evaluate(dense, data.test, data.preprocess)) if has_baseline(run.recipe) else {}
     return {
         "test_images": len(data.test),

@@ -169,6 +169,7 @@ def test_every_dispatched_kernel_has_all_variants() -> None:
             variants.setdefault(operation, set()).add(isa)
     assert set(variants) >= {"conv2d", "depthwise", "linear", "sparse_linear"}
     assert variants.pop("bits_plain") == {"avx2"}  # no level chooses it, benchmarks compare with it
+    assert variants.pop("bytes16") == {"avx2", "avx512"}  # what bytes_* compute, where sums fit 16 bits
     assert all(isas >= {"ref", "avx2"} for isas in variants.values()), variants
 
 

@@ -99,7 +99,9 @@ class TWN(Step):
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = plain_layers(model, self.layers, self.ignore)
         for name, layer in layers.items() if self.threshold != "exact" else ():
-            if not (weight_of(layer).abs() > rule_threshold(weight_of(layer), float(self.threshold))).any():
+            weight = weight_of(layer)
+            kept = weight.abs() > rule_threshold(weight, float(self.threshold))
+            if weight.any() and not kept.any():
                 raise BitwrightError(
                     f"twn: no weight of layer {name!r} is above {self.threshold:g} times their mean magnitude; take a "
                     'smaller threshold, 0.7 or "exact"',

@@ -70,6 +70,12 @@ def test_clipping_depends_on_the_order_and_the_optimistic_form_does_not():
     assert accumulate(values, codes, 4, "wrap").item() == 7
 
 
+def test_products_of_16_bits_do_not_overflow_on_the_way():
+    values, codes = torch.full((1, 2), 65535), torch.full((1, 2), 32767)
+    assert accumulate(values, codes, 31, "clip").item() == (1 << 30) - 1
+    assert accumulate(values, -codes, 32, "clip").item() == -(1 << 31)
+
+
 @pytest.mark.parametrize(("largest", "bits"), [(0, 1), (1, 2), (127, 8), (128, 9), (32767, 16)])
 def test_widths_hold_both_ends(largest, bits):
     assert width(largest) == bits

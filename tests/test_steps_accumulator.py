@@ -159,6 +159,7 @@ def test_a_width_that_nothing_fits_into_is_refused(trained: nn.Module) -> None:
         (lambda: Accumulator(16, "act-y"), "constraint is 'act-y'; expected act-w or worst-case"),  # type: ignore[arg-type]
         (lambda: Accumulator(images=0), "images is 0"),
         (lambda: Fixed(weight_bits={"*": 4}, accumulator=Accumulator()), "one number each"),
+        (lambda: Fixed(weight_bits=12, accumulator=Accumulator()), "weight_bits is 12 with an accumulator"),
         (lambda: Fixed(search=BitSearch(), accumulator=Accumulator()), "leave one out"),
     ],
 )

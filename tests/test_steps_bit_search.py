@@ -124,6 +124,23 @@ def test_a_scan_moves_one_knob_at_a_time() -> None:
     assert dict(curves[Knob("data", "v0")])[2] == pytest.approx(100 - 64 / 16)
 
 
+class Together(MadeUp):
+    """Weights and values need twelve bits between them: either may have few while the other is float."""
+
+    def accuracy(self, config: Config) -> float:
+        weight = config.get(Knob("weight", "w"), 32)
+        return 100.0 if weight + min(value_bits(config, name) for name in self.values) >= 12 else 50.0
+
+
+@pytest.mark.parametrize("formats", [False, True])
+def test_bits_that_do_not_suit_each_other_grow_until_they_do(formats: bool) -> None:
+    space = Together({"v0": 10, "v1": 10}, {"w": 10}, {})
+    for weights in (False, True):
+        answer = greedy(space, Limits(8, 8, weights, formats)).answer(1.0)
+        assert space.accuracy(answer) == 100
+        assert all(1 <= value_bits(answer, name) <= 8 for name in space.values)
+
+
 def test_what_no_bits_can_reach_is_an_error() -> None:
     space = made_up(1e6, 1e6)
     with pytest.raises(BitwrightError, match="no configuration loses as little as 1 percent"):
@@ -191,6 +208,24 @@ def test_a_single_layer_has_weights_alone_to_search(method: Any) -> None:
     assert 2 <= answer["weight_bits"]["1"] < 8
     with pytest.raises(BitwrightError, match="has no values to search bits for"):
         Fixed(search=BitSearch(method, weights=False)).apply(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), context)
+
+
+def test_the_accuracy_of_the_answer_is_that_of_the_network_coarse_pixels_and_all(trained: nn.Module) -> None:
+    for bits in (2, 3, 8):
+        context = Context(DIGITS)
+        step = Fixed(activation_bits=bits, correct_bias=False, search=BitSearch(tolerance=20))
+        model = step.apply(copy.deepcopy(trained), context)
+        images, labels = context.held_out(1000)
+        found = 100 * (model.eval()(images).argmax(1) == labels).double().mean()
+        assert found == pytest.approx(context.records["bit_search"]["answer"]["accuracy"], abs=0.5)
+
+
+def test_symmetric_values_below_zero_can_be_searched_down_to_a_bit() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Linear(32, 10))
+    context = Context(DIGITS)
+    context.train(model, TrainSettings(epochs=8, batch_size=50))
+    Fixed(images=50, symmetric=True, search=BitSearch(scan=True)).apply(model, context)
+    assert context.records["bit_search"]["scan"]["data _1"][-1][0] == 1
 
 
 def test_a_search_is_not_done_again(trained: nn.Module, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,15 @@ def test_a_layer_that_is_called_twice_is_refused() -> None:
         places(nn.Sequential(layer, nn.ReLU(), layer))
 
 
+def test_a_network_of_two_inputs_is_refused() -> None:
+    class Two(nn.Module):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+            return x if scale is None else x * scale
+
+    with pytest.raises(BitwrightError, match=r"Two takes 2 inputs \(x, scale\), optional ones included; expected one"):
+        trace(Two())
+
+
 def test_a_forward_that_looks_at_numbers_is_refused() -> None:
     class Asks(nn.Module):
         def __init__(self) -> None:

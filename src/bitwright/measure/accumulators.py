@@ -85,9 +85,10 @@ def accumulate(values: Tensor, codes: Tensor, bits: int, overflow: Overflow) -> 
     if overflow != "clip":
         sums = (values.double() @ codes.double().T).long()  # exact below 2^53
         return wrap(sums, bits) if overflow == "wrap" else sums.clamp(low, high)
-    columns, rows = values.T.contiguous().int(), codes.T.contiguous().int()
-    sums = torch.zeros(len(values), len(codes), dtype=torch.int32)
-    wide = torch.zeros_like(sums, dtype=torch.int64) if bits > 31 else sums
+    largest = (int(t.abs().max()) if t.numel() else 0 for t in (values, codes))
+    kind = torch.int32 if math.prod(largest) - low < 1 << 31 else torch.int64  # which is slower
+    columns, rows = values.T.contiguous().to(kind), codes.T.contiguous().to(kind)
+    sums = torch.zeros(len(values), len(codes), dtype=kind)
     for value, code in zip(columns, rows, strict=True):
-        wide.addcmul_(value[:, None].to(wide.dtype), code[None, :].to(wide.dtype)).clamp_(low, high)
-    return wide.long()
+        sums.addcmul_(value[:, None], code[None, :]).clamp_(low, high)
+    return sums.long()

@@ -83,8 +83,8 @@ def integer_layer(node: Node, domain: Domain | None, lattice: Lattice | None) ->
         if not 0 < needed <= promised:
             sums = f"its sums need {needed} bits" if needed else "its sums are no whole numbers"
             raise BitwrightError(
-                f"{node.op} {node.name!r} promises an accumulator of {promised} bits, but {sums}; the file is damaged "
-                "or not one of bitwright's, pack the model again",
+                f"{node.op} {node.name!r} promises an accumulator of {promised} bits, but {sums}; its weights or its "
+                "quantiser are not those that the promise was made for, or the file is damaged",
                 kind="value",
             )
     return found

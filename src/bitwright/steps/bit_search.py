@@ -194,8 +194,8 @@ def greedy(space: Space, limits: Limits) -> Search:
     """Judd's descent (2015): from the fewest uniform bits that lose nothing, always the one bit that is missed least.
 
     1. three sweeps with all else float: the fewest bits of all weights, integer bits of all values, fraction bits of
-       all values that keep 99.9 % of the accuracy; together they get a fraction bit more until they do. Without
-       `formats` two: of weights and of values
+       all values that keep 99.9 % of the accuracy. Without `formats` two: of weights and of values. Together, and no
+       more than the limits, values get a (fraction) bit more until they keep it, then weights
     2. of all configurations with one bit less of one knob the most accurate (of equals the cheapest) becomes the next,
        as long as it keeps the accuracy that the largest tolerance asks for
     """
@@ -232,18 +232,23 @@ def _uniform(search: Search, limits: Limits) -> Config:
         return tried[max(len(tried) - 2, 0)]
 
     weight = least((b, weights(b)) for b in range(limits.weight_bits, 1, -1))
-    if not limits.formats:
+    if limits.formats:
+        top = space.integer_bits
+        fine = LARGEST_FORMAT - top
+        integer = least((i, values(integer=i, fraction=LARGEST_FORMAT - i)) for i in range(top, -fine, -1))
+        fraction = least((f, values(integer=top, fraction=f)) for f in range(fine, -top, -1))
+        data = min(max(integer + fraction, 1), limits.data_bits)
+    else:
         data = least((b, values(data=b)) for b in range(limits.data_bits, 0, -1))
-        return weights(weight) | values(data=data)
-    top = space.integer_bits
-    fine = LARGEST_FORMAT - top
-    integer = least((i, values(integer=i, fraction=LARGEST_FORMAT - i)) for i in range(top, -fine, -1))
-    fraction = least((f, values(integer=top, fraction=f)) for f in range(fine, -top, -1))
-    config = weights(weight) | values(integer=integer, fraction=max(fraction, 1 - integer))
-    while not search.lossless(config) and integer + fraction < LARGEST_FORMAT:
-        fraction += 1
-        config = weights(weight) | values(integer=integer, fraction=fraction)
-    return config
+
+    def together(weight: int, data: int) -> Config:
+        return weights(weight) | (
+            values(integer=integer, fraction=data - integer) if limits.formats else values(data=data)
+        )
+
+    while not search.lossless(together(weight, data)) and (data, weight) != (limits.data_bits, limits.weight_bits):
+        data, weight = (data + 1, weight) if data < limits.data_bits else (data, weight + 1)
+    return together(weight, data)
 
 
 def _can_shrink(config: Config, knob: Knob) -> bool:

@@ -135,7 +135,8 @@ def _grid(low: float, high: float, bits: int, symmetric: bool, power_of_two: boo
         return Grid(_scale(high / levels, power_of_two), 0, 0, levels)
     if symmetric:
         half = 1 << (bits - 1)
-        return Grid(_scale(max(high / (half - 1), -low / half), power_of_two), 0, -half, half - 1)
+        above = high / (half - 1) if half > 1 else 0.0  # one bit has no number above zero
+        return Grid(_scale(max(above, -low / half), power_of_two), 0, -half, half - 1)
     scale = _scale((high - low) / levels, power_of_two)
     return Grid(scale, min(max(round(-low / scale), 0), levels), 0, levels)
 

@@ -117,6 +117,12 @@ class Fixed(Step):
                 "each",
                 kind="setting",
             )
+        if self.accumulator is not None and isinstance(self.weight_bits, int) and self.weight_bits > 8:
+            raise BitwrightError(
+                f"fixed: weight_bits is {self.weight_bits} with an accumulator, but layers of more than 8 bits are "
+                "computed in float32; take at most 8",
+                kind="setting",
+            )
         for field, least in (("images", 1), ("iterations", 0)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -200,7 +206,8 @@ class Fixed(Step):
 
         def space(count: int) -> Simulated:
             images, labels = context.held_out(count)
-            return Simulated(traced, knobs, list(inputs), seen, grid_of, self._rounded, images, labels)
+            always = {place.name: grid_of(place.name, most) for place in places if place.name in pixels}
+            return Simulated(traced, knobs, always, list(inputs), seen, grid_of, self._rounded, images, labels)
 
         if self.search is not None:
             if not knobs and not self.search.weights:

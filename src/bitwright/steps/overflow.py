@@ -33,9 +33,10 @@ class OverflowSurvey(Step):
 
     Found, in bits of two's complement: what the three constraints ask for (`measure.accumulators`), and the fewest with
     which the network keeps `keep` percent of its accuracy if that layer's sums wrap around, or saturate after every
-    addition (channels innermost last, as the weight lies in memory). Fewest is found by halving, as if accuracy never
-    rose with fewer bits. Where all scales are powers of two, integer bits are given, too: bits - 1 - FL_w - FL_d
-    (de Bruin, Zivkovic, Corporaal 2020, table of required IL_acc).
+    addition (channels innermost last, as the weight lies in memory). Fewest is found by halving from what ACT_w asks
+    for, as if accuracy never rose with fewer bits. Saturation may need more than ACT_y: partial sums are what it cuts.
+    Where all scales are powers of two, integer bits are given, too: bits - 1 - FL_w - FL_d (de Bruin, Zivkovic,
+    Corporaal 2020, table of required IL_acc).
 
     images   of the training split for the largest sums, and of the validation split for accuracy
     keep     percent of the accuracy with exact sums
@@ -87,7 +88,7 @@ class OverflowSurvey(Step):
             needs = layer.needs(largest[name])
             row = {"layer": name, "products": layer.codes.shape[1], "worst_case": needs.worst_case}
             row |= {"act_w": needs.act_w, "act_y": needs.act_y}
-            row |= {kind: fewest(layer, needs.act_y + 1, kind) for kind in ("wrap", "clip")}
+            row |= {kind: fewest(layer, needs.act_w, kind) for kind in ("wrap", "clip")}
             rows.append(row | {"fraction_bits": layer.fraction_bits})
         return {"accuracy": exact, "keep": self.keep, "images": len(images), "layers": rows}
 

@@ -72,6 +72,12 @@ def trace(model: nn.Module) -> fx.GraphModule:
         ) from None
     finally:
         model.train(mode)
+    if len(inputs := [node.name for node in graph.nodes if node.op == "placeholder"]) != 1:
+        raise BitwrightError(
+            f"{type(model).__name__} takes {len(inputs)} inputs ({', '.join(inputs)}), optional ones included; "
+            "expected one, the image: put it into a module whose forward takes nothing else",
+            kind="trace",
+        )
     traced = fx.GraphModule(tracer.root, graph, type(model).__name__)
     if (shape := getattr(model, "input_shape", None)) is not None:
         traced.input_shape = shape

@@ -27,7 +27,8 @@ Rounded = Callable[[Tensor, int], Tensor]
 class Simulated:
     """A `bit_search.Space` of a model: quantisers behind `places`, the layers plain, their weights rounded to nearest.
 
-    places     the points that have knobs; the others stay float
+    places     the points that have knobs
+    always     points without knobs: their grids in every configuration but the empty one, which is the float network
     seen       what every point was given for training images
     grid_of    chooses the grid of a point whose knob is "data"; formats decide the grids of the others
     rounded    rounds a layer's weight
@@ -38,6 +39,7 @@ class Simulated:
         self,
         model: nn.Module,
         places: Sequence[Point],
+        always: Mapping[str, Grid],
         layers: Sequence[str],
         seen: Mapping[str, Seen],
         grid_of: GridOf,
@@ -51,7 +53,8 @@ class Simulated:
         self._images = images
         self._float = {name: weight_of(model.get_submodule(name)).detach().clone() for name in layers}
         self.weights = {name: weight.numel() for name, weight in self._float.items()}
-        self._model = quantised_graph(model, points=dict.fromkeys(names, (0, 1)), layers={})
+        self._always = always
+        self._model = quantised_graph(model, points=dict.fromkeys([*names, *always], (0, 1)), layers={})
         assert isinstance(self._model, fx.GraphModule)
         self._quantisers = self._model.get_submodule("quantisers")
         self._outputs: dict[str, Tensor] = {}  # of one layer, without quantisers
@@ -102,7 +105,9 @@ class Simulated:
     @torch.no_grad()
     def _set(self, config: Config) -> None:
         for name, module in self._quantisers.named_children():
-            grid = grid_in(config, name, self._seen[name], self._grid_of) if mentions(config, name) else None
+            grid = self._always.get(name) if config else None
+            if mentions(config, name):
+                grid = grid_in(config, name, self._seen[name], self._grid_of)
             new = nn.Identity() if grid is None else Quantize(grid.scale, grid.zero_point, grid.qmin, grid.qmax)
             if grid is not None or not isinstance(module, nn.Identity):
                 setattr(self._quantisers, name, new)

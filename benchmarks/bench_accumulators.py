@@ -1,8 +1,7 @@
 """Speed of sums in 16 bits, where they are known to fit, beside 32 bits: int8 convolutions with AVX2 alone.
 
 Cases are 3x3 convolutions, as many channels out as in, of 2-bit codes with weights from -3 to 3: no sum of theirs can
-leave 16 bits. "32 bits" is told that codes may be up to 255, and computes the same numbers. The peer has all
-instructions of the machine.
+leave 16 bits. "32 bits" is told that codes may be up to 255, and computes the same numbers.
 
     python benchmarks/bench_accumulators.py [--only 64@56] [--threads 1] [--isa avx512] [--json FILE]
 """

@@ -193,7 +193,8 @@ ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t l
     : RowOperation(input_sizes(window, x, finish), output_sizes(window, finish)), finish_(std::move(finish)) {
   const bool two = !finish_.negative.empty();
   const bool depthwise = !two && window.groups == window.in_c && window.groups == window.out_c && window.groups > 1;
-  conv_ = {window, x, low, step, padding, largest, two, depthwise, nullptr, 0, nullptr, nullptr, nullptr, 0, nullptr, nullptr};
+  conv_ = {window, x,       low,     step,    padding, largest, two, depthwise, nullptr,
+           0,      nullptr, nullptr, nullptr, 0,       nullptr, nullptr};
   check_sums(conv_, weights);
   borders_ = find_borders(conv_, weights);
   const Variant variant = choose_variant(conv_, weights);

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.errors import BitwrightError
-from bitwright.measure.accumulators import Needs, accumulate, eligible, width, wrap
+from bitwright.measure.accumulators import Needs, accumulate, eligible, wrap
+from bitwright.runtime.domains import width
 
 
 def test_the_lectures_example():

@@ -17,11 +17,11 @@ import bitwright as bw
 from bitwright.context import Context
 from bitwright.data import load_dataset
 from bitwright.errors import BitwrightError
-from bitwright.measure.accumulators import width
 from bitwright.models import create_model
 from bitwright.ops import Coded, QuantConv2d, QuantLinear
 from bitwright.packing.lattice import find_lattice
 from bitwright.rebuild import load_checkpoint, save_checkpoint
+from bitwright.runtime.domains import width
 from bitwright.runtime.graph import Graph, Node, validate
 from bitwright.runtime.reference import run_reference
 from bitwright.steps.accumulator import Accumulator, bounded
@@ -155,7 +155,7 @@ def test_a_width_that_nothing_fits_into_is_refused(trained: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Accumulator(7), "bits is 7; expected a whole number, 8 to 31"),
+        (lambda: Accumulator(7), "bits is 7; expected a whole number of bits from 8 to 31"),
         (lambda: Accumulator(16, "act-y"), "constraint is 'act-y'; expected act-w or worst-case"),  # type: ignore[arg-type]
         (lambda: Accumulator(images=0), "images is 0"),
         (lambda: Fixed(weight_bits={"*": 4}, accumulator=Accumulator()), "one number each"),

@@ -19,14 +19,10 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import BitwrightError
+from bitwright.runtime.domains import width
 
 Constraint = Literal["worst-case", "act-w", "act-y"]
 Overflow = Literal["wrap", "clip", "clip-last"]
-
-
-def width(largest: int) -> int:
-    """The fewest bits in two's complement that hold every whole number from -largest to largest."""
-    return largest.bit_length() + 1
 
 
 def eligible(constraint: Constraint, bits: int, **known: float) -> Iterator[tuple[int, int]]:

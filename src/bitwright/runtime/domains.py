@@ -69,6 +69,11 @@ def domains(graph: Graph, tensors: Mapping[str, Array] | Mapping[str, Decodable]
     return found
 
 
+def width(largest: int) -> int:
+    """The fewest bits in two's complement that hold every whole number from -largest to largest."""
+    return largest.bit_length() + 1
+
+
 def integer_layer(node: Node, domain: Domain | None, lattice: Lattice | None) -> bool:
     """Whether a node is an integer layer: conv2d or linear of a coded value with a weight that has a lattice, and exact
     sums for every input.
@@ -79,7 +84,7 @@ def integer_layer(node: Node, domain: Domain | None, lattice: Lattice | None) ->
         return False
     found = domain is not None and lattice is not None and exact_sums(domain, lattice)
     if promised := node.attributes.get("accumulator", 0):
-        needed = (domain.span * lattice.largest_sum).bit_length() + 1 if found and domain and lattice else 0
+        needed = width(domain.span * lattice.largest_sum) if found and domain and lattice else 0
         if not 0 < needed <= promised:
             sums = f"its sums need {needed} bits" if needed else "its sums are no whole numbers"
             raise BitwrightError(

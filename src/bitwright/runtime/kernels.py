@@ -276,12 +276,12 @@ def _few_samples(layer: Layer) -> int:
 
 
 def _build_bytes(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
-    many = _build_coded("ByteConvOp")(native, layer, finish, x)
+    assert layer.domain is not None
+    many = _build_coded(native.ByteConvOp, layer, finish, x, largest=layer.domain.levels - 1)
     if not (most := _few_samples(layer)):
         return many
-    assert layer.domain is not None
     planes = native.CodeLayout(1, 1, layer.channels[0], planes=_code_bits(layer.domain))
-    few = _build_coded("BitConvOp")(native, layer, finish, planes)
+    few = _build_bits(native, layer, finish, planes)
     return native.ByBatchOp(few, many, planes, x, most)
 
 
@@ -290,15 +290,14 @@ def _exact(layer: Layer) -> float | None:
     return 1e6 * layer.products() if layer.domain else None
 
 
-def _build_coded(name: str) -> Callable[[Any, Layer, Any, Any], Any]:
-    def build(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
-        assert layer.domain is not None
-        numbers = {"low": layer.domain.low, "step": layer.domain.step, "padding": layer.outside}
-        if name == "ByteConvOp":
-            numbers["largest"] = layer.domain.levels - 1
-        return getattr(native, name)(layer.window, x, weights=layer.integers, finish=finish, **numbers)
+def _build_bits(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    return _build_coded(native.BitConvOp, layer, finish, x)
 
-    return build
+
+def _build_coded(make: Callable[..., Any], layer: Layer, finish: Any, x: Any, **more: int) -> Any:
+    assert layer.domain is not None
+    numbers = {"low": layer.domain.low, "step": layer.domain.step, "padding": layer.outside, **more}
+    return make(layer.window, x, weights=layer.integers, finish=finish, **numbers)
 
 
 def _build_exact(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
@@ -314,7 +313,7 @@ TABLE = (
     Row(
         "bits",
         _bits,
-        _build_coded("BitConvOp"),
+        _build_bits,
         lambda layer: Form(_code_bits(layer.domain) if layer.domain else 1, layer.groups),
         True,
     ),

@@ -13,6 +13,7 @@ from bitwright.errors import BitwrightError
 from bitwright.steps.bit_search import Config, Knob
 from bitwright.steps.calibrate import Grid
 from bitwright.steps.latent import surrogate
+from bitwright.steps.layers import check_bits, check_count
 from bitwright.steps.lsq import SteppedWeight
 from bitwright.steps.simulated import Simulated
 
@@ -36,28 +37,16 @@ class Accumulator:
     images: int = 100
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 8 <= self.bits <= 31:
-            raise BitwrightError(
-                f"accumulator: bits is {self.bits!r}; expected a whole number, 8 to 31", kind="setting"
-            )
+        check_bits("accumulator: bits", self.bits, 8, 31)
         if self.constraint not in ("act-w", "worst-case"):
             raise BitwrightError(
                 f"accumulator: constraint is {self.constraint!r}; expected act-w or worst-case", kind="setting"
             )
-        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
-            raise BitwrightError(
-                f"accumulator: images is {self.images!r}; expected a whole number from 1", kind="setting"
-            )
+        check_count("accumulator: images", self.images, 1)
 
     def largest_sum(self, span: int) -> int:
         """What the magnitudes of a channel's whole numbers may sum up to, for values of at most `span`."""
         return ((1 << (self.bits - 1)) - 1) // span
-
-
-def span_of(grid: Grid) -> int:
-    """The largest whole number of values, counted from zero or from the lowest, as engines may (FORMAT.md 8.3)."""
-    low, high = grid.qmin - grid.zero_point, grid.qmax - grid.zero_point
-    return max(abs(low), abs(high), high - low)
 
 
 def fit_accumulators(
@@ -85,9 +74,10 @@ def fit_accumulators(
         weight = space.float_weight(layer)
         pairs = {}
         for bits in given:
-            wide = _most_weight_bits(settings, weight, span_of(grid_of(point, bits)), codes_of, most[0])
+            wide = _most_weight_bits(settings, weight, grid_of(point, bits).domain.span, codes_of, most[0])
             if wide is not None:
-                pairs[wide, bits] = _with(config, layer, data, wide, bits, point in space.values)
+                knobs = {Knob("weight", layer): wide, data: bits}
+                pairs[wide, bits] = config | {k: b for k, b in knobs.items() if k != data or point in space.values}
         if not pairs:
             raise BitwrightError(
                 f"layer {layer!r} adds {weight[0].numel()} products, too many for an accumulator of {settings.bits} "
@@ -100,11 +90,6 @@ def fit_accumulators(
         rows = [[*pair, error] for pair, error in errors.items()]
         tried.append({"layer": layer, "weight_bits": best[0], "value_bits": best[1], "tried": rows})
     return config, tried
-
-
-def _with(config: Config, layer: str, data: Knob, weight_bits: int, data_bits: int, has_knob: bool) -> Config:
-    found = {**config, Knob("weight", layer): weight_bits}
-    return {**found, data: data_bits} if has_knob else found
 
 
 def _most_weight_bits(

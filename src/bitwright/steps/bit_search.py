@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from bitwright.errors import BitwrightError
 from bitwright.measure.bit_costs import FLOAT_BITS, traffic_ratio
+from bitwright.steps.layers import check_count
 
 Kind = Literal["integer", "fraction", "data", "weight"]
 LARGEST_FORMAT = 16
@@ -79,8 +80,7 @@ class BitSearch:
             raise BitwrightError(f"search: method is {self.method!r}; expected greedy or sensitivity", kind="setting")
         if isinstance(self.tolerance, bool) or not 0 <= self.tolerance < 100:
             raise BitwrightError(f"search: tolerance is {self.tolerance}; expected percent, 0 to 100", kind="setting")
-        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
-            raise BitwrightError(f"search: images is {self.images!r}; expected a whole number from 1", kind="setting")
+        check_count("search: images", self.images, 1)
 
 
 TOLERANCES = (1.0, 2.0, 5.0, 10.0)

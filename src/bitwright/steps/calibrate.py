@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from bitwright.errors import BitwrightError
+from bitwright.runtime.domains import Domain
 
 Method = Literal["min-max", "percentile", "mse", "kl"]
 
@@ -44,10 +46,15 @@ class Grid:
     qmin: int
     qmax: int
 
+    @property
+    def domain(self) -> Domain:
+        """Its numbers as whole ones times a scale."""
+        return Domain(np.float32(self.scale), self.qmin - self.zero_point, self.qmax - self.zero_point)
+
     def rounded(self, x: Tensor) -> Tensor:
         """The nearest of its numbers, by the rule of FORMAT.md 8.1, in the type of x."""
-        low, high = self.qmin - self.zero_point, self.qmax - self.zero_point
-        return (x / self.scale).round().clamp(low, high) * self.scale
+        domain = self.domain
+        return (x / self.scale).round().clamp(domain.low, domain.high) * self.scale
 
 
 def observe(traced: fx.GraphModule, names: Iterable[str], images: Tensor, batch_size: int = 100) -> dict[str, Seen]:
@@ -191,7 +198,7 @@ def _divergence(seen: Seen, grid: Grid) -> float:
 
 def _inside(seen: Seen, grid: Grid) -> Tensor:
     half = grid.scale / 2
-    low, high = (grid.scale * (q - grid.zero_point) for q in (grid.qmin, grid.qmax))
+    low, high = grid.scale * grid.domain.low, grid.scale * grid.domain.high
     return (seen.centres >= low - half) & (seen.centres <= high + half)
 
 

@@ -20,7 +20,7 @@ from bitwright.steps.activations import exact_norms
 from bitwright.steps.bit_search import TOLERANCES, BitSearch, Config, Knob, Limits
 from bitwright.steps.calibrate import Grid, Method, Seen, choose_grid, observe
 from bitwright.steps.latent import quantised_weights
-from bitwright.steps.layers import check_bits, per_layer, plain_layers, weight_of
+from bitwright.steps.layers import check_bits, check_count, per_layer, plain_layers, weight_of
 from bitwright.steps.lsq import SteppedInput, SteppedWeight
 from bitwright.steps.moments import gather
 from bitwright.steps.placement import Point, points, trace
@@ -123,10 +123,8 @@ class Fixed(Step):
                 "computed in float32; take at most 8",
                 kind="setting",
             )
-        for field, least in (("images", 1), ("iterations", 0)):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise BitwrightError(f"fixed: {field} is {value!r}; expected a whole number from {least}")
+        check_count("fixed: images", self.images, 1)
+        check_count("fixed: iterations", self.iterations, 0)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)

@@ -100,6 +100,12 @@ def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
                 )
 
 
+def check_count(what: str, value: object, least: int) -> None:
+    """Raise BitwrightError unless it is a whole number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BitwrightError(f"{what} is {value!r}; expected a whole number from {least}", kind="setting")
+
+
 def check_bits(what: str, bits: object, least: int, most: int) -> None:
     """Raise BitwrightError unless it is a whole number of bits from `least` to `most`, or a mapping to such."""
     for number in bits.values() if isinstance(bits, Mapping) else [bits]:

@@ -16,7 +16,7 @@ from bitwright.measure.accumulators import Needs, Overflow, accumulate
 from bitwright.ops import Coded, QuantConv2d, Quantize, QuantLinear, Sign
 from bitwright.packing.lattice import Lattice, find_lattice
 from bitwright.runtime.domains import Domain
-from bitwright.steps.layers import weight_of
+from bitwright.steps.layers import check_count, weight_of
 from bitwright.steps.moments import windows
 from bitwright.steps.step import Step
 
@@ -53,8 +53,7 @@ class OverflowSurvey(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.images, bool) or not isinstance(self.images, int) or self.images < 1:
-            raise BitwrightError(f"overflow: images is {self.images!r}; expected a whole number from 1", kind="setting")
+        check_count("overflow: images", self.images, 1)
         if isinstance(self.keep, bool) or not 0 < self.keep <= 100:
             raise BitwrightError(f"overflow: keep is {self.keep!r}; expected percent, above 0 to 100", kind="setting")
 

@@ -92,6 +92,22 @@ def test_every_layer_fits(trained: nn.Module, options: Any, constraint: Any) -> 
         assert best[:2] == [row["weight_bits"], row["value_bits"]]
 
 
+def test_sums_that_were_seen_allow_more_bits_and_promise_nothing(trained: nn.Module) -> None:
+    found: dict[str, dict[int, int]] = {}
+    for constraint in ("act-w", "act-y"):
+        context = Context(DIGITS)
+        step = Fixed(images=100, accumulator=Accumulator(14, constraint))
+        model = step.apply(copy.deepcopy(trained), context).eval()
+        first = context.records["accumulator"]["layers"][0]  # whose input no earlier choice has changed
+        found[constraint] = {values: weights for weights, values, _ in first["tried"]}
+        assert {getattr(m, "accumulator", 0) for m in model.modules()} == {0, 14} - (
+            {14} if constraint == "act-y" else set()
+        )
+    assert found["act-y"].keys() >= found["act-w"].keys()
+    assert all(found["act-y"][bits] >= weights for bits, weights in found["act-w"].items())
+    assert max(narrowest(model).values()) > 14
+
+
 def test_the_file_has_the_promise_and_readers_check_it(trained: nn.Module, tmp_path: Path) -> None:
     model = Fixed(images=50, accumulator=Accumulator(16)).apply(copy.deepcopy(trained), Context(DIGITS)).eval()
     pixels = DIGITS.split("test").images[:20]
@@ -156,7 +172,7 @@ def test_a_width_that_nothing_fits_into_is_refused(trained: nn.Module) -> None:
     ("make", "message"),
     [
         (lambda: Accumulator(7), "bits is 7; expected a whole number of bits from 8 to 31"),
-        (lambda: Accumulator(16, "act-y"), "constraint is 'act-y'; expected act-w or worst-case"),  # type: ignore[arg-type]
+        (lambda: Accumulator(16, "act"), "constraint is 'act'; expected act-w, worst-case or act-y"),  # type: ignore[arg-type]
         (lambda: Accumulator(images=0), "images is 0"),
         (lambda: Fixed(weight_bits={"*": 4}, accumulator=Accumulator()), "one number each"),
         (lambda: Fixed(weight_bits=12, accumulator=Accumulator()), "weight_bits is 12 with an accumulator"),

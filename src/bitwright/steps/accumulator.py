@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,12 +11,16 @@ import torch
 from torch import Tensor
 
 from bitwright.errors import BitwrightError
+from bitwright.runtime.domains import Domain
 from bitwright.steps.bit_search import Config, Knob
 from bitwright.steps.calibrate import Grid
 from bitwright.steps.latent import surrogate
 from bitwright.steps.layers import check_bits, check_count
 from bitwright.steps.lsq import SteppedWeight
 from bitwright.steps.simulated import Simulated
+
+Coder = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""A weight as whole numbers of so many bits, (O, K), and their scales, (O, 1)."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +32,39 @@ class Accumulator:
     they were chosen). That is the layer-wise heuristic of de Bruin, Zivkovic and Corporaal (2020).
 
     bits         of the accumulator, 8 to 31, in two's complement
-    constraint   "act-w", the largest sum of a kernel's magnitudes times the largest value, or "worst-case": the number
-                 of products times the largest weight times the largest value. See `measure.accumulators`
+    constraint   what must fit (see `measure.accumulators`): "worst-case", the number of products times the largest
+                 weight times the largest value; "act-w", the largest sum of a kernel's magnitudes times the largest
+                 value; "act-y", the largest sum that the float network makes of the images. Only the first two are
+                 proofs: with "act-y" the packed file promises nothing, the engine adds in 32 bits, and the step
+                 `overflow` tells what narrower sums do
     images       that the layers' outputs are compared on
     """
 
     bits: int = 16
-    constraint: Literal["act-w", "worst-case"] = "act-w"
+    constraint: Literal["act-w", "worst-case", "act-y"] = "act-w"
     images: int = 100
 
     def __post_init__(self) -> None:
         check_bits("accumulator: bits", self.bits, 8, 31)
-        if self.constraint not in ("act-w", "worst-case"):
+        if self.constraint not in ("act-w", "worst-case", "act-y"):
             raise BitwrightError(
-                f"accumulator: constraint is {self.constraint!r}; expected act-w or worst-case", kind="setting"
+                f"accumulator: constraint is {self.constraint!r}; expected act-w, worst-case or act-y", kind="setting"
             )
         check_count("accumulator: images", self.images, 1)
 
+    @property
+    def proves(self) -> bool:
+        """Whether no sum can leave the accumulator, whatever the image."""
+        return self.constraint != "act-y"
+
+    @property
+    def largest(self) -> int:
+        """The largest whole number that the accumulator holds."""
+        return (1 << (self.bits - 1)) - 1
+
     def largest_sum(self, span: int) -> int:
         """What the magnitudes of a channel's whole numbers may sum up to, for values of at most `span`."""
-        return ((1 << (self.bits - 1)) - 1) // span
+        return self.largest // span
 
 
 def fit_accumulators(
@@ -54,14 +72,13 @@ def fit_accumulators(
     space: Simulated,
     inputs: Mapping[str, str],
     grid_of: Callable[[str, int], Grid],
-    codes_of: Callable[[Tensor, int], Tensor],
+    code: Coder,
     most: tuple[int, int],
 ) -> tuple[Config, list[dict[str, Any]]]:
     """The bits of every layer, and what was tried for each: weight bits, value bits, the difference of its outputs.
 
     inputs     the point that each layer reads, layers in the order of the network; points that `space` has no knob for
                keep the most bits
-    codes_of   a weight as whole numbers of so many bits, (O, K)
     most       bits of weights and of values
 
     Raises BitwrightError for a layer whose accumulator is too narrow for 2-bit weights and values.
@@ -72,9 +89,10 @@ def fit_accumulators(
         data = Knob("data", point)
         given = [config[data]] if data in config else [most[1]] if point not in space.values else range(2, most[1] + 1)
         weight = space.float_weight(layer)
+        sums = None if settings.proves else space.largest_sums(layer)
         pairs = {}
         for bits in given:
-            wide = _most_weight_bits(settings, weight, grid_of(point, bits).domain.span, codes_of, most[0])
+            wide = _most_weight_bits(settings, weight, sums, grid_of(point, bits).domain, code, most[0])
             if wide is not None:
                 knobs = {Knob("weight", layer): wide, data: bits}
                 pairs[wide, bits] = config | {k: b for k, b in knobs.items() if k != data or point in space.values}
@@ -93,16 +111,19 @@ def fit_accumulators(
 
 
 def _most_weight_bits(
-    settings: Accumulator, weight: Tensor, span: int, codes_of: Callable[[Tensor, int], Tensor], most: int
+    settings: Accumulator, weight: Tensor, sums: Tensor | None, values: Domain, code: Coder, most: int
 ) -> int | None:
-    """The most bits that weights may have for values of at most `span`; None where two are too many."""
-    limit = settings.largest_sum(span)
+    """The most bits that weights may have for such values; None where two are too many."""
     for bits in range(most, 1, -1):
         if settings.constraint == "worst-case":
-            largest = weight[0].numel() * ((1 << (bits - 1)) - 1)
+            largest = weight[0].numel() * ((1 << (bits - 1)) - 1) * values.span
         else:
-            largest = int(codes_of(weight, bits).abs().sum(1).max())
-        if largest <= limit:
+            codes, scale = code(weight, bits)
+            if sums is None:
+                largest = int(codes.abs().sum(1).max()) * values.span
+            else:
+                largest = math.ceil(float((sums / (scale.flatten() * float(values.scale))).max()))
+        if largest <= settings.largest:
             return bits
     return None
 

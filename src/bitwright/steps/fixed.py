@@ -145,7 +145,7 @@ class Fixed(Step):
             "quantised-graph",
             points={name: [grid.qmin, grid.qmax] for name, grid in grids.items()},
             layers={layer: place.name for place in places for layer in place.layers},
-            **({"accumulator": self.accumulator.bits} if self.accumulator is not None else {}),
+            **({"accumulator": self.accumulator.bits} if self.accumulator and self.accumulator.proves else {}),
         )
         for name, grid in grids.items():
             quantiser = model.get_submodule(f"quantisers.{name}")
@@ -180,9 +180,8 @@ class Fixed(Step):
 
     def _rounded(self, weight: Tensor, bits: int) -> Tensor:
         """A weight to the nearest of its grid."""
-        rows, largest = weight.flatten(1), (1 << (bits - 1)) - 1
-        scale = self._scale(rows, largest)
-        return (nearest(rows, scale, largest) * scale).view_as(weight)
+        codes, scale = self._code(weight, bits)
+        return (codes * scale).view_as(weight)
 
     def _scale(self, rows: Tensor, largest: int) -> Tensor:
         """Of each row, (O, 1)."""
@@ -239,7 +238,7 @@ class Fixed(Step):
     ) -> Config:
         settings = self.accumulator
         assert settings is not None
-        config, tried = fit_accumulators(settings, space(settings.images), inputs, grid_of, self._codes, self._most())
+        config, tried = fit_accumulators(settings, space(settings.images), inputs, grid_of, self._code, self._most())
         context.record("accumulator", {"bits": settings.bits, "constraint": settings.constraint, "layers": tried})
         return config
 
@@ -249,15 +248,16 @@ class Fixed(Step):
         assert isinstance(self.activation_bits, int)
         return self.weight_bits, self.activation_bits
 
-    def _codes(self, weight: Tensor, bits: int) -> Tensor:
-        """A weight as the nearest whole numbers, (O, K)."""
-        rows, largest = weight.flatten(1), (1 << (bits - 1)) - 1
-        return nearest(rows, self._scale(rows, largest), largest)
+    def _code(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        """A weight as the nearest whole numbers, (O, K), and their scales, (O, 1)."""
+        rows, largest = weight.detach().flatten(1), (1 << (bits - 1)) - 1
+        scale = self._scale(rows, largest)
+        return nearest(rows, scale, largest), scale
 
     def _limits(self, model: nn.Module, bits: Mapping[str, int]) -> dict[str, int]:
-        """Of the sum of a channel's whole numbers in each layer, where accumulators have a width."""
+        """Of the sum of a channel's whole numbers in each layer, where accumulators have a width for all images."""
         found: dict[str, int] = {}
-        if self.accumulator is None:
+        if self.accumulator is None or not self.accumulator.proves:
             return found
         for name in bits:
             layer = model.get_submodule(name)

@@ -85,6 +85,13 @@ class Simulated:
         """As the model was given."""
         return self._float[layer]
 
+    def largest_sums(self, layer: str) -> Tensor:
+        """Of products, without the bias, in the float network: the magnitude for each output channel, (O,)."""
+        self._set({})
+        sums, bias = self._output(layer), self._model.get_submodule(layer).bias
+        sums = sums.movedim(-1 if sums.ndim == 2 else 1, 0).flatten(1)
+        return (sums if bias is None else sums - bias[:, None]).abs().amax(1)
+
     def layer_error(self, config: Config, layer: str) -> float:
         """The sum of what a layer's outputs differ by from the float network's."""
         if layer not in self._outputs:
@@ -100,7 +107,7 @@ class Simulated:
             self._run()
         finally:
             handle.remove()
-        return torch.cat(found)
+        return torch.cat(found).detach()
 
     @torch.no_grad()
     def _set(self, config: Config) -> None:

@@ -88,9 +88,8 @@ class Simulated:
     def largest_sums(self, layer: str) -> Tensor:
         """Of products, without the bias, in the float network: the magnitude for each output channel, (O,)."""
         self._set({})
-        sums, bias = self._output(layer), self._model.get_submodule(layer).bias
-        sums = sums.movedim(-1 if sums.ndim == 2 else 1, 0).flatten(1)
-        return (sums if bias is None else sums - bias[:, None]).abs().amax(1)
+        sums, bias = self._output(layer).transpose(0, 1).flatten(1), self._model.get_submodule(layer).bias
+        return (sums - bias.detach()[:, None] if isinstance(bias, Tensor) else sums).abs().amax(1)
 
     def layer_error(self, config: Config, layer: str) -> float:
         """The sum of what a layer's outputs differ by from the float network's."""

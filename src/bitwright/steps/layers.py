@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bitwright.errors import BitwrightError
 from bitwright.patterns import matching
 from bitwright.steps.step import select_layers
+from bitwright.training.evaluate import eval_mode
 
 Number = TypeVar("Number", int, float)
 _TYPES = frozenset({"Conv1d", "Conv2d", "Conv3d", "Linear"})
@@ -98,6 +99,34 @@ def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
                     f"each its own: layer.{role} = torch.nn.Parameter(layer.{role}.detach().clone())",
                     kind="tied",
                 )
+
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...]]
+"""Of what a layer is given and gives for one image: (C, H, W) or (..., I), and the same of its outputs."""
+
+
+def shapes_of(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) -> dict[str, Shapes]:
+    """The `Shapes` of layers, in the order of their first call.
+
+    Layers that inference never calls, of auxiliary heads for one, are left out.
+    """
+    shapes: dict[str, Shapes] = {}
+
+    def see(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            shapes.setdefault(name, (tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
+
+        return note
+
+    handles = [layer.register_forward_hook(see(name)) for name, layer in layers.items()]
+    device = next((p.device for p in model.parameters()), image.device)
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(image.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return shapes
 
 
 def check_count(what: str, value: object, least: int) -> None:

@@ -46,15 +46,24 @@ class Moments:
 
     def add(self, layer: nn.Conv2d | nn.Linear, given: Tensor, wanted: Tensor) -> None:
         """The windows of a batch: what the layer is given, (N, C, H, W) or (N, ..., I), and what it should give."""
-        groups = len(self.x)
-        x, y = windows(layer, given), _outputs(layer, wanted)
-        x = x.view(groups, -1, x.shape[1])  # (g, K, windows)
-        y = y.view(groups, -1, y.shape[1])
+        self.add_windows(windows(layer, given), outputs(layer, wanted))
+
+    def add_windows(self, x: Tensor, y: Tensor) -> None:
+        """Windows as columns: (groups K, windows) and (O, windows), float32."""
+        x = x.view(len(self.x), -1, x.shape[1])  # (g, K, windows)
+        y = y.view(len(self.y), -1, y.shape[1])
         self.count += x.shape[2]
         self.x += x.sum(2, dtype=torch.float64)
         self.y += y.sum(2, dtype=torch.float64)
-        self.xx += (x @ x.mT).double()
-        self.yx += (y @ x.mT).double()
+        self.xx += x @ x.mT
+        self.yx += y @ x.mT
+
+    def centred_(self) -> tuple[Tensor, Tensor]:
+        """`gram` and `cross` in the memory of the sums, which are used up: wide layers have gigabytes of them."""
+        for xx, yx, x, y in zip(self.xx, self.yx, self.x, self.y, strict=True):
+            xx.addr_(x, x, alpha=-1 / self.count)
+            yx.addr_(y, x, alpha=-1 / self.count)
+        return self.xx, self.yx
 
     @property
     def gram(self) -> Tensor:
@@ -82,7 +91,7 @@ def windows(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     return columns.permute(1, 0, 2).reshape(columns.shape[1], -1)
 
 
-def _outputs(layer: nn.Conv2d | nn.Linear, y: Tensor) -> Tensor:
+def outputs(layer: nn.Conv2d | nn.Linear, y: Tensor) -> Tensor:
     """The same for outputs: (O, windows)."""
     if isinstance(layer, nn.Linear):
         return y.reshape(-1, y.shape[-1]).float().T.contiguous()
@@ -99,10 +108,14 @@ def gather(model: nn.Module, float_model: nn.Module, name: str, images: Tensor, 
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     moments = Moments.empty(layer)
     for batch in images.split(batch_size):
-        given = _at(model, name, batch, lambda inputs, output: inputs[0])
-        wanted = _at(float_model, name, batch, lambda inputs, output: output)
-        moments.add(layer, given, wanted)
+        moments.add(layer, *both_at(model, float_model, name, batch))
     return moments
+
+
+def both_at(model: nn.Module, float_model: nn.Module, name: str, batch: Tensor) -> tuple[Tensor, Tensor]:
+    """What the layer `name` is given in `model`, and what it gives in `float_model`, for preprocessed images."""
+    given = _at(model, name, batch, lambda inputs, output: inputs[0])
+    return given, _at(float_model, name, batch, lambda inputs, output: output)
 
 
 def _at(model: nn.Module, name: str, batch: Tensor, choose: Any) -> Tensor:
@@ -115,7 +128,8 @@ def _at(model: nn.Module, name: str, batch: Tensor, choose: Any) -> Tensor:
 
     handle = model.get_submodule(name).register_forward_hook(stop)
     try:
-        model.eval()(batch)
+        with torch.no_grad():
+            model.eval()(batch)
     except _Reached:
         pass
     finally:

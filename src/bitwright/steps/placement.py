@@ -9,7 +9,7 @@ is. Branches are concatenated before they are quantised, with one scale for all.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -90,7 +90,7 @@ def points(traced: fx.GraphModule, layers: Mapping[str, nn.Module]) -> list[Poin
     Raises BitwrightError for a layer that the graph calls twice or never.
     """
     modules = dict(traced.named_modules())
-    _check_calls(traced, layers)
+    check_calls(traced, layers)
     found: dict[fx.Node, list[str]] = {}
     for node in traced.graph.nodes:
         for value in _wanted(node, modules, layers):
@@ -102,13 +102,14 @@ def points(traced: fx.GraphModule, layers: Mapping[str, nn.Module]) -> list[Poin
     return [Point(node.name, tuple(found[node])) for node in sorted(found, key=order.__getitem__)]
 
 
-def _check_calls(traced: fx.GraphModule, layers: Mapping[str, nn.Module]) -> None:
+def check_calls(traced: fx.GraphModule, layers: Iterable[str]) -> None:
+    """Raise BitwrightError for a layer that the graph calls twice, or never."""
     calls = [str(node.target) for node in traced.graph.nodes if node.op == "call_module"]
     for name in layers:
         if (count := calls.count(name)) != 1:
             times = f"{count} times" if count else "never, or its weights are used without it"
             raise BitwrightError(
-                f"layer {name!r} is called {times}; only a layer that is called once can be quantised, `ignore` it",
+                f"layer {name!r} is called {times}; only one that is called once can be changed by itself, `ignore` it",
                 kind="placement",
             )
 

@@ -1,0 +1,323 @@
+"""Global error reconstruction: low rank layers that together give what the network gave."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bitwright.errors import BitwrightError
+from bitwright.steps.dropout import scaled_dropout
+from bitwright.steps.factors import Parts, factorise, groups_of, weights_with
+from bitwright.steps.following import Behind, following
+from bitwright.steps.layers import check_count, plain_layers, shapes_of, weight_of
+from bitwright.steps.low_rank import (
+    Ranks,
+    Split,
+    balanced,
+    cholesky,
+    choose_rank,
+    first_directions,
+    greedy,
+    output_error,
+    row,
+    saves,
+    solve,
+)
+from bitwright.steps.moments import Moments, both_at, outputs, windows
+from bitwright.steps.placement import trace
+from bitwright.steps.reconstruct import Fit, Samples, Sums, alternate, error, regress
+from bitwright.steps.step import Step
+from bitwright.training.seeds import derive_seed
+from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
+
+if TYPE_CHECKING:
+    from bitwright.context import Context
+
+_JOINT = TrainSettings(
+    epochs=10,
+    batch_size=128,
+    optimizer=Optimizer("SGD", 1e-3, {"momentum": 0.9}),
+    schedule=Schedule("cosine"),
+    weight_decay=0.0,
+    distill=Distill("start", "logits", weight=1.0),
+    select="last",
+)
+_JUDGES = 10
+"""One of so many samples only judges."""
+_BATCH = 100  # images
+_LEAST_SCALE = 1e-8
+_STEPS = 32
+"""Ranks that a layer's curve is known at, for "greedy"."""
+
+
+@dataclass(frozen=True)
+class GER(Step):
+    """Low rank layers by the outputs they lead to, not by their weights; labels are never used.
+
+    Stage 1, layer by layer from the bottom (a: inputs in the float network, c: in the compressed one, f: the ReLU):
+
+        min_{rank V <= k, b} sum_i || f(W a_i + b_0) - f(V c_i + b) ||^2
+
+    by a relaxation whose two halves have closed forms; `steps/reconstruct.py` has them. A batch norm between a layer
+    and its ReLU belongs to f. A layer that no ReLU follows has f(y) = y, and one regression is exact.
+
+    Stage 2, all factors P_l Q_l together by back-propagation, the other layers as they are:
+
+        J = 1/2 sum_i || x_i^L - x~_i^L ||^2      of the network's outputs, logits where these are the last
+
+    Convolutions are matrices over their windows (im2col): a D x D to k channels and a 1 x 1.
+
+    layers, ignore   which layers; the linear ones, as in the paper.
+    ranks            see `Ranks`: "rate" (the same in every layer), "count", "energy" (of the outputs), "greedy" (by the
+                     error behind the ReLU, of all layers together).
+    images           training images that stage 1 looks at; sums over them are streamed.
+    samples          windows that steps I and II alternate on and that are held in memory: those of all images, or if
+                     there are more, so many; a tenth of them only judges which iterate is kept.
+    penalties        lambda, one after the other, each for `alternations`.
+    alternations     at most, of each penalty; 0: step I alone.
+    joint            the training of stage 2, or null for none.
+
+    Defaults: penalties and alternations are those of the non-linear accelerator of Zhang et al. 2015; the joint
+    training is ours, by trial on LeNet-300-100: GER's own settings aren't published.
+
+    Records: "low_rank" (per layer: rank, weights, relative error behind f on judging samples after step I and after
+    alternating, whether inputs repeat so much that their Gram matrix is singular; the relative error of the network's
+    outputs before and after stage 2).
+
+    Raises BitwrightError for a layer that is called twice, and for a model whose operations can't be followed.
+    """
+
+    name: ClassVar[str] = "ger"
+    keeps_zeros: ClassVar[bool] = False
+    paper: ClassVar[str] = "Global Error Reconstruction, IJCAI 2016"
+
+    layers: tuple[str, ...] = ("Linear",)
+    ignore: tuple[str, ...] = ()
+    ranks: Ranks = field(default_factory=Ranks)
+    images: int = 10_000
+    samples: int = 50_000
+    penalties: tuple[float, ...] = (0.01, 1.0)
+    alternations: int = 25
+    joint: TrainSettings | None = field(default_factory=lambda: _JOINT)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ranks.allow("ger", "rate", "count", "energy", "greedy")
+        check_count("ger: images", self.images, 1)
+        check_count("ger: samples", self.samples, 2)
+        check_count("ger: alternations", self.alternations, 0)
+        for penalty in self.penalties:
+            if isinstance(penalty, bool) or not 0 < penalty < float("inf"):
+                raise BitwrightError(f"ger: penalties has {penalty!r}; expected numbers above 0", kind="setting")
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        chosen = plain_layers(model, self.layers, self.ignore)
+        images = context.calibration(self.images)
+        order = list(shapes_of(model, chosen, images[:1]))
+        chosen = {name: chosen[name] for name in order}
+        behind = following(trace(model), chosen)
+        float_model = copy.deepcopy(model)
+        ranks = self._ranks(float_model, chosen, behind, images, context.seed)
+        rows = []
+        for name in order:
+            view = _view(model, float_model, name, behind[name], images, self.samples, context.seed)
+            rows.append(self._replace(model, name, view, ranks(name, view)))
+        record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
+        changed = [row["layer"] for row in rows if row["rank"]]
+        if self.joint is not None and changed:
+            with _only(changed, model), scaled_dropout(model, chosen) as dropout:
+                dropout.scale(dict.fromkeys(chosen, 0.0))
+                context.train(model, self.joint)
+            record["output_error_joint"] = output_error(model, float_model, context)
+        context.record("low_rank", record)
+        return model
+
+    def _ranks(
+        self,
+        model: nn.Module,
+        layers: Mapping[str, nn.Module],
+        behind: Mapping[str, Behind],
+        images: Tensor,
+        seed: int,
+    ) -> Callable[[str, View], int]:
+        """What gives a layer's rank: its name and what is known of it; 0 where it stays whole."""
+        if self.ranks.by != "greedy":
+            values = self.ranks.of(layers)
+
+            def rank(name: str, view: View) -> int:
+                found = choose_rank(self.ranks, values[name], view.layer, view.split(), name)
+                return found if saves(self.ranks, view.layer, found) else 0
+
+            return rank
+        assert not isinstance(self.ranks.value, dict)
+        errors = {}
+        for name in layers:
+            errors[name] = _view(model, model, name, behind[name], images, self.samples, seed).curve()
+        chosen = greedy(errors, layers, self.ranks.value)
+        return lambda name, view: chosen[name] or 0
+
+    def _replace(self, model: nn.Module, name: str, view: View, rank: int) -> dict[str, Any]:
+        layer = view.layer
+        if not rank:
+            return row(name, layer, None, weight_of(layer).numel(), error=0.0)
+        linear = [regress(sums, rank) for sums in view.sums]
+        fits = linear
+        if view.rectified and self.alternations:
+            found = [alternate(*group, self.penalties, self.alternations) for group in view.groups(linear)]
+            fits = [one.fit for one in found]
+        new = factorise(model, name, _parts([view.plain(i, fit) for i, fit in enumerate(fits)]))
+        _set_bias(new, view.norm, torch.cat([view.plain(i, fit).bias for i, fit in enumerate(fits)]))
+        errors = {"error_linear": view.error(linear), "error": view.error(fits), "singular": view.singular}
+        return row(name, layer, rank, weights_with(layer, (None, rank)), rectified=view.rectified, **errors)
+
+
+@dataclass
+class View:
+    """What stage 1 knows of a layer: for each of its groups sums over all windows, and samples of them.
+
+    What the layer should give is that of the norm behind it, `scale` y + `shift`, (T,) each.
+    """
+
+    layer: nn.Module
+    norm: _BatchNorm | None
+    rectified: bool
+    scale: Tensor
+    shift: Tensor
+    sums: list[Sums]
+    samples: list[Samples]
+    judges: list[Samples]
+    singular: bool
+
+    def split(self) -> Split:
+        """All ranks of step I."""
+        solved = torch.stack([solve(sums.factor[None], sums.cross[None])[0] for sums in self.sums])
+        return first_directions(solved, torch.stack([sums.cross for sums in self.sums]))
+
+    def groups(self, fits: list[Fit]) -> Iterator[tuple[Sums, Samples, Samples, Fit]]:
+        """What alternating begins with."""
+        return zip(self.sums, self.samples, self.judges, fits, strict=True)
+
+    def error(self, fits: list[Fit]) -> float:
+        """Behind the activation, on the judging samples: a share of the wanted outputs' squares around their means."""
+        found = sum(error(fit, judge, self.rectified) for fit, judge in zip(fits, self.judges, strict=True))
+        return found / max(sum(_spread(judge.y, self.rectified) for judge in self.judges), 1e-30)
+
+    def curve(self) -> Tensor:
+        """That error for ranks from 0 up, of step I alone, known at some and interpolated between."""
+        split = self.split()
+        ranks = sorted({round(split.full * i / _STEPS) for i in range(_STEPS + 1)})
+        errors = []
+        for rank in ranks:
+            left, right = split.left[:, :, :rank], split.right[:, :rank]
+            biases = [sums.y - left[i] @ (right[i] @ sums.x) for i, sums in enumerate(self.sums)]
+            errors.append(self.error([Fit(left[i], right[i], bias) for i, bias in enumerate(biases)]))
+        found = torch.empty(split.full + 1, dtype=torch.float64)
+        for (low, high), (begin, end) in zip(pairwise(ranks), pairwise(errors), strict=True):
+            found[low : high + 1] = torch.linspace(begin, end, high - low + 1, dtype=torch.float64)
+        return found
+
+    def plain(self, group: int, fit: Fit) -> Fit:
+        """Without the norm: what the layer itself gives. A channel whose norm's scale is zero gives its bias alone."""
+        part = slice(group * len(fit.left), (group + 1) * len(fit.left))
+        scale, shift = self.scale[part], self.shift[part]
+        inverse = torch.where(scale.abs() > _LEAST_SCALE, 1 / scale, 0.0)
+        return Fit(fit.left * inverse[:, None], fit.right, (fit.bias - shift) * inverse)
+
+
+def _spread(y: Tensor, rectified: bool) -> float:
+    wanted = y.clamp(min=0) if rectified else y
+    return float((wanted - wanted.mean(0)).square().sum(dtype=torch.float64))
+
+
+def _view(
+    model: nn.Module, float_model: nn.Module, name: str, behind: Behind, images: Tensor, samples: int, seed: int
+) -> View:
+    """Look at a layer's inputs in `model` and its outputs in `float_model` for the images."""
+    layer = float_model.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    norm = float_model.get_submodule(behind.norm) if behind.norm else None
+    assert norm is None or isinstance(norm, _BatchNorm)
+    scale, shift = _affine(norm, weight_of(layer).shape[0])
+    groups = groups_of(layer)
+    moments, kept = Moments.empty(layer), []
+    for i, batch in enumerate(images.split(_BATCH)):
+        given, wanted = both_at(model, float_model, name, batch)
+        x, y = windows(layer, given), outputs(layer, wanted) * scale.float()[:, None] + shift.float()[:, None]
+        moments.add_windows(x, y)
+        share = min(1.0, samples * len(batch) / (len(images) * x.shape[1]))
+        some = _some(x.shape[1], share, derive_seed(seed, "ger", f"{name}/{i}"))
+        kept.append((x[:, some].T.reshape(len(some), groups, -1), y[:, some].T.reshape(len(some), groups, -1)))
+    x, y = (torch.cat([pair[i] for pair in kept]) for i in range(2))
+    cut = max(len(x) // _JUDGES, 1)
+    count, means = moments.count, (moments.x / moments.count, moments.y / moments.count)
+    gram, cross = moments.centred_()
+    factor, singular = cholesky(gram)
+    return View(
+        layer,
+        norm if norm is None else model.get_submodule(behind.norm),  # type: ignore[arg-type]
+        behind.rectified,
+        scale,
+        shift,
+        [Sums(count, means[0][g], means[1][g], cross[g], factor[g]) for g in range(groups)],
+        [Samples(x[cut:, g].contiguous(), y[cut:, g].contiguous()) for g in range(groups)],
+        [Samples(x[:cut, g].contiguous(), y[:cut, g].contiguous()) for g in range(groups)],
+        singular,
+    )
+
+
+def _some(count: int, share: float, seed: int) -> Tensor:
+    """That share of so many places, at random, in order."""
+    if share >= 1:
+        return torch.arange(count)
+    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return shuffled[: max(round(count * share), 1)].sort().values
+
+
+def _affine(norm: _BatchNorm | None, channels: int) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a batch norm in eval mode, float64; 1 and 0 without one."""
+    if norm is None:
+        return torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def _parts(fits: list[Fit]) -> Parts:
+    """The factors of each group, with equal singular values."""
+    pairs = [balanced(fit.left[None], fit.right[None]) for fit in fits]
+    return Parts(torch.cat([right for _, right in pairs]), last=torch.cat([left for left, _ in pairs]))
+
+
+def _set_bias(new: nn.Module, norm: _BatchNorm | None, bias: Tensor) -> None:
+    """Where the layer has none, the norm behind it takes it."""
+    last = new.get_submodule("last")
+    with torch.no_grad():
+        if isinstance(last.bias, Tensor):
+            last.bias.copy_(bias)
+        elif norm is not None and norm.running_mean is not None:
+            norm.running_mean.sub_(bias)
+
+
+@contextlib.contextmanager
+def _only(names: list[str], model: nn.Module) -> Iterator[None]:
+    """While inside, only these modules are trained."""
+    inside = {id(p) for name in names for p in model.get_submodule(name).parameters()}
+    others = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)

@@ -1,0 +1,276 @@
+"""Matrices as products of two thin ones, and how thin each layer's may be.
+
+A `Split` holds all ranks at once, the best first: W_k = left[:, :k] right[:k], with the squared error of each k.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bitwright.errors import BitwrightError
+from bitwright.steps.factors import matrices
+from bitwright.steps.layers import per_layer
+from bitwright.training.batchnorm import reestimate
+from bitwright.training.evaluate import as_tensor
+from bitwright.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from bitwright.context import Context
+
+By = Literal["rate", "count", "energy", "greedy", "vbmf"]
+_JUDGING, _BATCH = 5000, 250  # images
+_RIDGE = 1e-6
+"""Of the mean of the inputs' second moments, added to each: a Gram matrix that can be inverted. More if it must be."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """How the rank of each layer is found.
+
+    by      "rate": weights become `value` times fewer in every layer;
+            "count": `value` itself;
+            "energy": the least rank with more than `value` (0 to 1) of the squared norm of what the method keeps;
+            "greedy": as "rate" for all layers together: the rank that costs the least relative error of the layers'
+            outputs per weight that it saves goes first;
+            "vbmf": as many as are more than noise (see `vbmf`), without a value
+    value   a number, or a mapping from patterns to numbers for "rate", "count" and "energy"
+    """
+
+    by: By = "rate"
+    value: float | dict[str, float] = 4.0
+
+    def __post_init__(self) -> None:
+        least, words = {"energy": (0.0, "a share from 0 to 1"), "count": (1, "a rank of at least 1")}.get(
+            self.by, (1.0, "a factor of at least 1")
+        )
+        for value in self.value.values() if isinstance(self.value, dict) else [self.value]:
+            good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            whole = self.by != "count" or (good and int(value) == value)
+            if not (good and whole and value >= least and (self.by != "energy" or value <= 1)):
+                raise BitwrightError(f"ranks: value is {value!r} by {self.by}; expected {words}", kind="setting")
+        if self.by == "greedy" and isinstance(self.value, dict):
+            raise BitwrightError("ranks: value is a mapping by greedy; expected one factor for all", kind="setting")
+
+    def allow(self, step: str, *known: By) -> None:
+        """Raise BitwrightError unless the step knows this way."""
+        if self.by not in known:
+            raise BitwrightError(f"{step}: ranks by {self.by!r}; expected one of {', '.join(known)}", kind="setting")
+
+    def of(self, layers: Mapping[str, nn.Module]) -> dict[str, float]:
+        """The value for each layer."""
+        return per_layer(self.value, layers, "ranks: value")
+
+
+@dataclass(frozen=True)
+class Split:
+    """left (g, T, r), right (g, r, K), and `error`: the squared errors that ranks 0 to r leave, summed over groups.
+
+    Errors are those of the weights, or of the layer's outputs.
+    """
+
+    left: Tensor
+    right: Tensor
+    error: Tensor
+
+    @property
+    def full(self) -> int:
+        """The largest rank."""
+        return self.right.shape[1]
+
+    @property
+    def relative(self) -> Tensor:
+        """The error of each rank as a share of that of rank 0."""
+        return self.error / self.error[0].clamp(min=1e-300)
+
+    def at(self, rank: int) -> tuple[Tensor, Tensor]:
+        """The two factors of a rank, with equal singular values: neither gets all of a training's step."""
+        return balanced(self.left[:, :, :rank], self.right[:, :rank])
+
+    def product(self, rank: int) -> Tensor:
+        """The matrix of a rank, (g, T, K)."""
+        return self.left[:, :, :rank] @ self.right[:, :rank]
+
+
+def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product (g, T, r) (g, r, K) from factors with equal singular values."""
+    basis, inner = torch.linalg.qr(left)
+    u, s, vt = torch.linalg.svd(inner @ right, full_matrices=False)
+    root = s.sqrt()
+    return basis @ (u * root[:, None, :]), root[:, :, None] * vt
+
+
+def truncated(layer: nn.Module) -> Split:
+    """The singular value decomposition of a layer's matrices: the least squared error of the weights."""
+    u, s, vt = torch.linalg.svd(matrices(layer), full_matrices=False)
+    return Split(u * s[:, None, :], vt, tails(s.square()))
+
+
+def judged_by_outputs(split: Split, gram: Tensor) -> Split:
+    """The same split, its errors those of the layer's outputs, sum_{h > k} |l_h|^2 r_h G r_h^T: l_h are orthogonal."""
+    parts = ((split.right @ gram) * split.right).sum(2) * split.left.square().sum(1)
+    return Split(split.left, split.right, tails(parts.clamp(min=0)))
+
+
+def reduced_rank(gram: Tensor, cross: Tensor) -> tuple[Split, bool]:
+    """Reduced-rank regression of wanted outputs on inputs, and whether the inputs' Gram matrix is nearly singular.
+
+        G = gram (g, K, K),  H = cross (g, T, K),  V = H (G + eps I)^-1,  M = V H^T,  U_k the first eigenvectors of M
+        left = U_k,  right = U_k^T V,  error of rank k beyond that of the full rank: sum_{h > k} lambda_h
+
+    eps is 1e-6 of the mean of G's diagonal, ten times more while rounding leaves G without a Cholesky factor. Raises
+    BitwrightError where inputs are NaN or infinite.
+    """
+    factor, singular = cholesky(gram)
+    return first_directions(solve(factor, cross), cross), singular
+
+
+def first_directions(solved: Tensor, cross: Tensor) -> Split:
+    """The split of a least-squares solution V = H (G + eps I)^-1 (g, T, K) by the directions of its outputs."""
+    m = solved @ cross.mT
+    values, vectors = torch.linalg.eigh((m + m.mT) / 2)
+    values, vectors = values.flip(-1).clamp(min=0), vectors.flip(-1)
+    most = min(cross.shape[1:])
+    left = vectors[:, :, :most]
+    return Split(left, left.mT @ solved, tails(values[:, :most]))
+
+
+def solve(factor: Tensor, cross: Tensor) -> Tensor:
+    """H (G + eps I)^-1, (g, T, K), from the Cholesky factor."""
+    return torch.cholesky_solve(cross.mT, factor).mT
+
+
+def cholesky(gram: Tensor) -> tuple[Tensor, bool]:
+    """Of G + eps I, (g, K, K), and whether G is nearly singular: few windows, or inputs that repeat. Changes G."""
+    if not bool(torch.isfinite(gram).all()):
+        raise BitwrightError("the layer's inputs are NaN or infinite for some training image", kind="not-finite")
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    ridge = (_RIDGE * diagonal.mean(1)).clamp(min=1e-30)
+    added = torch.zeros_like(ridge)
+    while True:
+        diagonal.add_((ridge - added)[:, None])
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if not failed.any():
+            break
+        added, ridge = ridge, 10 * ridge  # rounding left negative eigenvalues
+    least = factor.diagonal(dim1=1, dim2=2).amin(1).square()
+    return factor, bool(added.any() or (least < 2 * ridge).any())
+
+
+def tails(values: Tensor) -> Tensor:
+    """sum_{h >= k} of values (g, r), k = 0..r, over all groups: (r + 1,)."""
+    sums = values.sum(0).flip(0).cumsum(0).flip(0)
+    return torch.cat([sums, sums.new_zeros(1)])
+
+
+# -- ranks -------------------------------------------------------------------------------------------------------------
+
+
+def break_even(layer: nn.Module) -> int:
+    """The largest rank with which two factors have fewer weights than the layer."""
+    _, t, k = matrices(layer).shape
+    return max((t * k - 1) // (t + k), 0)
+
+
+def rank_at_rate(layer: nn.Module, factor: float) -> int:
+    """The largest rank with `factor` times fewer weights, at least 1."""
+    _, t, k = matrices(layer).shape
+    return max(int(t * k / (factor * (t + k))), 1)
+
+
+def choose_rank(ranks: Ranks, value: float, layer: nn.Module, split: Split, name: str) -> int:
+    """The rank of one layer, by anything but "greedy". Raises BitwrightError for a count above the full rank."""
+    if ranks.by == "count":
+        if value > split.full:
+            raise BitwrightError(
+                f"layer {name!r} has rank {split.full} at most, and ranks.value is {value:g}; take less", kind="setting"
+            )
+        return int(value)
+    if ranks.by == "energy":
+        kept = 1 - split.relative
+        return max(int((kept <= value).sum()), 1) if value < 1 else split.full
+    if ranks.by == "vbmf":
+        from bitwright.steps.vbmf import vbmf
+
+        return max(*(vbmf(matrix)[0] for matrix in matrices(layer)), 1)
+    return rank_at_rate(layer, value)
+
+
+def greedy(errors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], factor: float) -> dict[str, int | None]:
+    """Ranks with which all layers together have `factor` times fewer weights; None for a layer that stays whole.
+
+    errors   of each layer for ranks from 0 up, relative to that of rank 0
+
+    From all layers whole, always the step of max(1, rank / 32) that adds the least error per weight is taken. Raises
+    BitwrightError where rank 1 everywhere is not enough.
+    """
+    whole = {name: matrices(layer).numel() for name, layer in layers.items()}
+    each = {name: whole[name] * sum(1 / size for size in matrices(layer).shape[1:]) for name, layer in layers.items()}
+    now: dict[str, int | None] = dict.fromkeys(layers)
+
+    def size(name: str, rank: int | None) -> float:
+        return whole[name] if rank is None else rank * each[name]
+
+    def error(name: str, rank: int | None) -> float:
+        return 0.0 if rank is None else float(errors[name][rank])
+
+    def smaller(name: str) -> int | None:
+        rank = now[name]
+        if rank is None:
+            return break_even(layers[name]) or None
+        return rank - max(rank // 32, 1) if rank > 1 else None
+
+    target = sum(whole.values()) / factor
+    while sum(size(name, rank) for name, rank in now.items()) > target:
+        moves = {name: rank for name in layers if (rank := smaller(name))}
+        if not moves:
+            raise BitwrightError(f"ranks: not even rank 1 makes the layers {factor:g} times smaller", kind="setting")
+        best = min(
+            moves, key=lambda n: _price(error(n, moves[n]) - error(n, now[n]), size(n, now[n]) - size(n, moves[n]))
+        )
+        now[best] = moves[best]
+    return now
+
+
+def _price(error: float, saved: float) -> float:
+    return error / max(saved, 1e-30)
+
+
+def saves(ranks: Ranks, layer: nn.Module, rank: int) -> bool:
+    """Whether a layer gets factors: where they have fewer weights, or the rank itself was asked for."""
+    return ranks.by == "count" or rank <= break_even(layer)
+
+
+@torch.no_grad()
+def output_error(model: nn.Module, float_model: nn.Module, context: Context) -> float:
+    """How far the network's outputs are from the float network's: |x~ - x|^2 / |x|^2 over validation images.
+
+    Without such, over training images.
+    """
+    split = context.data.validation if len(context.data.validation.labels) else context.data.sample(_JUDGING)
+    images = context.data.preprocess.torch(as_tensor(split.images[:_JUDGING]))
+    wrong, whole = 0.0, 0.0
+    for batch in images.split(_BATCH):
+        found, wanted = model.eval()(batch), float_model.eval()(batch)
+        wrong += float((found - wanted).square().sum(dtype=torch.float64))
+        whole += float(wanted.square().sum(dtype=torch.float64))
+    return wrong / max(whole, 1e-300)
+
+
+def recover(model: nn.Module, context: Context, norm_images: int, train: TrainSettings | None) -> None:
+    """What a model needs whose structure has changed: batch norms measured anew, and training."""
+    if norm_images:
+        images = as_tensor(context.data.sample(norm_images).images)
+        reestimate(model, images, context.data.preprocess)
+    if train is not None:
+        context.train(model, train)
+
+
+def row(name: str, layer: nn.Module, rank: int | None, weights: int, **facts: Any) -> dict[str, Any]:
+    """What is recorded of a layer: its weights before and after; rank null where it stays whole."""
+    return {"layer": name, "rank": rank, "weights": matrices(layer).numel(), "weights_after": weights, **facts}

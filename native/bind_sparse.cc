@@ -98,6 +98,26 @@ void make_coded_linear(CodedLinear* self, const Array& codes, const Array& table
                          finish);
 }
 
+// Its owner is Python, as that of what a static function returns.
+CodedLinear* make_product_linear(const Array& codes, const Array& books, int64_t cols, const Finish& finish) {
+  const uint8_t* numbers = data<uint8_t>(codes, 2, "codes");
+  const float* values = data<float>(books, 3, "books");
+  const auto rows = static_cast<int64_t>(codes.shape(0)), runs = static_cast<int64_t>(codes.shape(1));
+  const auto count = static_cast<int64_t>(books.shape(1)), width = static_cast<int64_t>(books.shape(2));
+  check_pair({rows, runs}, 1, "the shape of codes");
+  if (static_cast<int64_t>(books.shape(0)) != runs) refuse("books are not one for each column of codes");
+  if (count < 1 || count > 16) refuse("books of " + std::to_string(count) + " values, expected 1 to 16");
+  if (width != 1 && width != 2 && width != 4) refuse("runs of " + std::to_string(width) + ", expected 1, 2 or 4");
+  if (cols > runs * width || cols <= (runs - 1) * width)
+    refuse("cols is " + std::to_string(cols) + ", expected " + std::to_string((runs - 1) * width + 1) + " to " +
+           std::to_string(runs * width));
+  for (int64_t i = 0; i < product({runs, count, width}, "the books"); ++i)
+    if (!std::isfinite(values[i])) refuse("books[" + std::to_string(i) + "] is not finite");
+  check_codes(numbers, product(rows, runs, "the codes"), count);
+  check_float_finish(finish, rows);
+  return new CodedLinear(ProductWeight{rows, cols, width, count, numbers, values}, finish);
+}
+
 }  // namespace
 
 void bind_sparse(nb::module_& m) {
@@ -109,5 +129,6 @@ void bind_sparse(nb::module_& m) {
            nb::arg("values"), nb::arg("finish"));
   nb::class_<CodedLinear, Operation>(m, "CodedLinearOp")
       .def("__init__", &make_coded_linear, nb::arg("codes"), nb::arg("table"), nb::arg("finish"), nb::kw_only(),
-           nb::arg("scale") = nb::none(), nb::arg("negative") = nb::none());
+           nb::arg("scale") = nb::none(), nb::arg("negative") = nb::none())
+      .def_static("of_runs", &make_product_linear, nb::arg("codes"), nb::arg("books"), nb::arg("cols"), nb::arg("finish"));
 }

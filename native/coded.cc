@@ -18,8 +18,8 @@ constexpr int64_t kExpandSamples = 256;
 constexpr int64_t kRegisters = 8;  // of rows that a kernel works on at once
 
 
-std::vector<int64_t> sizes(const CodedWeight& w, const Finish& finish, bool of_inputs) {
-  std::vector<int64_t> inputs = {w.cols * static_cast<int64_t>(sizeof(float))}, outputs;
+std::vector<int64_t> sizes(int64_t cols, const Finish& finish, bool of_inputs) {
+  std::vector<int64_t> inputs = {cols * static_cast<int64_t>(sizeof(float))}, outputs;
   finish.append_bytes(1, &inputs, &outputs);
   return of_inputs ? inputs : outputs;
 }
@@ -44,6 +44,7 @@ constexpr Digit kDigits512[] = {{4, 4, 2, kNever}, {5, 3, 3, 12}, {4, 2, 4, 12},
 constexpr Digit kDigits2[] = {{3, 3, 2, 48}, {3, 1, 8, 3}, {4, 1, 16, 2}};
 constexpr Digit kByte = {8, 1, 256, 5};
 constexpr int64_t kExpandLine = 16, kExpandTwice = 6;  // bytes on a line; two sums per output
+constexpr int64_t kExpandRuns = 12;
 
 Digit digit_for(int64_t values, Isa isa) {
   const auto first_in = [&](const auto& digits) {
@@ -79,7 +80,7 @@ const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr :
 }  // namespace
 
 CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
-    : Operation(sizes(w, finish, true), sizes(w, finish, false)),
+    : Operation(sizes(w.cols, finish, true), sizes(w.cols, finish, false)),
       finish_(finish),
       scale_(w.scale),
       negative_(w.negative) {
@@ -90,9 +91,7 @@ CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
   m.cols = w.cols;
   m.bits = digit.bits;
   m.group = digit.group;
-  m.lanes = isa == Isa::ref ? 1 : isa == Isa::avx2 ? 8 : 16;
-  m.words = ceil_div(w.cols, m.group * coded_digits(&m));
-  registers_ = ceil_div(w.rows, m.lanes);
+  lay_out(isa);
   std::vector<float> positive = w.table, negative = w.table;
   if (!w.negative.empty())
     for (size_t c = 0; c < w.table.size(); ++c) (w.table[c] < 0 ? positive : negative)[c] = 0;
@@ -108,8 +107,48 @@ CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
   m.negative_basis = negative_basis_.data();
   m.scale = or_null(scale_);
   m.negative = or_null(negative_);
-  kernel_ = variant(isa);
   kernel_name_ = std::string("coded ") + isa_name(isa);
+}
+
+CodedLinear::CodedLinear(const ProductWeight& w, const Finish& finish)
+    : Operation(sizes(w.cols, finish, true), sizes(w.cols, finish, false)), finish_(finish) {
+  const Isa isa = std::min(current_isa(), Isa::avx512);
+  CodedMatrix& m = matrix_;
+  m.rows = w.rows;
+  m.cols = w.cols;
+  m.bits = 4;
+  m.group = w.width;
+  m.book = w.width << m.bits;
+  lay_out(isa);
+  pack_runs(w);
+  m.packed = packed_.data();
+  m.basis = basis_.data();
+  expand_from_ = isa == Isa::ref ? kNever : kExpandRuns;
+  kernel_name_ = std::string("product ") + isa_name(isa);
+}
+
+void CodedLinear::lay_out(Isa isa) {
+  CodedMatrix& m = matrix_;
+  m.lanes = isa == Isa::ref ? 1 : isa == Isa::avx2 ? 8 : 16;
+  m.words = ceil_div(m.cols, m.group * coded_digits(&m));
+  registers_ = ceil_div(m.rows, m.lanes);
+  kernel_ = variant(isa);
+}
+
+void CodedLinear::pack_runs(const ProductWeight& w) {
+  const CodedMatrix& m = matrix_;
+  const int64_t digits = coded_digits(&m), runs = ceil_div(w.cols, w.width), size = int64_t{1} << m.bits;
+  basis_ = Aligned<float>(m.words * digits * m.book);
+  for (int64_t r = 0; r < runs; ++r)
+    for (int64_t code = 0; code < w.count; ++code)
+      for (int64_t j = 0; j < w.width; ++j)
+        basis_.data()[r * m.book + j * size + code] = w.books[(r * w.count + code) * w.width + j];
+  packed_ = Aligned<uint32_t>(registers_ * m.words * m.lanes);
+  for (int64_t o = 0; o < w.rows; ++o) {
+    uint32_t* to = packed_.data() + o / m.lanes * m.words * m.lanes + o % m.lanes;
+    for (int64_t r = 0; r < runs; ++r)
+      to[r / digits * m.lanes] |= static_cast<uint32_t>(w.codes[o * runs + r]) << (r % digits * m.bits);
+  }
 }
 
 void CodedLinear::pack_digits(const CodedWeight& w) {

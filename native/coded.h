@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "cpu.h"
 #include "finish.h"
 #include "kernels/coded_linear.h"
 #include "operation.h"
@@ -17,17 +18,27 @@ struct CodedWeight {
   std::vector<float> scale, negative;  // [rows] or empty
 };
 
+// w[o][width * r + j] = books[r][codes[o][r]][j]: product quantisation. Columns beyond the last have no meaning.
+struct ProductWeight {
+  int64_t rows, cols, width, count;  // width 1, 2 or 4, count 1 to 16
+  const uint8_t* codes;              // [rows][runs], runs = ceil(cols / width)
+  const float* books;                // [runs][count][width], finite
+};
+
 // y = W x, codes packed to about as many bits as they need; then the finish. The size of the batch decides how sums are
 // added up, the number of threads does not.
 class CodedLinear : public Operation {
  public:
   CodedLinear(const CodedWeight& weight, const Finish& finish);
+  CodedLinear(const ProductWeight& weight, const Finish& finish);
   void run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const override;
   int64_t weight_bytes() const override;
   std::string kernel() const override { return kernel_name_; }
 
  private:
+  void lay_out(Isa isa);
   void pack_digits(const CodedWeight& weight);
+  void pack_runs(const ProductWeight& weight);
   void pack_bytes(const CodedWeight& weight);
 
   Finish finish_;

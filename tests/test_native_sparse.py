@@ -357,6 +357,54 @@ def test_coded_linear_finishes_like_separate_operations(isa: str, values: int, b
         np.testing.assert_array_equal(run(operation(relu=relu, **vectors), x), finished(plain, None, relu, **vectors))
 
 
+# --- runs of columns that share values: product quantisation ----------------------------------------------------------
+
+
+def run_weight(rows: int, cols: int, width: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, books, and the matrix that they mean."""
+    rng = np.random.default_rng(seed)
+    runs = -(-cols // width)
+    codes = rng.integers(0, count, (rows, runs)).astype(np.uint8)
+    books = rng.standard_normal((runs, count, width)).astype(np.float32)
+    return codes, books, books[np.arange(runs), codes].reshape(rows, -1)[:, :cols]
+
+
+@given(
+    rows=st.integers(1, 150),
+    cols=st.integers(1, 300),
+    width=st.sampled_from([1, 2, 4]),
+    count=st.integers(1, 16),
+    batch=st.sampled_from([1, 3, 4, 11, 12, 40]),
+    seed=st.integers(0, 99),
+    isa_name=st.sampled_from(_native.isa_names()),
+    threads=st.sampled_from([1, 3]),
+)
+def test_product_linear_is_the_decoded_product(
+    rows: int, cols: int, width: int, count: int, batch: int, seed: int, isa_name: str, threads: int
+) -> None:
+    codes, books, weight = run_weight(rows, cols, width, count, seed)
+    _native.set_isa(isa_name)
+    try:
+        operation = _native.CodedLinearOp.of_runs(codes, books, cols, _native.Finish(rows))
+    finally:
+        _native.set_isa(None)
+    x = numbers(batch, cols, seed=seed)
+    found = run(operation, x, threads=threads)
+    assert_close(found, x.astype(np.float64) @ weight.T.astype(np.float64), np.abs(x) @ np.abs(weight).T)
+    np.testing.assert_array_equal(found, run(operation, x))
+
+
+def test_product_linear_finishes_like_separate_operations(isa: str) -> None:
+    codes, books, _ = run_weight(37, 90, 2, 16, 0)
+    vectors = {name: numbers(37, seed=i) for i, name in enumerate(("bias", "scale", "shift"))}
+    for batch in (1, 5, 50):
+        x, residual = numbers(batch, 90), numbers(batch, 37)
+        plain = run(_native.CodedLinearOp.of_runs(codes, books, 90, _native.Finish(37)), x)
+        finish = _native.Finish(37, relu=True, residual=True, **vectors)
+        found = run(_native.CodedLinearOp.of_runs(codes, books, 90, finish), x, residual)
+        np.testing.assert_array_equal(found, finished(plain, residual, True, **vectors))
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 POSITIONS = np.array([0, 3, 9])
@@ -384,7 +432,21 @@ def bad_coded(codes: Any = None, table: Any = None, **factors: Any) -> None:
     _native.CodedLinearOp(codes, numbers(2) if table is None else table, _native.Finish(2), **factors)
 
 
+def bad_runs(codes: Any = None, books: Any = None, cols: int = 6) -> None:
+    codes = np.zeros((2, 3), np.uint8) if codes is None else codes
+    _native.CodedLinearOp.of_runs(codes, numbers(3, 4, 2) if books is None else books, cols, _native.Finish(2))
+
+
 BAD = {
+    "books are not one for each column of codes": lambda: bad_runs(books=numbers(2, 4, 2)),
+    "books of 17 values, expected 1 to 16": lambda: bad_runs(books=numbers(3, 17, 2)),
+    "runs of 3, expected 1, 2 or 4": lambda: bad_runs(books=numbers(3, 4, 3)),
+    "cols is 7, expected 5 to 6": lambda: bad_runs(cols=7),
+    "cols is 4, expected 5 to 6": lambda: bad_runs(cols=4),
+    r"books\[3\] is not finite": lambda: bad_runs(
+        books=np.where(np.arange(24) == 3, np.inf, 1).reshape(3, 4, 2).astype("f4")
+    ),
+    r"codes\[1\] is 4, expected less than the 4 values": lambda: bad_runs(np.array([[0, 4, 0]] * 2, np.uint8)),
     r"codes has dtype int64": lambda: bad_coded(np.zeros((2, 3), np.int64)),
     r"codes\[4\] is 2, expected less than the 2 values": lambda: bad_coded(np.array([[0, 1, 1], [0, 2, 0]], np.uint8)),
     "table has 257 values, expected 1 to 256": lambda: bad_coded(table=numbers(257)),

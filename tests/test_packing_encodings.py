@@ -74,8 +74,8 @@ def test_the_smallest_is_never_much_larger_than_float32(tensor):
     assert encode(Weight.of("w", tensor.copy(order="F")), Profile()) == (name, record)
 
 
-def test_all_seven_are_found():
-    assert list(list_encodings()) == ["codebook", "dense", "fixed", "half", "signs", "sparse", "ternary"]
+def test_all_eight_are_found():
+    assert list(list_encodings()) == ["codebook", "dense", "fixed", "half", "product", "signs", "sparse", "ternary"]
 
 
 def test_two_encodings_of_one_name_are_refused(monkeypatch):
@@ -89,6 +89,7 @@ def test_two_encodings_of_one_name_are_refused(monkeypatch):
 RNG = np.random.default_rng(0)
 NORMAL = RNG.standard_normal((40, 50)).astype(np.float32)
 ALPHA = RNG.uniform(0.1, 1, (40, 1)).astype(np.float32)
+RUNS = RNG.standard_normal((9, 5, 2)).astype(np.float32)[np.arange(9), RNG.integers(0, 5, (400, 9))].reshape(400, 18)
 SPARSE = np.where(RNG.random((40, 50)) < 0.05, NORMAL, 0)
 
 
@@ -103,6 +104,8 @@ SPARSE = np.where(RNG.random((40, 50)) < 0.05, NORMAL, 0)
         (np.rint(NORMAL * 30) * np.float32(0.01), "fixed"),
         (np.rint(NORMAL * 3) * ALPHA, "fixed"),
         (np.array([-0.9123, -0.1071, 0.2, 0.2517, 0.7333], np.float32)[RNG.integers(0, 5, (40, 50))], "codebook"),
+        (RUNS, "product"),
+        (RUNS[:, :17], "product"),
         (SPARSE, "sparse"),
         (np.zeros((40, 50), np.float32), "codebook"),
     ],
@@ -155,6 +158,18 @@ def test_grids_of_k_bits_take_at_most_k_bits(k, offset, stride, per_channel):
     assert bits_per_weight(weight) < k + 32 / 576 * per_channel + 0.02
 
 
+@pytest.mark.parametrize("width", [2, 3, 4, 8])
+@pytest.mark.parametrize("count", [2, 16, 200])
+def test_runs_cost_their_codes_and_their_values(width, count):
+    """32 m n / (32 k n + s m log2 k) (Gong et al. 2014)."""
+    rng = np.random.default_rng(0)
+    rows, columns = 1600, 48
+    books = rng.standard_normal((columns // width, count, width)).astype(np.float32)
+    weight = books[np.arange(len(books)), rng.integers(0, count, (rows, len(books)))].reshape(rows, columns)
+    paper = 32 * count * columns + columns / width * rows * np.log2(count)
+    assert 0.85 * paper < bits_per_weight(weight) * weight.size < 1.02 * paper + 1000
+
+
 def test_raw_trits_take_eight_fifths_of_a_bit():
     weight, _ = layer()
     ternary = Weight.of("w", (np.sign(weight) * (np.abs(weight) > 0.43)).astype(np.float32))
@@ -184,11 +199,11 @@ def test_wrong_tensors_are_refused_with_their_name():
 
 def test_unknown_names_list_the_known():
     with pytest.raises(
-        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, signs, sparse, ternary"
+        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, product, signs, sparse, ternary"
     ):
         encode(Weight.of("w", NORMAL), Profile(), "zip")
     with pytest.raises(
-        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, signs, sparse, ternary"
+        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, product, signs, sparse, ternary"
     ):
         encode(Weight.of("w", NORMAL), Profile(preferred="zip"))
     for field, names in {"coders": "huffman", "positions": "context", "values": "float16"}.items():
@@ -278,6 +293,10 @@ def codes(table, symbols, kind=0):
     return varint(len(table) - 1) + bytes([kind]) + data + stream(symbols, 3)
 
 
+def runs(sizes, numbers, symbols):
+    return b"\x00\x02" + stream(sizes, 8) + values_of(FLOAT32, numbers) + stream(symbols, 8)
+
+
 ONE = b"\x00" + np.float32(1).tobytes()
 BITS32 = np.array([np.inf, -0.0], np.float32)
 BROKEN = {
@@ -320,6 +339,20 @@ BROKEN = {
     "from 0 to 0 with stride 1099511627776": ("lattice", "fixed", b"\0\0" + varint(1 << 40) + ONE + stream([0] * 8, 1)),
     "from 0 to 16777217": ("lattice", "fixed", b"\x00\x00" + varint((1 << 24) + 1) + ONE + stream([1] * 8, 1)),
     "from -16777217 to": ("lattice", "fixed", b"\x00" + varint((1 << 25) + 1) + b"\x01" + ONE + stream([1] * 8, 1)),
+    "values of kind 2": ("codebook", "product", b"\x02"),
+    "runs of 0 columns": ("codebook", "product", b"\x00\x00"),
+    "runs of 5 columns, expected 1 to 4": ("codebook", "product", b"\x00\x05"),
+    "values of run 0 are not in ascending": (
+        "codebook",
+        "product",
+        runs([1, 0], [2, 1, 2, 1, 5, 5], [0] * 4),
+    ),
+    "values of run 1 are not in ascending": (
+        "codebook",
+        "product",
+        runs([0, 1], [9, 9, 2, 1, 1, 5], [0] * 4),
+    ),
+    "a code without a value": ("codebook", "product", runs([0, 0], [1, 2, 3, 4], [1, 0, 0, 0])),
     "a value that is not finite": (
         "value",
         "fixed",

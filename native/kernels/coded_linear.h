@@ -5,7 +5,8 @@
 // base table_size; all rows share the 2^bits sums that a digit can mean, so that a register holds them and a
 // permutation looks them up: four signs, three ternary weights or one of 16 values each cost a shift, a permutation and
 // an addition. Digits of a row lie side by side in words, the first in the lowest bits. Larger codebooks (bits 8) are
-// bytes: gathered, or converted where the table is a straight line.
+// bytes: gathered, or converted where the table is a straight line. In product quantisation each digit has sums of its
+// own, of `group` numbers that belong together.
 #pragma once
 #include "kernels.h"
 
@@ -19,7 +20,8 @@ typedef struct {
   int64_t words;           // per row
   const uint32_t* packed;  // [registers][words][lanes]
   const uint8_t* bytes;    // [registers][cols][lanes]
-  const float* basis;      // [group][2^bits]
+  const float* basis;      // [group][2^bits], or one such for each digit of a row
+  int64_t book;            // floats from the basis of a digit to that of the next; 0: they share one
   const float* negative_basis;
   const float* scale;     // [rows] or null
   const float* negative;  // [rows], set exactly when negative_basis is

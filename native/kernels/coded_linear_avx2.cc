@@ -1,8 +1,8 @@
 // Product with coded weights, AVX2: digits of three bits by one permutation, of four by two. More are slower than to
-// gather.
+// gather. Digits of four bits for two or four columns are those of product quantisation.
 #include "vec_avx2.h"
 
-#define CODED_DIGITS DIGITS_OF(3, 3) DIGITS_OF(3, 1) DIGITS_OF(4, 1)
+#define CODED_DIGITS DIGITS_OF(3, 3) DIGITS_OF(3, 1) DIGITS_OF(4, 1) DIGITS_OF(4, 2) DIGITS_OF(4, 4)
 
 template <int BITS>
 static inline vec look_up(const vec* table, ints digits) {

@@ -42,7 +42,7 @@ static void digit_sums(const CodedMatrix* m, const float* basis, int64_t first, 
       _mm_prefetch((const char*)(packed + g * stream + AHEAD), _MM_HINT_T0);
     }
 #pragma GCC unroll 1
-    for (int d = 0; d < DIGITS; ++d, x += GROUP) {
+    for (int d = 0; d < DIGITS; ++d, x += GROUP, basis += m->book) {
       vec table[N][PARTS];
 #pragma GCC unroll 4
       for (int n = 0; n < N; ++n) make_table<BITS, GROUP>(basis, x + n * sample, table[n]);
@@ -154,8 +154,9 @@ static inline void store_weight(vec factor, vec weight, float* to) {
   store(to, ADDED ? fma(factor, weight, load(to)) : mul(factor, weight));
 }
 
-template <int BITS, int GROUP, bool ADDED>
-static void expand_digits(const float* basis, const uint32_t* packed, int64_t words, vec factor, float* to) {
+template <int BITS, int GROUP, bool ADDED, bool BOOKS>
+static void expand_digits(const CodedMatrix* m, const float* basis, const uint32_t* packed, int64_t words, vec factor,
+                          float* to) {
   enum { DIGITS = 32 / BITS, PARTS = (1 << BITS) / LANES };
   vec table[GROUP][PARTS];
 #pragma GCC unroll 16
@@ -164,6 +165,11 @@ static void expand_digits(const float* basis, const uint32_t* packed, int64_t wo
     ints digits = ints_u32(packed);
 #pragma GCC unroll 10
     for (int d = 0; d < DIGITS; ++d) {
+      if (BOOKS) {
+#pragma GCC unroll 16
+        for (int i = 0; i < GROUP * PARTS; ++i) table[i / PARTS][i % PARTS] = load(basis + i * LANES);
+        basis += m->book;
+      }
 #pragma GCC unroll 4
       for (int j = 0; j < GROUP; ++j, to += 2 * LANES)
         store_weight<ADDED>(factor, look_up<BITS>(table[j], digits), to);
@@ -197,9 +203,12 @@ static void expand(const CodedMatrix* m, const float* basis, int64_t r, int64_t 
                    float* to) {
   if (m->bits == 8)
     return expand_bytes<ADDED>(m, basis, m->bytes + (r * m->cols + word) * LANES, words, factor, to);
+  const uint32_t* packed = m->packed + (r * m->words + word) * LANES;
+  const float* from = basis + word * coded_digits(m) * m->book;
 #define DIGITS_OF(bits_, group_)             \
   if (m->bits == bits_ && m->group == group_) \
-    return expand_digits<bits_, group_, ADDED>(basis, m->packed + (r * m->words + word) * LANES, words, factor, to);
+    return m->book ? expand_digits<bits_, group_, ADDED, true>(m, from, packed, words, factor, to) \
+                   : expand_digits<bits_, group_, ADDED, false>(m, from, packed, words, factor, to);
   CODED_DIGITS
 #undef DIGITS_OF
 }

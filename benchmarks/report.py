@@ -33,6 +33,7 @@ SCRIPTS = (
     "accumulators",
     "bit_serial",
     "sparse",
+    "product",
     "resnet18",
     "small_nets",
     "int8_nets",

@@ -76,6 +76,7 @@ def test_words_are_words() -> None:
 @pytest.mark.parametrize(
     ("setting", "changed"),
     [
+        ("steps.1.*.rounds=5", "steps[1].prune.rounds: 2 -> 5"),
         ("steps.1.prune.rounds=5", "steps[1].prune.rounds: 2 -> 5"),
         ("prune.rounds=[0.5, 1]", "steps[1].prune.rounds: 2 -> (nothing)"),
         ("prune.retrain=null", "steps[1].prune.retrain: (nothing) -> null"),

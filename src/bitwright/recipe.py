@@ -189,8 +189,9 @@ def read_recipe(recipe: str | Path) -> dict[str, Any]:
 def override(raw: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """Apply "path=value" settings to an unchecked recipe; values are YAML.
 
-    A path is keys and step numbers joined by dots (steps.1.prune.rounds, from 0), or a step's name and its field
-    (prune.rounds) where the name occurs once. Whether the key exists is checked later, by `parse`.
+    A path is keys and step numbers joined by dots (steps.1.prune.rounds, from 0; steps.1.*.rounds, whatever step it
+    is), or a step's name and its field (prune.rounds) where the name occurs once. Whether the key exists is checked
+    later, by `parse`.
     """
     result = copy.deepcopy(dict(raw))
     for setting in settings:
@@ -214,6 +215,8 @@ def _assign(raw: dict[str, Any], keys: list[str], value: Any, setting: str) -> N
                 target[index] = {target[index]: {}}
             target = target[index]
         else:
+            if here == "*" and len(target) == 1:
+                (here,) = target
             if target.get(here) is None:
                 target[here] = {}
             target = target[here]

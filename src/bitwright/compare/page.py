@@ -87,31 +87,41 @@ def _errors(record: Record) -> tuple[str, str, Chart]:
     return "Test error", "of each variant", {"id": "errors", "data": data, "layout": layout}
 
 
-def _against(record: Record, key: str, beside: str, words: str) -> Chart:
-    """Test error against `key`, and for the networks before compression against `beside` of what lies beside a run."""
-    rows = [row for row in record["variants"] if mean_of(row, key) is not None]
+def _against(record: Record, key: str, beside: str, words: str, y: str = "error") -> Chart:
+    """Test error, or another figure, against `key`, and for the networks before compression against `beside`.
+
+    The points of a sweep are joined by a line.
+    """
+    rows = [row for row in record["variants"] if mean_of(row, key) is not None and mean_of(row, y) is not None]
+    groups: dict[str, list[Record]] = {}
+    for row in rows:
+        groups.setdefault(row.get("group") or row["name"], []).append(row)
     names = "markers+text" if len(rows) <= _MOST_NAMES else "markers"
     data = [
         {
             "type": "scatter",
-            "mode": names,
-            "name": row["name"],
-            "x": [mean_of(row, key)],
-            "y": [mean_of(row, "error")],
-            "error_y": {"array": [deviation_of(row, "error") or 0], "visible": len(row["seeds"]) > 1},
-            "text": [row["name"]],
+            "mode": names if len(members) == 1 else "lines+markers",
+            "name": group,
+            "x": [mean_of(row, key) for row in members],
+            "y": [mean_of(row, y) for row in members],
+            "error_y": {
+                "array": [deviation_of(row, y) or 0 for row in members],
+                "visible": len(members[0]["seeds"]) > 1,
+            },
+            "text": [row["name"] for row in members],
             "textposition": "top center",
-            "marker": {"color": _colour(number), "size": 10},
-            "customdata": [_hover(row)],
+            "marker": {"color": _colour(number), "size": 10 if len(members) == 1 else 7},
+            "line": {"color": _colour(number), "width": 1.5},
+            "customdata": [_hover(row) for row in members],
             "hovertemplate": "%{customdata}<extra></extra>",
-            "showlegend": False,
+            "showlegend": len(members) > 1 or len(rows) > _MOST_NAMES,
         }
-        for number, row in enumerate(rows)
+        for number, (group, members) in enumerate(groups.items())
     ]
     floats = {
         (row["beside"][beside], row["beside"]["error"]) for row in rows if {beside, "error"} <= set(row["beside"])
     }
-    if floats:
+    if floats and y == "error":
         data.append(
             {
                 "type": "scatter",
@@ -128,7 +138,9 @@ def _against(record: Record, key: str, beside: str, words: str) -> Chart:
         "xaxis": {"title": {"text": words}, "type": "log"},
         "yaxis": {"title": {"text": "test error, %"}},
     }
-    return {"id": f"error-{key}", "data": data, "layout": layout}
+    if y != "error":
+        layout["yaxis"] = {"title": {"text": "difference of the outputs, %"}, "type": "log"}
+    return {"id": f"{y}-{key}", "data": data, "layout": layout}
 
 
 def _bytes(record: Record) -> tuple[str, str, Chart]:
@@ -144,6 +156,20 @@ def _milliseconds(record: Record) -> tuple[str, str, Chart]:
         chart["layout"]["shapes"] = [{"type": "line", "x0": x, "x1": x, **shared} for x in times]
     said = "squares: the float32 networks in onnxruntime; dotted: their time in int8, whose error is not known"
     return "Error against time", said, chart
+
+
+def _spread(rows: list[Record], key: str) -> Record:
+    """The deviations over seeds as bars."""
+    return {"array": [deviation_of(row, key) or 0 for row in rows], "visible": len(rows[0]["seeds"]) > 1}
+
+
+def _outputs(record: Record) -> tuple[str, str, Chart]:
+    chart = _against(record, "bytes", "bytes", "bytes on disk", "output_error")
+    return (
+        "Outputs against bytes",
+        "how far logits of validation images are from the float network's, of their squares",
+        chart,
+    )
 
 
 def _curves(record: Record) -> tuple[str, str, Chart]:
@@ -170,4 +196,4 @@ def _curves(record: Record) -> tuple[str, str, Chart]:
     return "Training", said, {"id": "curves", "data": data, "layout": layout}
 
 
-_DRAWN = {"error": _errors, "bytes": _bytes, "ms": _milliseconds, "curves": _curves}
+_DRAWN = {"error": _errors, "bytes": _bytes, "ms": _milliseconds, "outputs": _outputs, "curves": _curves}

@@ -4,7 +4,7 @@
     description: one line for `bitwright list comparisons`
     source: where the published figures are from
     recipe: two-layer-cifar              # a registry name, a file, or the recipe itself
-    charts: [error, curves]              # error, bytes, ms and curves; speed is measured where ms is among them
+    charts: [error, curves]              # error, bytes, ms, outputs, curves; speed is measured where ms is among them
     seeds: [0, 1, 2]
     variants:
       no dropout: {set: {model.dropout: 0}, published: {error: 48}}
@@ -31,7 +31,7 @@ from bitwright.run import identity, stored_recipe
 from bitwright.search.space import settings
 from bitwright.validate import checked
 
-Chart = Literal["error", "bytes", "ms", "curves"]
+Chart = Literal["error", "bytes", "ms", "outputs", "curves"]
 DEFAULT_CHARTS: tuple[Chart, ...] = ("bytes", "ms")
 
 
@@ -46,12 +46,16 @@ class Published:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row. `runs` has a folder and a recipe for each seed; relative folders lie in the comparison's."""
+    """One row. `runs` has a folder and a recipe for each seed; relative folders lie in the comparison's.
+
+    Rows of the same `group` are one method at several points of a sweep.
+    """
 
     name: str
     runs: tuple[tuple[Path, Recipe], ...]
     settings: dict[str, Any] = field(default_factory=dict)
     published: Published = Published()
+    group: str = ""
     taken: bool = False
     """Whether the runs were there before and are not touched."""
 
@@ -186,10 +190,10 @@ def _variants(outline: _Outline) -> Iterator[Variant]:
         for point in itertools.product(*outline.sweep.values()):
             swept = dict(zip(outline.sweep, point, strict=True))
             whole = " ".join(part for part in (name, _words(swept)) if part)
-            yield _variant(outline, whole, given, {**given.set, **swept})
+            yield _variant(outline, whole, given, {**given.set, **swept}, name if swept else "")
 
 
-def _variant(outline: _Outline, name: str, given: _Variant, changes: dict[str, Any]) -> Variant:
+def _variant(outline: _Outline, name: str, given: _Variant, changes: dict[str, Any], group: str) -> Variant:
     base = given.recipe if given.recipe is not None else outline.recipe
     if base is None:
         raise BitwrightError(f"variant {name!r} has no recipe; give it one, or one for all: recipe: NAME")
@@ -203,7 +207,7 @@ def _variant(outline: _Outline, name: str, given: _Variant, changes: dict[str, A
             said = str(error).removeprefix(f"{own['name']}: ").removeprefix("--set ")
             raise BitwrightError(f"variant {name!r}: {said}", kind=error.kind) from None
         runs.append((Path(slug + (f"-seed{seed}" if seed else "")), recipe))
-    return Variant(name, tuple(runs), changes, given.published)
+    return Variant(name, tuple(runs), changes, given.published, group)
 
 
 def _base(recipe: str | dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from bitwright.report.layers import cell
 COLUMNS = {
     "train_error": "training error",
     "validation_error": "validation error",
+    "output_error": "outputs, %",
     "error": "test error",
     "bytes": "bytes",
     "ms": "ms for one image",
@@ -28,6 +29,8 @@ def note(record: dict[str, Any]) -> str:
     """What the columns are, in sentences."""
     seeds = max(len(row["seeds"]) for row in record["variants"])
     said = ["Errors are in percent, the training's over its last epoch as it was seen then (dropout, augmentation)."]
+    if any(mean_of(row, "output_error") is not None for row in record["variants"]):
+        said.append("Outputs: how far logits of validation images are from the float network's, of their squares.")
     if seeds > 1:
         said.append(f"Mean ± deviation over {seeds} seeds.")
     if any(row["published"] for row in record["variants"]):

@@ -165,6 +165,7 @@ def _gathered(comparison: Comparison, place: Path, command: str) -> dict[str, An
         rows.append(
             {
                 "name": variant.name,
+                "group": variant.group,
                 "settings": variant.settings,
                 "published": {k: v for k, v in vars(variant.published).items() if v is not None},
                 "seeds": {str(recipe.seed): _figures(folder, recipe) for folder, recipe in runs},
@@ -190,6 +191,8 @@ def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
     curves = _curves(folder, recipe)
     if curves["train"]:
         figures["train_error"] = curves["train"][-1]
+    if (outputs := _output_error(folder, recipe)) is not None:
+        figures["output_error"] = 100 * outputs
     if recipe.last:
         figures["validation_error"] = result["steps"][recipe.last]["error"]
     times = (measurements.get("milliseconds") or {}).get("batches", {}).get("1")
@@ -197,6 +200,13 @@ def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
         figures["ms"] = times["engine"]["median"]
     figures["seconds"] = sum(step["seconds"] for step in measurements["seconds"].values() if step)
     return {key: round(value, 4) for key, value in figures.items()}
+
+
+def _output_error(folder: Path, recipe: Recipe) -> float | None:
+    """What the last step of low rank left between the outputs and those of the float network, relative squares."""
+    records = [_json(folder / label / "step.json")["records"] for label in recipe.labels]
+    found = [one["low_rank"] for one in records if "low_rank" in one]
+    return found[-1].get("output_error_joint", found[-1]["output_error"]) if found else None
 
 
 def _curves(folder: Path, recipe: Recipe) -> dict[str, list[float]]:

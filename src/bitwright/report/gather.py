@@ -10,7 +10,7 @@ from bitwright.report.features import first_features
 from bitwright.report.histograms import weight_pictures
 from bitwright.report.layers import layer_table, milliseconds
 
-DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow")
+DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow", "low_rank")
 """Records of steps that have a chart or table of their own."""
 
 
@@ -41,6 +41,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "ranges": [(s["label"], s["records"]["fixed"]) for s in steps if "fixed" in s["records"]],
         "accumulators": [(s["label"], s["records"]["accumulator"]) for s in steps if "accumulator" in s["records"]],
         "overflow": [(s["label"], s["records"]["overflow"]) for s in steps if "overflow" in s["records"]],
+        "low_rank": [(s["label"], s["records"]["low_rank"]) for s in steps if "low_rank" in s["records"]],
         "features": first_features(folder / "packed.safetensors"),
         "pictures": weight_pictures(folder, list(dict.fromkeys(labels))),
         "recipe_text": recipe.to_yaml(),

@@ -214,3 +214,19 @@ def test_a_run_is_a_source_of_weights_and_the_recipe_says_so(tmp_path):
     kept, new = load_weights(mlp(), first), load_weights(mlp(), second / "0-start")
     assert torch.equal(kept.fc1.weight, new.fc1.weight)
     assert torch.equal(mlp().fc2.weight, new.fc2.weight)
+
+
+def test_tensors_of_another_kind_are_refused_and_some_prefixes_come_off(tmp_path):
+    model = create_model("lenet-300-100")
+    state = {(f"module.{name}" if i % 2 else name): t for i, (name, t) in enumerate(model.state_dict().items())}
+    torch.save(state, tmp_path / "mixed.pth")
+    load_weights(create_model("lenet-300-100", seed=1), tmp_path / "mixed.pth")
+    for kind in (torch.bool, torch.complex64):
+        torch.save({name: t.to(kind) for name, t in model.state_dict().items()}, tmp_path / "kind.pth")
+        with pytest.raises(BitwrightError, match=r"holds (bool|complex64); expected floats"):
+            load_weights(model, tmp_path / "kind.pth")
+    with pytest.raises(BitwrightError, match="the weights are 5; expected the path of a file"):
+        load_weights(model, 5)
+    (tmp_path / "text.pth").write_text("hello")
+    with pytest.raises(BitwrightError, match="no weights file: no PyTorch file"):
+        load_weights(model, tmp_path / "text.pth")

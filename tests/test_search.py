@@ -184,6 +184,10 @@ def test_the_error_of_a_trial_is_the_mean_over_the_folds(tmp_path):
             ["--vary", "train.l1={low: 0, high: 1, log: true}"],
             "error: --vary train.l1: low is 0, which has no log",
         ),
+        (
+            ["--vary", "train.optimizer.name=[SGD, Adm]"],
+            "error: --vary train.optimizer.name: with 'Adm': unknown optimizer 'Adm'; did you mean 'Adam'",
+        ),
         (["--vary", "train.l1={lo: 0, high: 1}"], "error: --vary train.l1: unknown key lo; did you mean 'low'"),
         (["--vary", "train.l1=3"], "error: --vary train.l1: found 3; expected a list of choices"),
         (["--vary", "train.l1"], "error: --vary train.l1: expected path="),

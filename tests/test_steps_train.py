@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import bitwright
 from bitwright import BitwrightError
 from bitwright.context import Context
 from bitwright.recipe import parse
@@ -91,3 +92,11 @@ def test_recipes_name_rates_and_negative_ones_are_refused():
     assert recipe.steps[0].rates == {"last": 1, "*": 0.1}
     with pytest.raises(BitwrightError, match=r"rates\['last'\] is -1\.0; expected a factor of at least 0"):
         Train(rates={"last": -1.0})
+
+
+def test_layers_are_frozen_by_pattern_in_python_too():
+    before, model = weights(small_net()), small_net()
+    bitwright.train(model, blobs(), epochs=1, lr=0.05, rates={"5": 1, "*": 0})
+    after = weights(model)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {"5.weight", "5.bias"}
+    assert all(p.requires_grad for p in model.parameters())

@@ -344,3 +344,8 @@ def test_recipes_name_views():
     assert parse({**CIFAR, "steps": steps}).steps[0].augment == Augment(flip=True, crop=4)
     with pytest.raises(BitwrightError, match=r"unknown key steps\[0\]\.train\.augment\.flop; did you mean 'flip'"):
         parse({**CIFAR, "steps": [{"train": {"augment": {"flop": True}}}]})
+
+
+def test_vectors_have_no_views():
+    with pytest.raises(BitwrightError, match=r"the training samples have shape \(20,\); only images"):
+        Views(Augment(flip=True), torch.rand(8, 20))

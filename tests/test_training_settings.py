@@ -53,7 +53,7 @@ from bitwright.training.settings import Augment, Distill, Optimizer, Schedule, T
         (lambda: Distill(temperature=0), r"distill\.temperature is 0; expected a number above 0"),
         (lambda: Distill(weight=2), r"distill\.weight is 2; expected a number at least 0 and at most 1"),
         (lambda: TrainSettings(augment="flip"), r"augment is 'flip'; expected Augment"),
-        (lambda: Augment(flip=1), r"augment\.flip is 1; expected bool"),
+        (lambda: Augment(flip=1), r"augment\.flip is 1; expected true"),
         (lambda: Augment(crop=-1), r"augment\.crop is -1; expected a whole number of at least 0"),
         (lambda: Distill(teacher=""), r"distill\.teacher is ''; give"),
     ],

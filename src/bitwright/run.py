@@ -228,7 +228,7 @@ def on_threads(count: int) -> Iterator[None]:
 # -- the steps ---------------------------------------------------------------------------------------------------------
 
 
-def _trainings(step: Step) -> list[TrainSettings]:
+def trainings(step: Step) -> list[TrainSettings]:
     """The settings of every training in a step: the step itself, or those among its fields."""
     from bitwright.training.settings import TrainSettings
 
@@ -319,7 +319,7 @@ class Run:
                 if hasattr(step, "layers"):
                     select_layers(model, step.layers, getattr(step, "ignore", ()))
                 step.look_ahead(model, self.data)
-                for settings in _trainings(step):
+                for settings in trainings(step):
                     create_optimizer(settings.optimizer, model)
                     if settings.distill is not None:
                         self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]))

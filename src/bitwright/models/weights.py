@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -45,8 +46,8 @@ def load_weights(model: nn.Module, file: str | os.PathLike[str], fresh: Sequence
            there: ("last",) for a new head, which may have another number of classes
 
     Raises BitwrightError when there is no such file, when it is damaged or would need pickle, when any other tensor is
-    missing, left over or of another shape (all are listed with both shapes), when a value is NaN or infinite, and for a
-    pattern that matches nothing. The model is then unchanged.
+    missing, left over or of another shape (all are listed with both shapes), when a value is NaN, infinite or no float,
+    and for a pattern that matches nothing. The model is then unchanged.
     """
     path = _find(file)
     kept = _select(model, fresh)
@@ -59,7 +60,7 @@ def load_weights(model: nn.Module, file: str | os.PathLike[str], fresh: Sequence
             + f"\n{_remedy(wrong)}",
             kind="weights",
         )
-    _check_finite(path, found)
+    _check_numbers(path, found, wanted)
     model.load_state_dict({**model.state_dict(), **found})
     return model
 
@@ -83,6 +84,12 @@ def _without(layers: Collection[str], tensors: Mapping[str, torch.Tensor]) -> di
 
 
 def _find(file: str | os.PathLike[str]) -> Path:
+    try:
+        os.fspath(file)
+    except TypeError:
+        raise BitwrightError(
+            f"the weights are {file!r}; expected the path of a file or its name", kind="weights"
+        ) from None
     folders = [Path()]
     data = os.environ.get("BITWRIGHT_DATA")
     if data:
@@ -120,14 +127,20 @@ def _read(path: Path) -> Any:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise BitwrightError(
-            f"{path} holds more than tensors (or is no PyTorch file): {str(error).splitlines()[0]}. It would have to "
-            f"run code from the file, which is never done; save model.state_dict() alone, best as .safetensors"
+            f"{path} holds more than tensors{_asked_for(error)}, or is no PyTorch file. It would have to run code from "
+            "the file, which is never done; save model.state_dict() alone, best as .safetensors"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = "no PyTorch file" if isinstance(error, KeyError) else (str(error) or "nothing in it").splitlines()[0]
         raise BitwrightError(
             f"{path} is damaged or no weights file: {reason}; get it again", kind="damaged-data"
         ) from None
+
+
+def _asked_for(error: Exception) -> str:
+    """What torch says the file would import; not its advice, which is to trust it."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f" (it asks for {found[1]})" if found else ""
 
 
 def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
@@ -150,9 +163,8 @@ def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
         raise BitwrightError(
             f"{path} holds {keys}; expected tensors by name, or those under {' or '.join(map(repr, _WRAPPERS))}"
         )
-    if all(name.startswith(_PREFIX) for name in content):
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in content.items()}
-    return dict(content)
+    plain = {name.removeprefix(_PREFIX): tensor for name, tensor in content.items()}
+    return plain if len(plain) == len(content) else dict(content)
 
 
 def mismatches(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> dict[str, Mismatch]:
@@ -191,8 +203,14 @@ def _remedy(wrong: Mapping[str, Mismatch]) -> str:
     )
 
 
-def _check_finite(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def _check_numbers(path: Path, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
+        if tensor.is_complex() or (wanted[name].is_floating_point() and not tensor.is_floating_point()):
+            raise BitwrightError(
+                f"{path}: tensor {name!r} holds {str(tensor.dtype).removeprefix('torch.')}; expected floats: it is of "
+                "another kind of model",
+                kind="weights",
+            )
         bad = int((~torch.isfinite(tensor)).sum()) if tensor.is_floating_point() else 0
         if bad:
             raise BitwrightError(

@@ -128,11 +128,15 @@ class Space:
     def check(self, recipe: Recipe) -> None:
         """Raise BitwrightError, naming the path, where the recipe can't take one of the values."""
         from bitwright.recipe import load_recipe
+        from bitwright.run import trainings
+        from bitwright.training.optimizers import find_optimizer
 
         for path, part in self.parts.items():
             for value in part.values if isinstance(part, Choices) else (part.low, part.high):
                 try:
-                    load_recipe(recipe, settings({path: value}))
+                    for step in load_recipe(recipe, settings({path: value})).steps:
+                        for training in trainings(step):
+                            find_optimizer(training.optimizer)
                 except BitwrightError as error:
                     said = str(error).removeprefix(f"{recipe.name}: ")
                     raise BitwrightError(f"--vary {path}: with {value!r}: {said}", kind=error.kind) from None

@@ -137,7 +137,7 @@ def _opened(url: str) -> Iterator[optuna.storages.BaseStorage]:
 
 def _facts(recipe: Recipe, space: Space, how: SearchSettings) -> str:
     """What two processes must agree on to share a study."""
-    plan = {k: v for k, v in dataclasses.asdict(how).items() if k != "trials"}
+    plan = {k: v for k, v in dataclasses.asdict(how).items() if k not in ("trials", "stages")}
     return json.dumps({"recipe": identity(recipe), "space": space.to_dict(), "how": plan}, sort_keys=True)
 
 

@@ -43,13 +43,13 @@ class Train(TrainSettings, Step):
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Train the model in place and leave the selected weights in it."""
-        with _at_rates(model, self.rates):
+        with at_rates(model, self.rates):
             context.train(model, self)
         return model
 
 
 @contextlib.contextmanager
-def _at_rates(model: nn.Module, rates: dict[str, float]) -> Iterator[None]:
+def at_rates(model: nn.Module, rates: dict[str, float]) -> Iterator[None]:
     """While inside, parameters carry the `lr_factor` of their module, or need no gradient where that is 0."""
     from bitwright.steps.layers import per_layer
 

@@ -27,6 +27,7 @@ def train(
     folder: str | Path | None = None,
     teacher: nn.Module | None = None,
     progress: Progress | None = None,
+    rates: dict[str, float] | None = None,
     **settings: Any,
 ) -> nn.Module:
     """Train `model` in place and give it back, with its best weights on the validation split.
@@ -35,14 +36,18 @@ def train(
 
     `settings` are the fields of `TrainSettings`. For short, `optimizer` and `schedule` may be names, then with their
     other fields at the default (and no optimiser options unless it is SGD), and `lr` is the optimiser's; a `teacher`
-    model sets `distill` to its defaults where it isn't given. With a `folder` the training is resumable and leaves its
-    metrics there. Raises BitwrightError for unknown or wrong settings and where the training diverges.
+    model sets `distill` to its defaults where it isn't given. `rates` are factors on the learning rate by pattern, as
+    those of the step `train`: {"last": 1, "*": 0.1}, and 0 to freeze. With a `folder` the training is resumable and
+    leaves its metrics there. Raises BitwrightError for unknown or wrong settings and where the training diverges.
     """
+    from bitwright.steps.train import Train, at_rates
     from bitwright.training.loop import fit
 
     if teacher is not None:
         settings.setdefault("distill", Distill())
-    fit(model, data, _settings(epochs, settings), seed=seed, folder=folder, teacher=teacher, progress=progress)
+    checked = _settings(epochs, settings)
+    with at_rates(model, Train(rates=rates or {}).rates):
+        fit(model, data, checked, seed=seed, folder=folder, teacher=teacher, progress=progress)
     return model
 
 

@@ -72,6 +72,12 @@ def _window(images: Tensor, settings: Augment, numbers: Tensor) -> Tensor:
 
 def check(settings: Augment, shape: tuple[int, ...]) -> None:
     """Raise BitwrightError unless images of this shape (C, H, W) can be augmented so."""
+    if len(shape) != 3:
+        raise BitwrightError(
+            f"augment: the training samples have shape {shape}; only images (channels, height, width) have views: "
+            "leave augment out",
+            kind="setting",
+        )
     if settings.crop >= min(shape[1:]):
         raise BitwrightError(
             f"augment.crop is {settings.crop} for images of {shape[1]}x{shape[2]} pixels, so a view could be all "

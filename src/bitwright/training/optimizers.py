@@ -26,13 +26,8 @@ def allowed_options(optimizer: type[torch.optim.Optimizer]) -> list[str]:
     return [n for n in inspect.signature(optimizer.__init__).parameters if n not in ("self", "params", "lr")]
 
 
-def create_optimizer(settings: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser for the model's trainable parameters.
-
-    A parameter may carry `lr_factor` (1.0 where it has none): its learning rate is lr * lr_factor, which is its group's
-    "initial_lr". An own `weight_decay` among the options holds for the parameters that are `penalties.decaying` only.
-    Raises BitwrightError for an unknown name or option, and where the optimiser can't train this model.
-    """
+def find_optimizer(settings: Optimizer) -> type[torch.optim.Optimizer]:
+    """The class of that name. Raises BitwrightError for an unknown name, and for options that it doesn't have."""
     known = list_optimizers()
     if settings.name not in known:
         raise unknown("optimizer", settings.name, known)
@@ -40,6 +35,17 @@ def create_optimizer(settings: Optimizer, model: nn.Module) -> torch.optim.Optim
     for option in settings.options:
         if option not in allowed_options(cls):
             raise unknown(f"option of optimizer {settings.name}", option, allowed_options(cls))
+    return cls
+
+
+def create_optimizer(settings: Optimizer, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser for the model's trainable parameters.
+
+    A parameter may carry `lr_factor` (1.0 where it has none): its learning rate is lr * lr_factor, which is its group's
+    "initial_lr". An own `weight_decay` among the options holds for the parameters that are `penalties.decaying` only.
+    Raises BitwrightError for an unknown name or option, and where the optimiser can't train this model.
+    """
+    cls = find_optimizer(settings)
     groups = _groups(model, settings)
     try:
         return cls(groups, lr=settings.lr, **settings.options)  # type: ignore[call-arg]

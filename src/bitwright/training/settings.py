@@ -18,7 +18,8 @@ Precision = Literal["float32", "bf16"]
 
 def _part(name: str, value: object, kind: type) -> None:
     if not isinstance(value, kind):
-        raise BitwrightError(f"{name} is {value!r}; expected {kind.__name__}(...)", kind="setting")
+        expected = "true or false" if kind is bool else f"{kind.__name__}(...)"
+        raise BitwrightError(f"{name} is {value!r}; expected {expected}", kind="setting")
 
 
 def _choice(name: str, value: object, literal: Any) -> None:
@@ -168,7 +169,8 @@ class Augment:
     * lens: places p from the centre, in half sides, bent to p (1 + k |p|^2), k up to this, either way
     * brightness, contrast, saturation: times 1 - s to 1 + s
     * hue: turned by up to this share of the circle of colours, either way
-    * lighting: the standard deviation of a shift along the principal colours of the training images
+    * lighting: the standard deviation of a shift along the principal colours of the training images (of grey ones:
+      their one)
 
     Numbers are uniform in their range, those of `lighting` normal. {flip: true, crop: 4} is the usual augmentation of
     CIFAR (He et al. 2016, section 4.2); {lighting: 0.1} is AlexNet's (Krizhevsky et al. 2012, section 4.1). What comes

@@ -11,6 +11,9 @@ COLUMNS = {
     "train_error": "training error",
     "validation_error": "validation error",
     "output_error": "outputs, %",
+    "evaluations": "evaluations",
+    "traffic": "bits of values, %",
+    "weight_bits": "bits of weights, %",
     "error": "test error",
     "bytes": "bytes",
     "ms": "ms for one image",
@@ -31,6 +34,8 @@ def note(record: dict[str, Any]) -> str:
     said = ["Errors are in percent, the training's over its last epoch as it was seen then (dropout, augmentation)."]
     if any(mean_of(row, "output_error") is not None for row in record["variants"]):
         said.append("Outputs: how far logits of validation images are from the float network's, of their squares.")
+    if any(mean_of(row, "evaluations") is not None for row in record["variants"]):
+        said.append("Evaluations of the network by a search for bits; bits are shares of float32's.")
     if seeds > 1:
         said.append(f"Mean ± deviation over {seeds} seeds.")
     if any(row["published"] for row in record["variants"]):
@@ -63,6 +68,6 @@ def _cell(row: dict[str, Any], key: str) -> str:
         return "-"
     if key == "ms":
         return cell(mean)
-    form = "{:,.0f}" if key == "bytes" else "{:.2f}"
+    form = "{:,.0f}" if key in ("bytes", "evaluations") else "{:.2f}"
     text = form.format(mean) + (f" ± {form.format(deviation)}" if deviation is not None else "")
     return f"{text} ({row['published'][key]:g})" if key in row["published"] else text

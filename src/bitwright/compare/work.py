@@ -191,8 +191,7 @@ def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
     curves = _curves(folder, recipe)
     if curves["train"]:
         figures["train_error"] = curves["train"][-1]
-    if (outputs := _output_error(folder, recipe)) is not None:
-        figures["output_error"] = 100 * outputs
+    figures |= _recorded(folder, recipe)
     if recipe.last:
         figures["validation_error"] = result["steps"][recipe.last]["error"]
     times = (measurements.get("milliseconds") or {}).get("batches", {}).get("1")
@@ -202,11 +201,19 @@ def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
     return {key: round(value, 4) for key, value in figures.items()}
 
 
-def _output_error(folder: Path, recipe: Recipe) -> float | None:
-    """What the last step of low rank left between the outputs and those of the float network, relative squares."""
-    records = [_json(folder / label / "step.json")["records"] for label in recipe.labels]
-    found = [one["low_rank"] for one in records if "low_rank" in one]
-    return found[-1].get("output_error_joint", found[-1]["output_error"]) if found else None
+def _recorded(folder: Path, recipe: Recipe) -> dict[str, float]:
+    """What the last step of low rank and the last search for bits recorded."""
+    records: dict[str, Any] = {}
+    for label in recipe.labels:
+        records |= _json(folder / label / "step.json")["records"]
+    found: dict[str, float] = {}
+    if low_rank := records.get("low_rank"):
+        found["output_error"] = 100 * low_rank.get("output_error_joint", low_rank["output_error"])
+    if search := records.get("bit_search"):
+        found["evaluations"] = search["evaluations"]
+        found["traffic"] = 100 * search["answer"]["traffic"]
+        found["weight_bits"] = 100 * search["answer"]["weights"]
+    return found
 
 
 def _curves(folder: Path, recipe: Recipe) -> dict[str, list[float]]:

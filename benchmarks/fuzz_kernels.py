@@ -21,7 +21,7 @@ import numpy as np
 from bitwright import _native
 from fuzz.channels import joined
 from fuzz.codes import bit_conv, byte_conv, encode, exact_conv, pool_codes
-from fuzz.floats import coded_linear, float_conv, float_linear, sparse_conv, sparse_linear
+from fuzz.floats import coded_linear, float_conv, float_linear, product_linear, sparse_conv, sparse_linear
 from fuzz.training import training
 from fuzz.trial import Array, Call, Random, Trial, chance, pick
 from fuzz.unweighted import average_pool, elementwise, max_pool, movers, reductions
@@ -36,6 +36,7 @@ FAMILIES: dict[str, tuple[Callable[[Random], Trial | Call], float]] = {
     "sparse_linear": (sparse_linear, 1),
     "sparse_conv": (sparse_conv, 1),
     "coded_linear": (coded_linear, 1),
+    "product_linear": (product_linear, 1),
     "exact_conv": (exact_conv, 1),
     "elementwise": (elementwise, 1),
     "movers": (movers, 1),

@@ -118,3 +118,22 @@ def coded_linear(random: Random) -> Trial:
         check,
         f"{batch} {rows} {cols} {entries} {sorted(scales)} {ending}",
     )
+
+
+def product_linear(random: Random) -> Trial:
+    """A matrix of runs of columns that have few values each."""
+    batch, cols, rows = count(random, 1, 20), count(random, 1, 500), count(random, 1, 150)
+    width, entries = pick(random, 1, 2, 4), count(random, 1, 16)
+    runs = -(-cols // width)
+    codes = random.integers(0, entries, (rows, runs)).astype(np.uint8)
+    books = random.standard_normal((runs, entries, width)).astype(np.float32)
+    w = books[np.arange(runs), codes].reshape(rows, -1)[:, :cols].astype(np.float64)
+    x = random.standard_normal((batch, cols)).astype(np.float32)
+    ending = random_ending(random, (batch, rows), False)
+    return Trial(
+        lambda: _native.CodedLinearOp.of_runs(codes, books, cols, ending.native()),
+        [x, *ending.inputs()],
+        batch,
+        near(ending, x @ w.T, np.abs(x) @ np.abs(w).T),
+        f"{batch} {rows} {cols} runs of {width}, {entries} values {ending}",
+    )

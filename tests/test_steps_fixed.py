@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -350,3 +351,40 @@ def test_settings_that_are_refused(options: dict[str, object], message: str) -> 
 def test_a_pattern_that_matches_nothing_is_refused(field: str) -> None:
     with pytest.raises(BitwrightError, match="matches nothing"):
         Fixed(images=5, **{field: {"nowhere": 4, "*": 8}}).apply(small(), Context(DIGITS))
+
+
+# --- one format for all
+
+
+def uneven() -> tuple[nn.Module, Context]:
+    """A trained network whose layers have very different ranges, although it computes the same as before."""
+    model, context = create_model("mlp", input_shape=(1, 8, 8), hidden=[64, 32], seed=0), Context(DIGITS)
+    context.train(model, TrainSettings(epochs=8, batch_size=50, optimizer=Optimizer("Adam", 3e-3, {})))
+    with torch.no_grad():
+        for name, factor in (("fc1", 64.0), ("fc2", 1 / 64)):
+            layer = model.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            layer.weight.mul_(factor)
+            layer.bias.mul_(factor if name == "fc1" else 1)
+    return model, context
+
+
+@pytest.mark.parametrize("bits", [16, 12, 8])
+def test_a_format_per_layer_holds_where_a_global_one_collapses(bits: int) -> None:
+    found = {}
+    for formats in ("layer", "global"):
+        model, context = uneven()
+        before = context.evaluate(model).error
+        options: dict[str, Any] = {"scales": "power-of-two", "per_channel": False, "clip": "max", "formats": formats}
+        step = Fixed(images=200, weight_bits=bits, activation_bits=bits, calibrate="min-max", **options)
+        found[formats] = context.evaluate(step.apply(model, context)).error
+        rows = context.records["fixed"]
+        scales = {row["scale"] for row in rows["points"]}
+        assert (len(scales) == 1) == (formats == "global")
+    assert found["layer"] < before + 1.5
+    assert found["global"] > found["layer"] + (5 if bits == 8 else -1)
+
+
+def test_global_formats_need_powers_of_two() -> None:
+    with pytest.raises(BitwrightError, match='formats "global" needs scales "power-of-two"'):
+        Fixed(formats="global")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -18,7 +19,7 @@ from bitwright.ops import Coded, QuantConv2d, Quantize, QuantLinear
 from bitwright.steps.accumulator import Accumulator, BoundedWeight, bounded, fit_accumulators
 from bitwright.steps.activations import exact_norms
 from bitwright.steps.bit_search import TOLERANCES, BitSearch, Config, Knob, Limits
-from bitwright.steps.calibrate import Grid, Method, Seen, choose_grid, observe
+from bitwright.steps.calibrate import Grid, Method, Seen, choose_grid, format_grid, observe
 from bitwright.steps.latent import quantised_weights
 from bitwright.steps.layers import check_bits, check_count, per_layer, plain_layers, weight_of
 from bitwright.steps.lsq import SteppedInput, SteppedWeight
@@ -57,6 +58,9 @@ class Fixed(Step):
                       the one number.
     per_channel       a scale for each output channel's weights, or one per layer.
     scales            "free", or "power-of-two": fixed point in the narrow sense, Q I.F with F fraction bits.
+    formats           whose scale is whose: "layer", each its own (dynamic fixed point), or "global", the largest scale
+                      of all values for every value and that of all layers' weights for every weight: what a machine
+                      with one format does, for comparison. Global formats are powers of two.
     symmetric         activations with numbers below zero have q = -2^(b-1) .. 2^(b-1) - 1 and no zero point.
     images            training images that ranges, rounding and biases are found with. None is labelled.
     calibrate         the range of an activation: "min-max"; "percentile" (all but the outermost 100 - `percentile`
@@ -90,6 +94,7 @@ class Fixed(Step):
     activation_bits: int | dict[str, int] = 8
     per_channel: bool = True
     scales: Literal["free", "power-of-two"] = "free"
+    formats: Literal["layer", "global"] = "layer"
     symmetric: bool = False
     images: int = 500
     calibrate: Method = "mse"
@@ -121,6 +126,14 @@ class Fixed(Step):
             raise BitwrightError(
                 f"fixed: weight_bits is {self.weight_bits} with an accumulator, but layers of more than 8 bits are "
                 "computed in float32; take at most 8",
+                kind="setting",
+            )
+        if self.formats == "global" and (
+            self.scales != "power-of-two" or self.per_channel or self.search or self.accumulator or self.train
+        ):
+            raise BitwrightError(
+                'fixed: formats "global" needs scales "power-of-two" and per_channel false, and no search, accumulator '
+                "or train",
                 kind="setting",
             )
         check_count("fixed: images", self.images, 1)
@@ -166,7 +179,11 @@ class Fixed(Step):
         modules = dict(traced.named_modules())
         readers = {owner: modules.get(owner, nn.Identity()) for owner in owners}
         bits = per_layer(self.activation_bits, readers, "fixed: activation_bits")
-        return {place: self._grid(seen[place], bits[owner]) for owner, place in owners.items()}
+        grids = {place: self._grid(seen[place], bits[owner]) for owner, place in owners.items()}
+        if self.formats == "layer":
+            return grids
+        fraction = -round(math.log2(max(grid.scale for grid in grids.values())))
+        return {place: format_grid(seen[place], bits[owner] - fraction, fraction) for owner, place in owners.items()}
 
     def _grid(self, seen: Seen, bits: int) -> Grid:
         return choose_grid(
@@ -271,11 +288,12 @@ class Fixed(Step):
     def _round(self, model: nn.Module, float_model: nn.Module, bits: Mapping[str, int], images: Tensor) -> None:
         """Round the layers' weights, one after the other as they are computed, and correct their biases."""
         norms, limits = _norms_behind(model, bits), self._limits(model, bits)
+        widest = self._widest(model, bits) if self.formats == "global" else None
         for name in _in_order(model, bits):
             layer = model.get_submodule(name)
             assert isinstance(layer, QuantConv2d | QuantLinear)
             rows, largest = weight_of(layer).flatten(1), (1 << (bits[name] - 1)) - 1
-            scale = self._scale(rows, largest)
+            scale = self._scale(rows, largest) if widest is None else torch.full((len(rows), 1), widest)
             moments = None
             if self.rounding == "adaround" or self.correct_bias:
                 moments = gather(model, float_model, name, images)
@@ -289,6 +307,11 @@ class Fixed(Step):
             weight_of(layer).copy_((codes * scale).view_as(layer.weight))
             if self.correct_bias and moments is not None:
                 _set_bias(layer, norms.get(name), moments.bias(weight_of(layer)))
+
+    def _widest(self, model: nn.Module, bits: Mapping[str, int]) -> float:
+        """The largest scale of any layer's weights."""
+        rows = {name: weight_of(model.get_submodule(name)).flatten(1) for name in bits}
+        return max(float(self._scale(rows[name], (1 << (b - 1)) - 1).max()) for name, b in bits.items())
 
     def _train(
         self,

@@ -270,7 +270,7 @@ def sensitive(space: Space, limits: Limits) -> Search:
        is predicted by the squared error of the numbers themselves, which needs none: D(k, b) = D(k) e(k, b) / e(k, 4)
     2. all single-bit moves from the most bits down, in the order of predicted damage per bit that they save
     3. for each tolerance the longest beginning of this order that keeps the accuracy, by bisection, and then
-       every further bit that can go, one try per knob
+       every further bit that can go, knob by knob until one can't
 
     Without `weights` in the limits all weights have the most bits.
     """
@@ -321,8 +321,13 @@ def _longest(search: Search, most: Config, moves: list[_Move], begin: int, toler
 
 
 def _polish(search: Search, config: Config, moves: list[_Move], tolerance: float) -> None:
-    """Try every knob's next bit once, cheap ones first, and keep what the tolerance allows."""
-    for knob in dict.fromkeys(move.knob for move in moves):
-        smaller = {**config, knob: config[knob] - 1}
-        if search.allows(smaller, tolerance):
-            config = smaller
+    """Try every knob's next bit, cheap ones first, keep what the tolerance allows, and go on with those."""
+    knobs = list(dict.fromkeys(move.knob for move in moves))
+    while knobs:
+        shrunk = []
+        for knob in (knob for knob in knobs if _can_shrink(config, knob)):
+            smaller = {**config, knob: config[knob] - 1}
+            if search.allows(smaller, tolerance):
+                config = smaller
+                shrunk.append(knob)
+        knobs = shrunk

@@ -397,11 +397,11 @@ def check_deployed(step: Any, net: nn.Module, folder: Path) -> None:
 
 
 def test_what_follows_layers() -> None:
-    found = following(trace(create_model("resnet-20")), ["conv1", "layer1.0.conv1", "layer1.0.conv2", "fc"])
+    found = following(trace(create_model("resnet-20")), ["conv1", "layer1.0.conv1", "layer1.0.conv2", "linear"])
     assert found["conv1"] == Behind("bn1", True)
     assert found["layer1.0.conv1"] == Behind("layer1.0.bn1", True)
     assert found["layer1.0.conv2"] == Behind("layer1.0.bn2", False), "an addition is before the ReLU"
-    assert found["fc"] == Behind(None, False)
+    assert found["linear"] == Behind(None, False)
 
 
 class Twice(nn.Module):

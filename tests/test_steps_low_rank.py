@@ -330,6 +330,17 @@ def test_labels_are_never_used(net: nn.Module) -> None:
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
+def test_nothing_is_dropped_in_the_joint_training(net: nn.Module) -> None:
+    dropped = create_model("mlp", input_shape=(1, 8, 8), hidden=[96, 64], dropout=[0.3, 0.5, 0.5], seed=0)
+    dropped.load_state_dict(net.state_dict())
+    joint = GER().joint
+    assert joint is not None
+    step = GER(images=300, joint=dataclasses.replace(joint, epochs=2))
+    found = [run(step, model)[0] for model in (net, dropped)]
+    assert all(torch.equal(a, b) for a, b in zip(*(m.state_dict().values() for m in found), strict=True))
+    assert [m.p for m in found[1].modules() if isinstance(m, nn.Dropout)] == [0.3, 0.5, 0.5]
+
+
 def test_convolutions_with_norms_are_reconstructed(convnet: nn.Module) -> None:
     options: dict[str, Any] = {"layers": ("*",), "ignore": ("0",), "ranks": Ranks("rate", 3)}
     cut, plain, _ = run(SVD(**options, norm_images=0), convnet)

@@ -63,3 +63,16 @@ def scaled_dropout(model: nn.Module, layers: Mapping[str, nn.Module]) -> Iterato
         yield dropout
     finally:
         dropout.restore()
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """While inside, nothing is dropped anywhere in the model."""
+    before = [(module, module.p) for module in model.modules() if isinstance(module, _DropoutNd)]
+    for module, _ in before:
+        module.p = 0.0
+    try:
+        yield
+    finally:
+        for module, p in before:
+            module.p = p

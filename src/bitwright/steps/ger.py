@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
-from bitwright.steps.dropout import scaled_dropout
+from bitwright.steps.dropout import without_dropout
 from bitwright.steps.factors import Parts, factorise, groups_of, weights_with
 from bitwright.steps.following import Behind, following
 from bitwright.steps.layers import check_count, plain_layers, shapes_of, weight_of
@@ -134,8 +134,7 @@ class GER(Step):
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         changed = [row["layer"] for row in rows if row["rank"]]
         if self.joint is not None and changed:
-            with _only(changed, model), scaled_dropout(model, chosen) as dropout:
-                dropout.scale(dict.fromkeys(chosen, 0.0))
+            with _only(changed, model), without_dropout(model):
                 context.train(model, self.joint)
             record["output_error_joint"] = output_error(model, float_model, context)
         context.record("low_rank", record)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.fx
@@ -33,9 +34,9 @@ def by_hand(image, settings, numbers):
     """The view's definition: pad, mirror, cut."""
     flip, row, column = numbers.tolist()
     crop = settings.crop
-    channels, height, width = image.shape
-    padded = torch.zeros(channels, height + 2 * crop, width + 2 * crop, dtype=image.dtype)
-    padded[:, crop : crop + height, crop : crop + width] = image
+    _, height, width = image.shape
+    mode = {"black": "constant", "reflect": "reflect"}[settings.border]
+    padded = torch.from_numpy(np.pad(image.numpy(), ((0, 0), (crop, crop), (crop, crop)), mode))
     if settings.flip and flip < 0.5:
         padded = padded.flip(2)
     top, left = int(row * (2 * crop + 1)), int(column * (2 * crop + 1))
@@ -45,12 +46,13 @@ def by_hand(image, settings, numbers):
 @given(
     flip=st.booleans(),
     crop=st.integers(0, 4),
+    border=st.sampled_from(["black", "reflect"]),
     shape=st.tuples(st.integers(1, 3), st.integers(5, 9), st.integers(5, 9)),
     seed=st.integers(0, 99),
     floats=st.booleans(),
 )
-def test_every_view_is_what_its_numbers_say(flip, crop, shape, seed, floats):
-    images, settings = pictures(5, shape, seed), Augment(flip, crop)
+def test_every_view_is_what_its_numbers_say(flip, crop, border, shape, seed, floats):
+    images, settings = pictures(5, shape, seed), Augment(flip, crop, border if crop else "black")
     images = images / 255.0 if floats else images
     before, make = images.clone(), Views(settings, images)
     numbers = make.draw(5, seed)
@@ -78,7 +80,7 @@ def test_the_largest_number_stays_inside():
         assert torch.equal(view[0, 0, :-crop, :-crop], image[0, 0, crop:, crop:])
 
 
-EVERY = Augment(True, 2, 0.3, 0.1, 20, 10, 0.3, 0.1, 0.3, 0.3, 0.3, 0.1, 0.1)
+EVERY = Augment(True, 2, "reflect", 0.3, 0.1, 20, 10, 0.3, 0.1, 0.3, 0.3, 0.3, 0.1, 0.1)
 
 
 @pytest.mark.parametrize("settings", [BOTH, EVERY])
@@ -110,7 +112,7 @@ def views_of(images, numbers, **settings):
     return make(images, torch.cat((torch.full((len(images), 3), 0.5), rows[warp], rows[colours]), 1))
 
 
-@pytest.mark.parametrize("name", [n for n in dataclasses.asdict(EVERY) if n not in ("flip", "crop")])
+@pytest.mark.parametrize("name", [n for n in dataclasses.asdict(EVERY) if n not in ("flip", "crop", "border")])
 def test_a_view_in_the_middle_of_its_range_is_the_image(name):
     images = pictures(4) / 255
     torch.testing.assert_close(views_of(images, {}, **{name: getattr(EVERY, name)}), images, atol=1e-5, rtol=0)
@@ -192,6 +194,7 @@ def test_views_of_uint8_and_of_float_images_are_the_same():
 def test_kinds_names_what_is_switched_on():
     assert kinds(BOTH) == {"flip": Augment(flip=True), "crop": Augment(crop=2)}
     assert len(kinds(EVERY)) == 13
+    assert kinds(EVERY)["crop"] == Augment(crop=2, border="reflect")
 
 
 @pytest.mark.parametrize(
@@ -262,6 +265,11 @@ def test_validation_images_stay_as_they_are():
     one, other = (fit(linear_net(), blobs(), settings).epochs[0] for settings in (still, plain))
     assert one.validation_loss == other.validation_loss
     assert one.train_loss != other.train_loss
+
+
+def test_a_border_without_a_crop_is_refused():
+    with pytest.raises(BitwrightError, match=r"augment\.border is 'reflect', but there is no border: crop is 0"):
+        Augment(flip=True, border="reflect")
 
 
 def test_a_crop_larger_than_the_image_is_refused():

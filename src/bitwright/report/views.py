@@ -19,7 +19,7 @@ _SIDE = 64
 """Images are enlarged by a whole number to about so many pixels."""
 _GAP, _CAPTION = 4, 110
 
-_STRONG = Augment(True, 4, 0.4, 0.2, 30, 25, 0.6, 0.15, 0.5, 0.6, 0.8, 0.15, 0.5)
+_STRONG = Augment(True, 4, "black", 0.4, 0.2, 30, 25, 0.6, 0.15, 0.5, 0.6, 0.8, 0.15, 0.5)
 """Each kind strong enough to be seen."""
 
 

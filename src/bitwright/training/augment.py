@@ -62,12 +62,23 @@ class Views:
 def _window(images: Tensor, settings: Augment, numbers: Tensor) -> Tensor:
     """One gather from the padded images and their mirror images: about 0.7 ms for 128 CIFAR images on one core."""
     count, _, height, width = images.shape
-    padded = F.pad(images, (settings.crop,) * 4)
+    padded = _reflected(images, settings.crop) if settings.border == "reflect" else F.pad(images, (settings.crop,) * 4)
     windows = torch.stack((padded, padded.flip(3))).unfold(3, height, 1).unfold(4, width, 1)
     places = windows.shape[3]
     mirrored = (numbers[:, _FLIP] < 0.5 * settings.flip).long()
     row, column = (numbers[:, _ROW] * places).long(), (numbers[:, _COLUMN] * places).long()
     return windows[mirrored, torch.arange(count, device=images.device), :, row, column]
+
+
+def _reflected(images: Tensor, pixels: int) -> Tensor:
+    """Padded by the image itself, mirrored at its edges; of any type, unlike torch's."""
+
+    def places(size: int) -> Tensor:
+        at = torch.arange(-pixels, size + pixels, device=images.device).abs()
+        return torch.where(at < size, at, 2 * (size - 1) - at)
+
+    height, width = images.shape[2:]
+    return images[:, :, places(height)][:, :, :, places(width)]
 
 
 def check(settings: Augment, shape: tuple[int, ...]) -> None:
@@ -95,6 +106,9 @@ def check(settings: Augment, shape: tuple[int, ...]) -> None:
 
 def kinds(settings: Augment) -> dict[str, Augment]:
     """Each kind of view that is switched on, alone: its name -> settings."""
-    plain = Augment()
-    names = [f.name for f in dataclasses.fields(settings) if getattr(settings, f.name) != getattr(plain, f.name)]
-    return {name: dataclasses.replace(plain, **{name: getattr(settings, name)}) for name in names}
+    plain, found = Augment(), {}
+    for name in (field.name for field in dataclasses.fields(settings)):
+        if name != "border" and getattr(settings, name) != getattr(plain, name):
+            alone = {name: getattr(settings, name)} | ({"border": settings.border} if name == "crop" else {})
+            found[name] = dataclasses.replace(plain, **alone)
+    return found

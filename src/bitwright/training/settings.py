@@ -13,6 +13,7 @@ ScheduleName = Literal["constant", "step", "inverse", "exponential", "plateau", 
 LossName = Literal["cross-entropy", "squared-error", "squared-hinge"]
 SoftLossName = Literal["soft", "logits"]
 Selection = Literal["best", "last"]
+Border = Literal["black", "reflect"]
 Precision = Literal["float32", "bf16"]
 
 
@@ -160,7 +161,8 @@ class Augment:
     """Every epoch shows another random view of each training image; validation and test images stay as they are.
 
     * flip: mirrored left to right with probability 1/2
-    * crop: a window of the image's own size, anywhere in the image padded with so many black pixels on each side
+    * crop: a window of the image's own size, anywhere in the image padded with so many pixels on each side
+    * border: what these pixels are, "black" or "reflect", the image mirrored at its edge
 
     * scale: a window with a side of 1 - scale to 1 of the image's, anywhere in it, brought to the image's size
     * translate: shifted down and to the right by up to this share of the sides, either way
@@ -175,11 +177,14 @@ class Augment:
     Numbers are uniform in their range, those of `lighting` normal. {flip: true, crop: 4} is the usual augmentation of
     CIFAR (He et al. 2016, section 4.2); {lighting: 0.1} is AlexNet's (Krizhevsky et al. 2012, section 4.1). What comes
     from outside of an image is black before the normalisation, as in torchvision's `RandomCrop`; the first paper pads
-    what has its mean subtracted, so with the mean. `training/warp.py` and `training/colours.py` have the formulas.
+    what has its mean subtracted, so with the mean. Black borders are edges that no test image has: with reflected ones
+    ResNet-20 makes half a point fewer errors after thirty epochs (LOG.md). `training/warp.py` and `training/colours.py`
+    have the formulas.
     """
 
     flip: bool = False
     crop: int = 0
+    border: Border = "black"
     scale: float = 0.0
     translate: float = 0.0
     rotate: float = 0.0
@@ -195,6 +200,12 @@ class Augment:
     def __post_init__(self) -> None:
         _part("augment.flip", self.flip, bool)
         _integer("augment.crop", self.crop, least=0)
+        _choice("augment.border", self.border, Border)
+        if self.border != "black" and not self.crop:
+            raise BitwrightError(
+                f"augment.border is {self.border!r}, but there is no border: crop is 0; leave border out",
+                kind="setting",
+            )
         for name, most in _MOST_AUGMENTED.items():
             _number(f"augment.{name}", getattr(self, name), least=0, most=most)
 

@@ -319,6 +319,24 @@ def test_each_method_is_nearer_to_the_network_than_the_one_before(net: nn.Module
     assert errors[-1] < 0.7 * errors[0]
 
 
+def test_layers_that_stay_whole_make_up_for_those_below(net: nn.Module) -> None:
+    ranks = Ranks("energy", {"fc1": 0.8, "*": 1.0})
+    alone = run(GER(layers=("fc1",), ranks=ranks, joint=None), net)[1]
+    together = run(GER(ranks=ranks, joint=None), net)[1]
+    assert [row["rank"] is None for row in together["layers"]] == [False, True, True]
+    assert together["layers"][0] == alone["layers"][0]
+    assert together["output_error"] < 0.9 * alone["output_error"]
+
+
+def test_without_a_bias_nothing_is_fitted_that_nothing_can_hold() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 96, bias=False), nn.ReLU(), nn.Linear(96, 10, bias=False))
+    options: dict[str, Any] = {"ranks": Ranks("rate", 4), "images": 1000}
+    aware = run(SVD(**options, data_aware=True), model)[1]
+    step_one = run(GER(**options, alternations=0, joint=None), model)[1]
+    assert step_one["output_error"] == pytest.approx(aware["output_error"], rel=1e-2)
+    assert run(GER(**options, joint=None), model)[1]["output_error"] < aware["output_error"]
+
+
 def test_labels_are_never_used(net: nn.Module) -> None:
     train = dataclasses.replace(DIGITS.train, labels=np.zeros_like(DIGITS.train.labels))
     unlabelled = dataclasses.replace(DIGITS, train=train)

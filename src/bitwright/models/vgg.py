@@ -12,7 +12,7 @@ from bitwright.models.norms import check_norm, new_norm
 from bitwright.models.options import image_shape, new_activation, probability, whole, widths, yes_or_no
 from bitwright.models.registry import register_model
 
-_STAGES = ((128, 128), (256, 256), (512, 512))
+_CHANNELS = (128, 256, 512)
 
 
 class VGG(nn.Sequential):
@@ -68,6 +68,7 @@ def vgg_small(
     *,
     input_shape: Sequence[int] = (3, 32, 32),
     num_classes: int = 10,
+    channels: Sequence[int] = _CHANNELS,
     hidden: Sequence[int] = (1024, 1024),
     activation: str = "relu",
     norm_output: bool = True,
@@ -77,11 +78,12 @@ def vgg_small(
     14,029,716 parameters; images of 8x8 or more. The CIFAR-10 net of BinaryConnect (Courbariaux et al. 2015, section
     3.2; ReLU) and of BNN (activation "hardtanh"), both with a square hinge loss.
 
+    channels     of each stage's two convolutions
     hidden       sizes of the fully connected layers. Later papers (LQ-Nets, Zhang et al. 2018) have none: []
     activation   as `mlp` has it; in front of signs "hardtanh" or "identity"
     norm_output  whether a batch norm follows the last layer. False where that layer stays float, with a bias
     """
-    return _vgg("vgg-small", input_shape, num_classes, hidden, activation, norm_output)
+    return _vgg("vgg-small", input_shape, num_classes, channels, hidden, activation, norm_output)
 
 
 @register_model
@@ -91,21 +93,23 @@ def vgg_7(*, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10, ac
     The CIFAR-10 net of ternary weight networks (Li et al. 2016, section 3); its last layer is a softmax's, with a bias.
     Images of 8x8 or more; activation as `mlp` has it.
     """
-    return _vgg("vgg-7", input_shape, num_classes, (1024,), activation, False)
+    return _vgg("vgg-7", input_shape, num_classes, _CHANNELS, (1024,), activation, False)
 
 
 def _vgg(
     name: str,
     input_shape: Sequence[int],
     num_classes: int,
+    channels: Sequence[int],
     hidden: Sequence[int],
     activation: str,
     norm_output: bool,
 ) -> VGG:
+    stages = [(size, size) for size in widths(name, "channels", channels)]
     return VGG(
-        _STAGES,
+        stages,
         widths(name, "hidden", hidden),
-        image_shape(name, input_shape, 2 ** len(_STAGES)),
+        image_shape(name, input_shape, 2 ** len(stages)),
         whole(name, "num_classes", num_classes, 2),
         activation,
         yes_or_no(name, "norm_output", norm_output),

@@ -96,13 +96,18 @@ def factorise(model: nn.Module, path: str, parts: Parts) -> nn.Module:
     outputs = None if parts.last is None else parts.last.shape[2]
     options = {} if parts.middle is None else {"scales": True}
     new = edits.replace(model, path, "factors", inputs=inputs, outputs=outputs, **options)
+    fill(new, parts)
+    return new
+
+
+def fill(new: nn.Module, parts: Parts) -> None:
+    """Give thin layers that are there other matrices of the same sizes."""
     with torch.no_grad():
         for name, matrix in parts._asdict().items():
             if matrix is not None:
                 weight = new.get_submodule(name).weight
                 assert isinstance(weight, Tensor)
                 weight.copy_(matrix.reshape(weight.shape))
-    return new
 
 
 def groups_of(layer: nn.Module) -> int:

@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
 from bitwright.steps.dropout import without_dropout
-from bitwright.steps.factors import Parts, factorise, groups_of, weights_with
+from bitwright.steps.factors import Parts, factorise, fill, groups_of, weights_with
 from bitwright.steps.following import Behind, following
 from bitwright.steps.layers import check_count, plain_layers, shapes_of, weight_of
 from bitwright.steps.low_rank import (
@@ -24,6 +23,7 @@ from bitwright.steps.low_rank import (
     balanced,
     cholesky,
     choose_rank,
+    distance,
     first_directions,
     greedy,
     output_error,
@@ -51,11 +51,9 @@ _JOINT = TrainSettings(
     select="last",
 )
 _JUDGES = 10
-"""One of so many samples only judges."""
+"""One of so many images only judges."""
 _BATCH = 100  # images
 _LEAST_SCALE = 1e-8
-_STEPS = 32
-"""Ranks that a layer's curve is known at, for "greedy"."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,8 @@ class GER(Step):
         min_{rank V <= k, b} sum_i || f(W a_i + b_0) - f(V c_i + b) ||^2
 
     by a relaxation whose two halves have closed forms; `steps/reconstruct.py` has them. A batch norm between a layer
-    and its ReLU belongs to f. A layer that no ReLU follows has f(y) = y, and one regression is exact.
+    and its ReLU belongs to f. A layer that no ReLU follows has f(y) = y, and one regression is exact. One that stays
+    whole, above others that don't, has k = full: its regression makes up for what they lost.
 
     Stage 2, all factors P_l Q_l together by back-propagation, the other layers as they are:
 
@@ -76,11 +75,11 @@ class GER(Step):
     Convolutions are matrices over their windows (im2col): a D x D to k channels and a 1 x 1.
 
     layers, ignore   which layers; the linear ones, as in the paper.
-    ranks            see `Ranks`: "rate" (the same in every layer), "count", "energy" (of the outputs), "greedy" (by the
-                     error behind the ReLU, of all layers together).
+    ranks            see `Ranks`: "rate" (the same in every layer), "count", "energy" (of the outputs), "greedy".
     images           training images that stage 1 looks at; sums over them are streamed.
     samples          windows that steps I and II alternate on and that are held in memory: those of all images, or if
-                     there are more, so many; a tenth of them only judges which iterate is kept.
+                     there are more, so many. A tenth of the images only judges: by their windows which iterate is kept,
+                     by the network's outputs whether it, or a layer's new weights, are better than step I or the old.
     penalties        lambda, one after the other, each for `alternations`.
     alternations     at most, of each penalty; 0: step I alone.
     joint            the training of stage 2, or null for none.
@@ -127,10 +126,16 @@ class GER(Step):
         behind = following(trace(model), chosen)
         float_model = copy.deepcopy(model)
         ranks = self._ranks(float_model, chosen, behind, images, context.seed)
-        rows = []
+        judges = images[: _judging(len(images))]
+        rows: list[dict[str, Any]] = []
         for name in order:
             view = _view(model, float_model, name, behind[name], images, self.samples, context.seed)
-            rows.append(self._replace(model, name, view, ranks(name, view)))
+            trial = _Trial(model, float_model, judges, name, view)
+            if rank := ranks(name, view):
+                rows.append(self._replace(trial, rank))
+            else:
+                error = trial.refit() if any(done["rank"] for done in rows) else 0.0
+                rows.append(row(name, view.layer, None, weight_of(view.layer).numel(), error=error))
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         changed = [row["layer"] for row in rows if row["rank"]]
         if self.joint is not None and changed:
@@ -160,30 +165,80 @@ class GER(Step):
         assert not isinstance(self.ranks.value, dict)
         errors = {}
         for name in layers:
-            errors[name] = _view(model, model, name, behind[name], images, self.samples, seed).curve()
+            errors[name] = _view(model, model, name, behind[name], images, self.samples, seed).split().relative
         chosen = greedy(errors, layers, self.ranks.value)
         return lambda name, view: chosen[name] or 0
 
-    def _replace(self, model: nn.Module, name: str, view: View, rank: int) -> dict[str, Any]:
-        layer = view.layer
-        if not rank:
-            return row(name, layer, None, weight_of(layer).numel(), error=0.0)
-        linear = [regress(sums, rank) for sums in view.sums]
-        fits = linear
+    def _replace(self, trial: _Trial, rank: int) -> dict[str, Any]:
+        view = trial.view
+        fits = linear = [regress(sums, rank) for sums in view.sums]
+        new = factorise(trial.model, trial.name, _parts([view.plain(i, fit) for i, fit in enumerate(linear)]))
+        trial.put(new, linear)
         if view.rectified and self.alternations:
             found = [alternate(*group, self.penalties, self.alternations) for group in view.groups(linear)]
-            fits = [one.fit for one in found]
-        new = factorise(model, name, _parts([view.plain(i, fit) for i, fit in enumerate(fits)]))
-        _set_bias(new, view.norm, torch.cat([view.plain(i, fit).bias for i, fit in enumerate(fits)]))
+            fits = trial.better(new, [one.fit for one in found], linear)
         errors = {"error_linear": view.error(linear), "error": view.error(fits), "singular": view.singular}
-        return row(name, layer, rank, weights_with(layer, (None, rank)), rectified=view.rectified, **errors)
+        weights = weights_with(view.layer, (None, rank))
+        return row(trial.name, view.layer, rank, weights, rectified=view.rectified, **errors)
+
+
+@dataclass
+class _Trial:
+    """A layer of the compressed network that may have one fit or another; what the network gives then decides."""
+
+    model: nn.Module
+    float_model: nn.Module
+    images: Tensor
+    name: str
+    view: View
+
+    def put(self, layer: nn.Module, fits: list[Fit]) -> None:
+        """Give the layer, whole or in factors, the weights and bias of a fit."""
+        plain = [self.view.plain(i, fit) for i, fit in enumerate(fits)]
+        bias, norm = torch.cat([fit.bias for fit in plain]), self.view.norm
+        factored = not isinstance(layer, nn.Conv2d | nn.Linear)
+        if factored:
+            fill(layer, _parts(plain))
+        last = layer.get_submodule("last") if factored else layer
+        with torch.no_grad():
+            if not factored:
+                weight_of(layer).copy_(torch.cat([fit.left @ fit.right for fit in plain]).view_as(weight_of(layer)))
+            if isinstance(last.bias, Tensor):
+                last.bias.copy_(bias)
+            elif norm is not None and norm.running_mean is not None and self.view.mean is not None:
+                norm.running_mean.copy_(self.view.mean - bias)  # the norm takes it
+
+    def better(self, layer: nn.Module, fits: list[Fit], than: list[Fit]) -> list[Fit]:
+        """Put in what brings the network's outputs nearer to the float network's; `than` is in the layer."""
+        before = self._distance()
+        self.put(layer, fits)
+        if self._distance() <= before:
+            return fits
+        self.put(layer, than)
+        return than
+
+    def refit(self) -> float:
+        """Let a whole layer make up for those below, if that helps the outputs; the error of its regression."""
+        layer, norm = self.model.get_submodule(self.name), self.view.norm
+        kept, before = copy.deepcopy(layer.state_dict()), self._distance()
+        fits = [regress(sums) for sums in self.view.sums]
+        self.put(layer, fits)
+        if self._distance() < before:
+            return self.view.error(fits)
+        layer.load_state_dict(kept)
+        if norm is not None and norm.running_mean is not None and self.view.mean is not None:
+            norm.running_mean.copy_(self.view.mean)
+        return 0.0
+
+    def _distance(self) -> float:
+        return distance(self.model, self.float_model, self.images)
 
 
 @dataclass
 class View:
     """What stage 1 knows of a layer: for each of its groups sums over all windows, and samples of them.
 
-    What the layer should give is that of the norm behind it, `scale` y + `shift`, (T,) each.
+    What the layer should give is that of the norm behind it, `scale` y + `shift`, (T,) each; `mean` is the norm's.
     """
 
     layer: nn.Module
@@ -191,6 +246,7 @@ class View:
     rectified: bool
     scale: Tensor
     shift: Tensor
+    mean: Tensor | None
     sums: list[Sums]
     samples: list[Samples]
     judges: list[Samples]
@@ -209,20 +265,6 @@ class View:
         """Behind the activation, on the judging samples: a share of the wanted outputs' squares around their means."""
         found = sum(error(fit, judge, self.rectified) for fit, judge in zip(fits, self.judges, strict=True))
         return found / max(sum(_spread(judge.y, self.rectified) for judge in self.judges), 1e-30)
-
-    def curve(self) -> Tensor:
-        """That error for ranks from 0 up, of step I alone, known at some and interpolated between."""
-        split = self.split()
-        ranks = sorted({round(split.full * i / _STEPS) for i in range(_STEPS + 1)})
-        errors = []
-        for rank in ranks:
-            left, right = split.left[:, :, :rank], split.right[:, :rank]
-            biases = [sums.y - left[i] @ (right[i] @ sums.x) for i, sums in enumerate(self.sums)]
-            errors.append(self.error([Fit(left[i], right[i], bias) for i, bias in enumerate(biases)]))
-        found = torch.empty(split.full + 1, dtype=torch.float64)
-        for (low, high), (begin, end) in zip(pairwise(ranks), pairwise(errors), strict=True):
-            found[low : high + 1] = torch.linspace(begin, end, high - low + 1, dtype=torch.float64)
-        return found
 
     def plain(self, group: int, fit: Fit) -> Fit:
         """Without the norm: what the layer itself gives. A channel whose norm's scale is zero gives its bias alone."""
@@ -247,18 +289,20 @@ def _view(
     assert norm is None or isinstance(norm, _BatchNorm)
     scale, shift = _affine(norm, weight_of(layer).shape[0])
     groups = groups_of(layer)
-    moments, kept = Moments.empty(layer), []
-    for i, batch in enumerate(images.split(_BATCH)):
-        given, wanted = both_at(model, float_model, name, batch)
-        x, y = windows(layer, given), outputs(layer, wanted) * scale.float()[:, None] + shift.float()[:, None]
-        moments.add_windows(x, y)
-        share = min(1.0, samples * len(batch) / (len(images) * x.shape[1]))
-        some = _some(x.shape[1], share, derive_seed(seed, "ger", f"{name}/{i}"))
-        kept.append((x[:, some].T.reshape(len(some), groups, -1), y[:, some].T.reshape(len(some), groups, -1)))
-    x, y = (torch.cat([pair[i] for pair in kept]) for i in range(2))
-    cut = max(len(x) // _JUDGES, 1)
-    count, means = moments.count, (moments.x / moments.count, moments.y / moments.count)
-    gram, cross = moments.centred_()
+    moments, cut = Moments.empty(layer), _judging(len(images))
+    kept: tuple[list[Samples], list[Samples]] = ([], [])
+    for part, chosen in enumerate((images[:cut], images[cut:] if cut < len(images) else images)):
+        for i, batch in enumerate(chosen.split(_BATCH)):
+            given, wanted = both_at(model, float_model, name, batch)
+            x, y = windows(layer, given), outputs(layer, wanted) * scale.float()[:, None] + shift.float()[:, None]
+            if part:
+                moments.add_windows(x, y)
+            share = min(1.0, samples * len(batch) / (len(images) * x.shape[1]))
+            some = _some(x.shape[1], share, derive_seed(seed, "ger", f"{name}/{part}/{i}"))
+            kept[part].append(Samples(*(t[:, some].T.reshape(len(some), groups, -1) for t in (x, y))))
+    movable = norm is not None or "bias" in dict(layer.named_parameters())
+    count, means = moments.count, (moments.x / moments.count * movable, moments.y / moments.count)
+    gram, cross = moments.centred_() if movable else (moments.xx, moments.yx)
     factor, singular = cholesky(gram)
     return View(
         layer,
@@ -266,11 +310,23 @@ def _view(
         behind.rectified,
         scale,
         shift,
-        [Sums(count, means[0][g], means[1][g], cross[g], factor[g]) for g in range(groups)],
-        [Samples(x[cut:, g].contiguous(), y[cut:, g].contiguous()) for g in range(groups)],
-        [Samples(x[:cut, g].contiguous(), y[:cut, g].contiguous()) for g in range(groups)],
+        None if norm is None or norm.running_mean is None else norm.running_mean.clone(),
+        [Sums(count, means[0][g], means[1][g], cross[g], factor[g], movable) for g in range(groups)],
+        _by_group(kept[1], groups),
+        _by_group(kept[0], groups),
         singular,
     )
+
+
+def _judging(count: int) -> int:
+    """How many of so many images only judge."""
+    return max(count // _JUDGES, 1)
+
+
+def _by_group(kept: list[Samples], groups: int) -> list[Samples]:
+    """From batches of all groups (n, g, ...) to all samples of each."""
+    x, y = torch.cat([one.x for one in kept]), torch.cat([one.y for one in kept])
+    return [Samples(x[:, g].contiguous(), y[:, g].contiguous()) for g in range(groups)]
 
 
 def _some(count: int, share: float, seed: int) -> Tensor:
@@ -297,16 +353,6 @@ def _parts(fits: list[Fit]) -> Parts:
     """The factors of each group, with equal singular values."""
     pairs = [balanced(fit.left[None], fit.right[None]) for fit in fits]
     return Parts(torch.cat([right for _, right in pairs]), last=torch.cat([left for left, _ in pairs]))
-
-
-def _set_bias(new: nn.Module, norm: _BatchNorm | None, bias: Tensor) -> None:
-    """Where the layer has none, the norm behind it takes it."""
-    last = new.get_submodule("last")
-    with torch.no_grad():
-        if isinstance(last.bias, Tensor):
-            last.bias.copy_(bias)
-        elif norm is not None and norm.running_mean is not None:
-            norm.running_mean.sub_(bias)
 
 
 @contextlib.contextmanager

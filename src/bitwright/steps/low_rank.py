@@ -246,14 +246,15 @@ def saves(ranks: Ranks, layer: nn.Module, rank: int) -> bool:
     return ranks.by == "count" or rank <= break_even(layer)
 
 
-@torch.no_grad()
 def output_error(model: nn.Module, float_model: nn.Module, context: Context) -> float:
-    """How far the network's outputs are from the float network's: |x~ - x|^2 / |x|^2 over validation images.
-
-    Without such, over training images.
-    """
+    """`distance` on validation images; without such, on training images."""
     split = context.data.validation if len(context.data.validation.labels) else context.data.sample(_JUDGING)
-    images = context.data.preprocess.torch(as_tensor(split.images[:_JUDGING]))
+    return distance(model, float_model, context.data.preprocess.torch(as_tensor(split.images[:_JUDGING])))
+
+
+@torch.no_grad()
+def distance(model: nn.Module, float_model: nn.Module, images: Tensor) -> float:
+    """How far the network's outputs are from the float network's for preprocessed images: |x~ - x|^2 / |x|^2."""
     wrong, whole = 0.0, 0.0
     for batch in images.split(_BATCH):
         found, wanted = model.eval()(batch), float_model.eval()(batch)

@@ -14,7 +14,7 @@ Step I, y fixed: reduced-rank regression of y on c. Step II, V fixed, for each n
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,6 +59,7 @@ class Sums:
     """Over all windows, in float64: how many, the means of x (K,) and y (T,), and H = sum (y - mean)(x - mean)^T.
 
     factor   the Cholesky factor of G + eps I, (K, K), G = sum (x - mean)(x - mean)^T
+    movable  whether there is a bias, the layer's or its norm's; else x has no mean that counts, and is zero here
     """
 
     count: int
@@ -66,6 +67,11 @@ class Sums:
     y: Tensor
     cross: Tensor
     factor: Tensor
+    movable: bool = True
+
+    def bias(self, left: Tensor, right: Tensor) -> Tensor:
+        """The best one for a matrix left right, (T,)."""
+        return self.y - left @ (right @ self.x) if self.movable else torch.zeros_like(self.y)
 
 
 def error(fit: Fit, samples: Samples, rectified: bool) -> float:
@@ -78,13 +84,16 @@ def _error(z: Tensor, y: Tensor, rectified: bool) -> float:
     return float(difference.square().sum(dtype=torch.float64))
 
 
-def regress(sums: Sums, rank: int, start: Tensor | None = None) -> Fit:
-    """Step I: the V of a rank that is nearest to the wanted outputs, and its bias; `start` as in `directions`."""
+def regress(sums: Sums, rank: int | None = None, start: Tensor | None = None) -> Fit:
+    """Step I: the V of a rank, or of any, that is nearest to the wanted outputs; `start` as in `directions`."""
     solved = solve(sums.factor[None], sums.cross[None])[0]
+    if rank is None:
+        left = torch.eye(len(solved), dtype=torch.float64)
+        return Fit(left, solved, sums.bias(left, solved))
     m = solved @ sums.cross.T
     left = directions((m + m.T) / 2, rank, start)
     right = left.T @ solved
-    return Fit(left, right, sums.y - left @ (right @ sums.x))
+    return Fit(left, right, sums.bias(left, right))
 
 
 def directions(m: Tensor, rank: int, start: Tensor | None = None) -> Tensor:
@@ -155,4 +164,4 @@ def _step_two(sums: Sums, samples: Samples, fit: Fit, penalty: float) -> tuple[S
         change += (moved.T @ (x - sums.x.float())).double()
         mean += moved.sum(0, dtype=torch.float64)
     share = sums.count / len(samples.x)
-    return Sums(sums.count, sums.x, sums.y + mean / len(samples.x), sums.cross + share * change, sums.factor), objective
+    return replace(sums, y=sums.y + mean / len(samples.x), cross=sums.cross + share * change), objective

@@ -238,10 +238,11 @@ def test_an_unfinished_run_has_no_report(folder: Path, tmp_path: Path) -> None:
 def test_the_charts_of_a_bit_search() -> None:
     answer = {"tolerance": 1.0, "accuracy": 98.5, "traffic": 0.1, "weights": 0.2}
     answer |= {"value_bits": {"act1": [2, 1], "act2": [1, 1]}, "weight_bits": {"fc1": 4}}
-    found = {"answers": [answer], "tried": [[98.5, 0.1, 0.2], [99, 0.2, 0.2]], "scan": None}
+    found = {"answers": [answer], "tried": [[98.5, 0.1, 0.2], [99, 0.2, 0.2], [97, 0.15, 0.2]], "scan": None}
     tried, profile = search_charts(3, found)
     assert tried["id"] == "bits-tried-3"
-    assert tried["data"][0]["x"] == pytest.approx([10, 20])
+    assert tried["data"][0]["x"] == pytest.approx([10, 20, 15])
+    assert tried["data"][1]["y"] == [98.5, 99], "the front"
     assert profile["data"][0]["y"] == [3, 2, 4]
     found["scan"] = {"data act1": [[4, 99.0], [3, 97.0]], "weight fc1": [[4, 99.0], [3, 80.0]]}
     scan = search_charts(3, found)[2]

@@ -15,6 +15,7 @@ from typing import Any
 from bitwright.compare.work import COMPARISON
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
+from bitwright.report.findings import findings, tables
 from bitwright.report.layers import cell, milliseconds
 
 FORMS = ("{:.2f}", "{:.2f}", "{:,.0f}")
@@ -174,6 +175,7 @@ def _record(zero: Path, runs: dict[int, Path]) -> dict[str, Any]:
         "seed": 0,
         **{key: measurements[key] for key in ("command", "date", "machine", "versions", "milliseconds", "seconds")},
         **{key: result[key] for key in ("test_images", "dense", "compressed", "packed", "agreement", "steps")},
+        "findings": findings(zero, recipe.labels),
         "seeds": {str(seed): _figures(_read(runs[seed] / "result.json")) for seed in sorted(runs)},
         "recipe": result["recipe"],
     }
@@ -293,7 +295,9 @@ def _section(record: dict[str, Any]) -> str:
         f"- published figures: {record['published']['source']}" if "source" in record["published"] else "",
         f"- speed measured on {speed}" if (speed := _machine(record["milliseconds"])) != _machine(record) else "",
     ]
-    return f"## {record['name']}\n\n" + "\n".join(f for f in facts if f) + f"\n\n{_seeds(record)}\n{_times(record)}"
+    measured = [_seeds(record), _times(record)]
+    found = [f"{table.said}\n\n{_markdown(table.head, table.rows)}" for table in tables(record["findings"])]
+    return f"## {record['name']}\n\n" + "\n".join(f for f in facts if f) + "\n\n" + "\n".join([*measured, *found])
 
 
 def _layer_by_layer(agreement: dict[str, Any]) -> str:

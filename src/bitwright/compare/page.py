@@ -104,10 +104,7 @@ def _against(record: Record, key: str, beside: str, words: str, y: str = "error"
             "name": group,
             "x": [mean_of(row, key) for row in members],
             "y": [mean_of(row, y) for row in members],
-            "error_y": {
-                "array": [deviation_of(row, y) or 0 for row in members],
-                "visible": len(members[0]["seeds"]) > 1,
-            },
+            "error_y": _spread(members, y),
             "text": [row["name"] for row in members],
             "textposition": "top center",
             "marker": {"color": _colour(number), "size": 10 if len(members) == 1 else 7},
@@ -165,11 +162,7 @@ def _spread(rows: list[Record], key: str) -> Record:
 
 def _outputs(record: Record) -> tuple[str, str, Chart]:
     chart = _against(record, "bytes", "bytes", "bytes on disk", "output_error")
-    return (
-        "Outputs against bytes",
-        "how far logits of validation images are from the float network's, of their squares",
-        chart,
-    )
+    return "Outputs against bytes", "how far the logits of validation images are from the float network's", chart
 
 
 def _curves(record: Record) -> tuple[str, str, Chart]:

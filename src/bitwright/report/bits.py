@@ -15,22 +15,33 @@ def search_charts(number: int, found: dict[str, Any]) -> list[Chart]:
 
 
 def tried(number: int, found: dict[str, Any]) -> Chart:
-    """Accuracy against the share of float32's bits that values move, every configuration a point."""
+    """Accuracy against the share of float32's bits that values move: every configuration, and the best of them."""
     accuracy, traffic, weights = ([row[i] for row in found["tried"]] for i in range(3))
     hover = [f"weights {100 * w:.1f} % of float32's bits" for w in weights]
     points = _marks(_percent(traffic), accuracy, "tried", "muted", hover, size=4)
+    best = _front(list(zip(_percent(traffic), accuracy, strict=True)))
+    front = line([x for x, _ in best], [y for _, y in best], "front", "c2", line={"shape": "hv", "width": 1})
     answers = found["answers"]
     names = [f"at most {answer['tolerance']:g} % lost" for answer in answers]
     shares, accuracies = _percent([a["traffic"] for a in answers]), [a["accuracy"] for a in answers]
     return {
         "id": f"bits-tried-{number}",
-        "data": [points, _marks(shares, accuracies, "answers", "c1", names, size=9)],
+        "data": [points, front, _marks(shares, accuracies, "answers", "c1", names, size=9)],
         "layout": {
             "height": 380,
             "xaxis": {"title": {"text": "bits of values, % of float32"}, "rangemode": "tozero"},
             "yaxis": {"title": {"text": "accuracy, %"}},
         },
     }
+
+
+def _front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those to whose left nothing is as high."""
+    kept: list[tuple[float, float]] = []
+    for x, y in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not kept or y > kept[-1][1]:
+            kept.append((x, y))
+    return kept
 
 
 def profile(number: int, found: dict[str, Any]) -> Chart:

@@ -46,6 +46,11 @@ def layer_table(report: Report) -> dict[str, Any]:
         "Entropy bound: what a coder without memory could reach on the same streams.",
         f"Paper counts: {report.paper}.",
     ]
+    if report.accumulators:
+        widths = sorted(set(report.accumulators.values()))
+        layers = {bits: [name for name, b in report.accumulators.items() if b == bits] for bits in widths}
+        said = "; ".join(f"{bits} bits: {', '.join(names)}" for bits, names in layers.items())
+        notes.append(f"Sums proven to fit into so narrow accumulators, for every input. {said}.")
     return {"columns": [{"key": k, "title": t, "left": left} for k, t, left in COLUMNS], "rows": rows, "notes": notes}
 
 

@@ -19,8 +19,10 @@ from bitwright.data import load_dataset
 from bitwright.errors import BitwrightError
 from bitwright.models import create_model
 from bitwright.ops import Coded, QuantConv2d, QuantLinear
+from bitwright.packing.inspect import inspect_file
 from bitwright.packing.lattice import find_lattice
 from bitwright.rebuild import load_checkpoint, save_checkpoint
+from bitwright.report.layers import layer_table
 from bitwright.runtime.domains import width
 from bitwright.runtime.graph import Graph, Node, validate
 from bitwright.runtime.reference import run_reference
@@ -116,6 +118,9 @@ def test_the_file_has_the_promise_and_readers_check_it(trained: nn.Module, tmp_p
     packed = bw.pack(model, (x[:2],), preprocess=DIGITS.preprocess)
     packed.save(path)
     loaded = bw.load(path)
+    report = inspect_file(path)
+    assert set(report.accumulators.values()) == {16}
+    assert "16 bits: conv1, " in layer_table(report)["notes"][-1]
     layers = [node for node in loaded.graph.nodes if node.op in ("conv2d", "linear")]
     assert [node.attributes["accumulator"] for node in layers] == [16] * 5
     with torch.no_grad():
@@ -164,7 +169,8 @@ def test_wider_accumulators_lose_less(trained: nn.Module) -> None:
 
 def test_a_width_that_nothing_fits_into_is_refused(trained: nn.Module) -> None:
     step = Fixed(images=100, accumulator=Accumulator(9, "worst-case"))
-    with pytest.raises(BitwrightError, match="'conv1' adds 25 products, too many for an accumulator of 9 bits"):
+    message = "'conv1' adds 25 products of weights of 2 bits and values of 8 bits, which an accumulator of 9 bits can't"
+    with pytest.raises(BitwrightError, match=message):
         step.apply(copy.deepcopy(trained), Context(DIGITS))
 
 

@@ -242,6 +242,7 @@ def test_a_search_is_not_done_again(trained: nn.Module, tmp_path: Any, monkeypat
     [
         (lambda: BitSearch("best"), "method is 'best'; expected greedy or sensitivity"),  # type: ignore[arg-type]
         (lambda: BitSearch(tolerance=100), "tolerance is 100; expected percent"),
+        (lambda: BitSearch(tolerance="1"), "tolerance is '1'; expected percent"),  # type: ignore[arg-type]
         (lambda: BitSearch(images=0), "images is 0; expected a whole number from 1"),
         (lambda: Fixed(weight_bits={"*": 4}, search=BitSearch()), "the most that search or accumulator may give"),
     ],

@@ -23,7 +23,7 @@ from bitwright.models import create_model
 from bitwright.ops import QuantConv2d, Quantize
 from bitwright.packing.lower import lower
 from bitwright.rebuild import load_checkpoint, save_checkpoint
-from bitwright.steps.calibrate import Grid, Seen, choose_grid
+from bitwright.steps.calibrate import Grid, Seen, choose_grid, observe
 from bitwright.steps.fixed import Fixed
 from bitwright.steps.moments import Moments, windows
 from bitwright.steps.placement import points, trace
@@ -156,6 +156,17 @@ def test_the_least_squares_range_is_the_best_of_all_shares() -> None:
         assert error <= float((grid.rounded(x) - x).square().mean()) * 1.01
 
 
+def test_a_broken_image_is_found_and_named() -> None:
+    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    traced = trace(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)))
+    names = [place.name for place in points(traced, select_layers(traced))]
+    assert observe(traced, names, images).keys() == set(names)
+    images[13] *= 1000
+    with pytest.raises(BitwrightError, match=r"training image 13 of those looked at makes .* times what the median"):
+        observe(traced, names, images)
+    assert observe(traced, names, images[12:15])  # too few to tell
+
+
 @pytest.mark.parametrize("value", [0.0, 3.5, -2.0])
 def test_a_value_that_never_changes_has_a_grid(value: float) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 10))
@@ -195,30 +206,45 @@ def test_moments_are_those_of_the_windows(layer: nn.Conv2d | nn.Linear) -> None:
     torch.testing.assert_close(moments.bias(layer.weight.detach()), bias.double(), rtol=1e-3, atol=1e-4)
 
 
-def squared_error(codes: torch.Tensor, scale: torch.Tensor, moments: Moments) -> float:
-    w = (codes * scale).double().view(len(moments.x), -1, moments.xx.shape[-1])
-    return float(((w @ moments.gram - 2 * moments.cross) * w).sum())
+def squared_error(codes: torch.Tensor, scale: torch.Tensor, moments: Moments, rows: torch.Tensor) -> float:
+    """What AdaRound minimises, to the nearest of what no weight lowers: with noise of 1 % of the inputs' power."""
+    w, wanted = (codes * scale).double().view_as(moments.cross), rows.double().view_as(moments.cross)
+    noise = 0.01 * moments.gram.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    return float(((w @ moments.gram - 2 * moments.cross) * w + noise * (w - wanted).square()).sum())
 
 
-def test_adaround_beats_the_nearest_and_no_single_move_beats_it() -> None:
+def moments_of(rows: torch.Tensor, x: torch.Tensor) -> Moments:
+    """Of a linear layer with these weights and inputs."""
+    moments = Moments.empty(nn.Linear(rows.shape[1], rows.shape[0]))
+    moments.add(nn.Linear(rows.shape[1], rows.shape[0]), x, x @ rows.T)
+    return moments
+
+
+def test_adaround_beats_the_nearest_and_no_single_change_beats_it() -> None:
     random = torch.Generator().manual_seed(3)
-    layer = nn.Linear(20, 4)
     x = torch.randn(500, 20, generator=random) @ torch.randn(20, 20, generator=random)
     rows = torch.randn(4, 20, generator=random)
-    moments = Moments.empty(layer)
-    moments.add(layer, x, x @ rows.T)
+    moments = moments_of(rows, x)
     scale = weight_scales(rows, 3, "max", False)
     codes = ada_round(rows, scale, 3, moments, 300)
+    floor = (rows / scale).floor()
+    assert ((codes == floor) | (codes == floor + 1)).all()
     assert codes.abs().max() <= 3
     constant = float(((rows.double() @ moments.gram[0]) * rows.double()).sum())
-    found, plain = (squared_error(c, scale, moments) + constant for c in (codes, nearest(rows, scale, 3)))
+    found, plain = (squared_error(c, scale, moments, rows) + constant for c in (codes, nearest(rows, scale, 3)))
     assert found < 0.5 * plain
     for place in range(codes.numel()):
-        for step in (-1, 1):
-            moved = codes.clone()
-            moved.view(-1)[place] += step
-            if moved.abs().max() <= 3:
-                assert squared_error(moved, scale, moments) + constant >= found * (1 - 1e-5)
+        moved = codes.clone().view(-1)
+        moved[place] = 2 * floor.view(-1)[place] + 1 - moved[place]
+        if moved.abs().max() <= 3:
+            assert squared_error(moved.view_as(codes), scale, moments, rows) + constant >= found * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(5, 20), torch.ones(5, 20), torch.arange(20.0).expand(1, 20)])
+def test_inputs_that_never_change_leave_adaround_at_the_nearest(x: torch.Tensor) -> None:
+    rows = torch.randn(4, 20, generator=torch.Generator().manual_seed(3))
+    scale = weight_scales(rows, 3, "max", False)
+    assert torch.equal(ada_round(rows, scale, 3, moments_of(rows, x), 300), nearest(rows, scale, 3))
 
 
 def test_scales_by_error_are_no_worse_than_by_the_largest_weight() -> None:
@@ -320,6 +346,7 @@ def test_training_goes_on_in_whole_numbers(scales: str) -> None:
     points = context.records["fixed"]["points"]
     exact = [math.log2(point["scale"]).is_integer() for point in points]
     assert all(exact) if scales == "power-of-two" else not any(exact)
+    assert context.records["fixed"]["stripes"] == pytest.approx({"cycles": 4, "macs": 4})  # 16 bits against 4
     for layer in (m for m in model.modules() if isinstance(m, QuantConv2d)):
         assert all(len(torch.unique(row.abs())) <= 8 for row in layer.weight.detach())
 
@@ -337,6 +364,8 @@ def test_a_quantised_model_is_refused() -> None:
         ({"weight_bits": 17}, "from 2 to 16"),
         ({"activation_bits": {"*": 17}}, "from 2 to 16"),
         ({"percentile": 20}, "percentile"),
+        ({"percentile": "99"}, "percentile is '99'; expected percent, above 50 to 100"),
+        ({"accumulator": {"bits": 16}}, r"accumulator is {'bits': 16}; expected Accumulator\(...\)"),
         ({"images": 0}, "images"),
         ({"rounding": "up"}, "rounding"),
         ({"calibrate": "max"}, "calibrate"),
@@ -356,16 +385,16 @@ def test_a_pattern_that_matches_nothing_is_refused(field: str) -> None:
 # --- one format for all
 
 
-def uneven() -> tuple[nn.Module, Context]:
-    """A trained network whose layers have very different ranges, although it computes the same as before."""
+def uneven(factor: float) -> tuple[nn.Module, Context]:
+    """A trained network, its first layer's weights times a factor and its second's through it: it computes the same."""
     model, context = create_model("mlp", input_shape=(1, 8, 8), hidden=[64, 32], seed=0), Context(DIGITS)
     context.train(model, TrainSettings(epochs=8, batch_size=50, optimizer=Optimizer("Adam", 3e-3, {})))
     with torch.no_grad():
-        for name, factor in (("fc1", 64.0), ("fc2", 1 / 64)):
+        for name, times in (("fc1", factor), ("fc2", 1 / factor)):
             layer = model.get_submodule(name)
             assert isinstance(layer, nn.Linear)
-            layer.weight.mul_(factor)
-            layer.bias.mul_(factor if name == "fc1" else 1)
+            layer.weight.mul_(times)
+            layer.bias.mul_(times if name == "fc1" else 1)
     return model, context
 
 
@@ -373,7 +402,7 @@ def uneven() -> tuple[nn.Module, Context]:
 def test_a_format_per_layer_holds_where_a_global_one_collapses(bits: int) -> None:
     found = {}
     for formats in ("layer", "global"):
-        model, context = uneven()
+        model, context = uneven(2.0 ** (bits / 2))  # one format for both leaves nothing of the smaller
         before = context.evaluate(model).error
         options: dict[str, Any] = {"scales": "power-of-two", "per_channel": False, "clip": "max", "formats": formats}
         step = Fixed(images=200, weight_bits=bits, activation_bits=bits, calibrate="min-max", **options)
@@ -382,7 +411,7 @@ def test_a_format_per_layer_holds_where_a_global_one_collapses(bits: int) -> Non
         scales = {row["scale"] for row in rows["points"]}
         assert (len(scales) == 1) == (formats == "global")
     assert found["layer"] < before + 1.5
-    assert found["global"] > found["layer"] + (5 if bits == 8 else -1)
+    assert found["global"] > found["layer"] + 5
 
 
 def test_global_formats_need_powers_of_two() -> None:

@@ -80,7 +80,7 @@ def test_a_proven_width_shows_in_the_survey(quantised: nn.Module) -> None:
 
 def test_a_float_model_is_refused() -> None:
     model = create_model("lenet-300-100", input_shape=(1, 8, 8), seed=0)
-    with pytest.raises(BitwrightError, match="no layer of whole numbers; quantise it first"):
+    with pytest.raises(BitwrightError, match="no layer that is computed in whole numbers; quantise it first"):
         OverflowSurvey().apply(model, Context(DIGITS))
 
 

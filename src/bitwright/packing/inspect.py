@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """All tensors of a file, and the totals. `overhead` is all of the file that is in no tensor's record."""
+    """All tensors of a file, and the totals.
+
+    `overhead` is all of the file that is in no tensor's record. `accumulators` has the bits that the sums of a layer
+    are proven to fit into, by layer, where the file says so (FORMAT.md 8.7).
+    """
 
     rows: list[Row]
     file_bytes: int
@@ -53,6 +57,7 @@ class Report:
     weights: int
     entropy_bytes: int
     paper_bytes: int
+    accumulators: dict[str, int] = field(default_factory=dict)
     paper: str = PAPER
 
     @property
@@ -92,6 +97,7 @@ def inspect_bytes(data: bytes, max_bytes: int | None = None) -> Report:
         weights=sum(math.prod(stored.shape) for stored in container.stored.values()),
         entropy_bytes=overhead + sum(row.entropy_bytes for row in rows),
         paper_bytes=sum(row.paper_bytes or 0 for row in rows),
+        accumulators={n.name: bits for n in container.graph.nodes if (bits := n.attributes.get("accumulator"))},
     )
 
 

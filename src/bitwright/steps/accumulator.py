@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -87,6 +87,7 @@ def fit_accumulators(
     tried = []
     for layer, point in inputs.items():
         data = Knob("data", point)
+        given: Sequence[int]
         given = [config[data]] if data in config else [most[1]] if point not in space.values else range(2, most[1] + 1)
         weight = space.float_weight(layer)
         sums = None if settings.proves else space.largest_sums(layer)
@@ -98,8 +99,10 @@ def fit_accumulators(
                 pairs[wide, bits] = config | {k: b for k, b in knobs.items() if k != data or point in space.values}
         if not pairs:
             raise BitwrightError(
-                f"layer {layer!r} adds {weight[0].numel()} products, too many for an accumulator of {settings.bits} "
-                "bits; give it more bits, values fewer, or `ignore` the layer",
+                f"layer {layer!r} adds {weight[0].numel()} products of weights of 2 bits and {_said(given)}, which an "
+                f"accumulator of {settings.bits} bits can't hold ({settings.constraint}); give it more bits, "
+                f"{'the pixels' if point not in space.values else 'values'} fewer (activation_bits), or `ignore` the "
+                "layer",
                 kind="accumulator",
             )
         errors = {pair: space.layer_error(found, layer) for pair, found in pairs.items()}
@@ -108,6 +111,11 @@ def fit_accumulators(
         rows = [[*pair, error] for pair, error in errors.items()]
         tried.append({"layer": layer, "weight_bits": best[0], "value_bits": best[1], "tried": rows})
     return config, tried
+
+
+def _said(bits: Sequence[int]) -> str:
+    """The bits of values in words."""
+    return f"values of {bits[0]} bits" if len(bits) == 1 else f"values of {bits[0]} to {bits[-1]} bits"
 
 
 def _most_weight_bits(

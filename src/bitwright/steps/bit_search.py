@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from bitwright.errors import BitwrightError
 from bitwright.measure.bit_costs import FLOAT_BITS, traffic_ratio
-from bitwright.steps.layers import check_count
+from bitwright.steps.layers import check_count, check_number
 
 Kind = Literal["integer", "fraction", "data", "weight"]
 LARGEST_FORMAT = 16
@@ -78,8 +78,7 @@ class BitSearch:
     def __post_init__(self) -> None:
         if self.method not in ("greedy", "sensitivity"):
             raise BitwrightError(f"search: method is {self.method!r}; expected greedy or sensitivity", kind="setting")
-        if isinstance(self.tolerance, bool) or not 0 <= self.tolerance < 100:
-            raise BitwrightError(f"search: tolerance is {self.tolerance}; expected percent, 0 to 100", kind="setting")
+        check_number("search: tolerance", self.tolerance, lambda t: 0 <= t < 100, "percent, 0 to below 100")
         check_count("search: images", self.images, 1)
 
 

@@ -20,8 +20,9 @@ from bitwright.steps.accumulator import Accumulator, BoundedWeight, bounded, fit
 from bitwright.steps.activations import exact_norms
 from bitwright.steps.bit_search import TOLERANCES, BitSearch, Config, Knob, Limits
 from bitwright.steps.calibrate import Grid, Method, Seen, choose_grid, format_grid, observe
+from bitwright.steps.formats import formats_of
 from bitwright.steps.latent import quantised_weights
-from bitwright.steps.layers import check_bits, check_count, per_layer, plain_layers, weight_of
+from bitwright.steps.layers import check_bits, check_count, check_number, per_layer, plain_layers, weight_of
 from bitwright.steps.lsq import SteppedInput, SteppedWeight
 from bitwright.steps.moments import gather
 from bitwright.steps.placement import Point, points, trace
@@ -80,9 +81,9 @@ class Fixed(Step):
                       two are then the most. AdaRound and training keep it so.
     train             the training afterwards, or null for none.
 
-    Raises BitwrightError for a model that is quantised already, or whose operations can't be followed. Records: "fixed"
-    (points: name, bits, scale, zero point, range; layers: name, bits, smallest weight, range, share of zeros),
-    "bit_search" (see `search_bits`) and "accumulator" (see `fit_accumulators`).
+    Raises BitwrightError for a model that is quantised already, or whose operations can't be followed, and for images
+    without a sane range (see `observe`). Records: "fixed" (see `formats_of`), "bit_search" (see `search_bits`) and
+    "accumulator" (see `fit_accumulators`).
     """
 
     name: ClassVar[str] = "fixed"
@@ -111,8 +112,7 @@ class Fixed(Step):
         super().__post_init__()
         check_bits("fixed: weight_bits", self.weight_bits, 2, 16)
         check_bits("fixed: activation_bits", self.activation_bits, 2, 16)
-        if not 50 < self.percentile <= 100:
-            raise BitwrightError(f"fixed: percentile is {self.percentile}; expected above 50, to 100", kind="setting")
+        check_number("fixed: percentile", self.percentile, lambda p: 50 < p <= 100, "percent, above 50 to 100")
         if self.search is not None and self.accumulator is not None:
             raise BitwrightError("fixed: search and accumulator both choose the bits; leave one out", kind="setting")
         numbers = isinstance(self.weight_bits, int) and isinstance(self.activation_bits, int)
@@ -170,7 +170,7 @@ class Fixed(Step):
             self._round(model, float_model, bits, images)
         if self.train is not None:
             self._train(model, latent, bits, self.train, context)
-        context.record("fixed", _record(model, places, bits))
+        context.record("fixed", formats_of(model, places, bits, images[:1]))
         return model
 
     def _grids(self, traced: fx.GraphModule, places: list[Point], seen: Mapping[str, Seen]) -> dict[str, Grid]:
@@ -384,24 +384,3 @@ def _set_bias(layer: QuantLayer, norm: _BatchNorm | None, bias: Tensor) -> None:
         layer.bias.copy_(bias)
     elif norm is not None and norm.running_mean is not None:
         norm.running_mean.sub_(bias)
-
-
-def _record(model: nn.Module, places: list[Point], bits: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
-    rows = []
-    for place in places:
-        q = model.get_submodule(f"quantisers.{place.name}")
-        assert isinstance(q, Quantize)
-        scale, zero, low, high = (float(t) for t in (q.scale, q.zero_point, q.qmin, q.qmax))
-        row = {"name": place.name, "layers": list(place.layers), "bits": int(high - low).bit_length(), "scale": scale}
-        rows.append(row | {"zero_point": int(zero), "low": (low - zero) * scale, "high": (high - zero) * scale})
-    return {"points": rows, "layers": [_weight_record(model.get_submodule(n), n, b) for n, b in bits.items()]}
-
-
-def _weight_record(layer: nn.Module, name: str, bits: int) -> dict[str, Any]:
-    """What the weights are now: the smallest scale is that of the channel with the smallest weights."""
-    weight = weight_of(layer).detach()
-    nonzero = weight.abs()[weight != 0]
-    low, high = (float(t) for t in weight.aminmax())
-    scale = float(nonzero.min()) if len(nonzero) else 2.0**-30
-    zeros = float((weight == 0).float().mean())
-    return {"layer": name, "weight_bits": bits, "scale": scale, "low": low, "high": high, "zeros": zeros}

@@ -135,6 +135,12 @@ def check_count(what: str, value: object, least: int) -> None:
         raise BitwrightError(f"{what} is {value!r}; expected a whole number from {least}", kind="setting")
 
 
+def check_number(what: str, value: object, holds: Callable[[float], bool], expected: str) -> None:
+    """Raise BitwrightError unless it is a number for which `holds` is true; `expected` says so in words."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not holds(value):
+        raise BitwrightError(f"{what} is {value!r}; expected {expected}", kind="setting")
+
+
 def check_bits(what: str, bits: object, least: int, most: int) -> None:
     """Raise BitwrightError unless it is a whole number of bits from `least` to `most`, or a mapping to such."""
     for number in bits.values() if isinstance(bits, Mapping) else [bits]:

@@ -16,7 +16,7 @@ from bitwright.measure.accumulators import Needs, Overflow, accumulate
 from bitwright.ops import Coded, QuantConv2d, Quantize, QuantLinear, Sign
 from bitwright.packing.lattice import Lattice, find_lattice
 from bitwright.runtime.domains import Domain
-from bitwright.steps.layers import check_count, weight_of
+from bitwright.steps.layers import check_count, check_number, weight_of
 from bitwright.steps.moments import windows
 from bitwright.steps.step import Step
 
@@ -54,14 +54,14 @@ class OverflowSurvey(Step):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("overflow: images", self.images, 1)
-        if isinstance(self.keep, bool) or not 0 < self.keep <= 100:
-            raise BitwrightError(f"overflow: keep is {self.keep!r}; expected percent, above 0 to 100", kind="setting")
+        check_number("overflow: keep", self.keep, lambda keep: 0 < keep <= 100, "percent, above 0 to 100")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = _integer_layers(model)
         if not layers:
             raise BitwrightError(
-                "overflow: the model has no layer of whole numbers; quantise it first, for example by the step `fixed`",
+                "overflow: the model has no layer that is computed in whole numbers; quantise it first, for example by "
+                "the step `fixed`, with at most 8 bits (wider layers are computed in float32)",
                 kind="no-layers",
             )
         context.record("overflow", context.remember("overflow", lambda: self._survey(model.eval(), layers, context)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bitwright.errors import BitwrightError, unknown
 from bitwright.patterns import matching
@@ -34,6 +35,7 @@ class Step:
         for field, hint in typing.get_type_hints(type(self)).items():
             if typing.get_origin(hint) is typing.Literal and getattr(self, field) not in typing.get_args(hint):
                 raise unknown(f"{self.name}: {field}", getattr(self, field), typing.get_args(hint))
+            _check_part(f"{self.name}: {field}", getattr(self, field), hint)
             if hint == tuple[str, ...] and isinstance(getattr(self, field), str):
                 raise BitwrightError(
                     f"{self.name}: {field} is {getattr(self, field)!r}; expected a tuple of patterns, "
@@ -47,6 +49,15 @@ class Step:
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Run the step and return a plain model: no parametrizations, no hooks. May change `model` in place."""
         raise NotImplementedError
+
+
+def _check_part(what: str, value: object, hint: Any) -> None:
+    """Raise BitwrightError where a field that takes settings of their own, or nothing, has something else."""
+    hints = typing.get_args(hint) or (hint,)
+    kinds = [kind for kind in hints if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    if kinds and value is not None and not isinstance(value, tuple(kinds)):
+        expected = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
+        raise BitwrightError(f"{what} is {value!r}; expected {expected}", kind="setting")
 
 
 def select_layers(

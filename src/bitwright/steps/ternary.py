@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.steps.latent import Latent, quantised_weights, surrogate
-from bitwright.steps.layers import plain_layers, weight_of
+from bitwright.steps.layers import check_number, plain_layers, weight_of
 from bitwright.steps.masks import keep_largest
 from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
@@ -94,7 +94,7 @@ class TWN(Step):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.threshold != "exact":
-            _check_number("twn: threshold", self.threshold, 0, 5)
+            check_number("twn: threshold", self.threshold, lambda t: 0 <= t < 5, "a number, 0 to below 5")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = plain_layers(model, self.layers, self.ignore)
@@ -195,10 +195,10 @@ class TTQ(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_number("ttq: threshold", self.threshold, 0, 1)
-        _check_number("ttq: rate", self.rate, 0, 1000)
+        check_number("ttq: threshold", self.threshold, lambda t: 0 <= t < 1, "a number, 0 to below 1")
+        check_number("ttq: rate", self.rate, lambda rate: 0 <= rate < 1000, "a number, 0 to below 1000")
         if self.sparsity is not None:
-            _check_number("ttq: sparsity", self.sparsity, 0, 1)
+            check_number("ttq: sparsity", self.sparsity, lambda s: 0 <= s < 1, "a number, 0 to below 1")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = plain_layers(model, self.layers, self.ignore)
@@ -221,8 +221,3 @@ def _row(name: str, layer: nn.Module) -> dict[str, Any]:
         "positive": float(weight.max()),
         "negative": float(-weight.min()),
     }
-
-
-def _check_number(what: str, value: object, least: float, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < most:
-        raise BitwrightError(f"{what} is {value!r}; expected a number from {least:g} to below {most:g}", kind="setting")

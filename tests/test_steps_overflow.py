@@ -74,8 +74,13 @@ def test_a_proven_width_shows_in_the_survey(quantised: nn.Module) -> None:
     context = Context(DIGITS)
     context.train(model, TrainSettings(epochs=3, batch_size=50))
     model = Fixed(images=50, accumulator=Accumulator(16)).apply(model, context)
-    OverflowSurvey(images=50).apply(model, context)
-    assert all(row["act_w"] <= 16 for row in context.records["overflow"]["layers"])
+    OverflowSurvey(images=50, together=16).apply(model, context)
+    found = context.records["overflow"]
+    assert all(row["act_w"] <= 16 for row in found["layers"])
+    assert found["together"] == {"bits": 16, "wrap": found["accuracy"], "clip": found["accuracy"]}
+    narrow = Context(DIGITS)
+    OverflowSurvey(images=50, together=6).apply(model, narrow)
+    assert narrow.records["overflow"]["together"]["wrap"] < found["accuracy"] - 20
 
 
 def test_a_float_model_is_refused() -> None:
@@ -84,7 +89,10 @@ def test_a_float_model_is_refused() -> None:
         OverflowSurvey().apply(model, Context(DIGITS))
 
 
-@pytest.mark.parametrize(("options", "message"), [({"images": 0}, "images is 0"), ({"keep": 0}, "keep is 0")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"images": 0}, "images is 0"), ({"keep": 0}, "keep is 0"), ({"together": 33}, "together is 33")],
+)
 def test_settings_that_are_refused(options: Any, message: str) -> None:
     with pytest.raises(BitwrightError, match=message):
         OverflowSurvey(**options)

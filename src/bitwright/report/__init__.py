@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.files import write_atomic
-from bitwright.report.findings import accumulator
+from bitwright.report.findings import accumulator, together
 from bitwright.report.gather import before_after, gather
 from bitwright.report.layers import cell
 
@@ -45,7 +45,7 @@ def fill(template: str, facts: dict[str, Any], charts: list[dict[str, Any]]) -> 
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(thousands=_thousands, cell=cell, accumulator=accumulator)
+    environment.filters.update(thousands=_thousands, cell=cell, accumulator=accumulator, together=together)
     # "</" may not stand inside a script element, whatever a layer or class is called.
     as_json = json.dumps(charts).replace("</", "<\\/")
     return environment.get_template(template).render(**facts, charts_json=as_json, plotly=get_plotlyjs())

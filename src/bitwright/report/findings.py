@@ -69,6 +69,8 @@ def _overflow(record: dict[str, Any]) -> Table:
         f"saturate, while {record['images']:,} validation images keep {record['keep']:g} % of the accuracy; integer "
         "bits in brackets where all scales are powers of two."
     )
+    if "together" in record:
+        said += f" {together(record)}"
     rows = [_row(row) for row in record["layers"]]
     return Table(said, ["layer", "products", *ACCUMULATORS.values()], rows)
 
@@ -81,3 +83,12 @@ def accumulator(row: dict[str, Any], key: str) -> str:
     """The bits of a row of an overflow record, and the integer bits where its scales are powers of two."""
     fraction = row["fraction_bits"]
     return f"{row[key]}" + (f" ({row[key] - 1 - fraction})" if fraction is not None else "")
+
+
+def together(record: dict[str, Any]) -> str:
+    """What an overflow record says of narrow accumulators in all layers at once."""
+    found = record["together"]
+    return (
+        f"With {found['bits']} bits in all layers at once {found['wrap']:.2f} % of these images are right where sums "
+        f"wrap around, {found['clip']:.2f} % where they saturate, {record['accuracy']:.2f} % with exact sums."
+    )

@@ -16,7 +16,7 @@ from bitwright.measure.accumulators import Needs, Overflow, accumulate
 from bitwright.ops import Coded, QuantConv2d, Quantize, QuantLinear, Sign
 from bitwright.packing.lattice import Lattice, find_lattice
 from bitwright.runtime.domains import Domain
-from bitwright.steps.layers import check_count, check_number, weight_of
+from bitwright.steps.layers import check_bits, check_count, check_number, weight_of
 from bitwright.steps.moments import windows
 from bitwright.steps.step import Step
 
@@ -38,10 +38,11 @@ class OverflowSurvey(Step):
     Where all scales are powers of two, integer bits are given, too: bits - 1 - FL_w - FL_d (de Bruin, Zivkovic,
     Corporaal 2020, table of required IL_acc).
 
-    images   of the training split for the largest sums, and of the validation split for accuracy
-    keep     percent of the accuracy with exact sums
+    images    of the training split for the largest sums, and of the validation split for accuracy
+    keep      percent of the accuracy with exact sums
+    together  also the accuracy where all layers have accumulators of so many bits at once, 2 to 32, or null
 
-    Raises BitwrightError for a model without integer layers. Records: "overflow" (accuracy, and the rows).
+    Raises BitwrightError for a model without integer layers. Records: "overflow" (accuracy, the rows, and together).
     """
 
     name: ClassVar[str] = "overflow"
@@ -50,10 +51,13 @@ class OverflowSurvey(Step):
 
     images: int = 500
     keep: float = 99.0
+    together: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("overflow: images", self.images, 1)
+        if self.together is not None:
+            check_bits("overflow: together", self.together, 2, 32)
         check_number("overflow: keep", self.keep, lambda keep: 0 < keep <= 100, "percent, above 0 to 100")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
@@ -82,6 +86,12 @@ class OverflowSurvey(Step):
                 low, high = (low, bits) if kept else (bits, high)
             return high
 
+        def all_at_once(bits: int, overflow: Overflow) -> float:
+            with contextlib.ExitStack() as stack:
+                for layer in layers.values():
+                    stack.enter_context(layer.overflowing(bits, overflow))
+                return _accuracy(model, images, labels)
+
         rows = []
         for name, layer in layers.items():
             needs = layer.needs(largest[name])
@@ -89,7 +99,10 @@ class OverflowSurvey(Step):
             row |= {"act_w": needs.act_w, "act_y": needs.act_y}
             row |= {kind: fewest(layer, needs.act_w, kind) for kind in ("wrap", "clip")}
             rows.append(row | {"fraction_bits": layer.fraction_bits})
-        return {"accuracy": exact, "keep": self.keep, "images": len(images), "layers": rows}
+        found = {"accuracy": exact, "keep": self.keep, "images": len(images), "layers": rows}
+        if (bits := self.together) is not None:
+            found["together"] = {"bits": bits} | {kind: all_at_once(bits, kind) for kind in ("wrap", "clip")}
+        return found
 
 
 class _Layer:

@@ -156,6 +156,19 @@ def test_the_least_squares_range_is_the_best_of_all_shares() -> None:
         assert error <= float((grid.rounded(x) - x).square().mean()) * 1.01
 
 
+def test_a_value_that_is_no_tensor_is_refused() -> None:
+    class Sorted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 32), nn.Linear(32, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x.flatten(1)).sort(1)[0])
+
+    with pytest.raises(BitwrightError, match=r"^the value 'sort' is a sort, not one tensor.*\(`ignore`\)$"):
+        Fixed(images=5).apply(Sorted(), Context(DIGITS))
+
+
 def test_a_broken_image_is_found_and_named() -> None:
     images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     traced = trace(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 10)))

@@ -62,8 +62,8 @@ class Grid:
 def observe(traced: fx.GraphModule, names: Iterable[str], images: Tensor, batch_size: int = 100) -> dict[str, Seen]:
     """What the nodes of these names give for preprocessed images (N, C, H, W), in eval mode; in two passes.
 
-    Raises BitwrightError for a value that is not finite, and for an image that makes it so large that no range would
-    suit it and the others.
+    Raises BitwrightError for a value that is not finite or no tensor, and for an image that makes it so large that no
+    range would suit it and the others.
     """
     wanted = set(names)
     batches = images.split(batch_size)
@@ -113,11 +113,18 @@ class _Watch(fx.Interpreter):
 
     def __init__(self, traced: fx.GraphModule, wanted: set[str], see: object) -> None:
         super().__init__(traced)
+        self.extra_traceback = False  # it would add torch's words to our errors
         self.wanted, self.see = wanted, see
 
     def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
         if n.name in self.wanted:
+            if not isinstance(result, Tensor):
+                raise BitwrightError(
+                    f"the value {n.name!r} is a {type(result).__name__}, not one tensor, so it can't be quantised; "
+                    "leave out the layers that read it (`ignore`)",
+                    kind="placement",
+                )
             self.see(n.name, result)  # type: ignore[operator]
         return result
 

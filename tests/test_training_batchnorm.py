@@ -10,7 +10,7 @@ from torch import nn
 
 from bitwright.context import Context
 from bitwright.training.augment import Views
-from bitwright.training.batchnorm import reestimate
+from bitwright.training.batchnorm import carry_over, reestimate
 from bitwright.training.evaluate import as_tensor
 from bitwright.training.loop import fit
 from bitwright.training.seeds import derive_seed
@@ -53,6 +53,28 @@ def test_the_average_over_batches():
         var = torch.stack([f[place][1] for f in found]).mean(0)
         torch.testing.assert_close(norm.running_mean, mean, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(norm.running_var, var, atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_of_training_follow_a_change():
+    data, before = blobs(), deep_net()
+    images = as_tensor(data.train.images)
+    for norm in (before[1], before[4]):  # as if trained on other images than these
+        norm.running_mean.uniform_(-1, 1)
+        norm.running_var.uniform_(0.5, 2)
+    same, doubled = copy.deepcopy(before), copy.deepcopy(before)
+    carry_over(same, before, images, data.preprocess)
+    with torch.no_grad():
+        doubled[0].weight.mul_(2)
+        doubled[0].bias.mul_(2)
+    carry_over(doubled, before, images, data.preprocess)
+    close = {"atol": 1e-4, "rtol": 1e-3}
+    for place in (1, 4):
+        torch.testing.assert_close(same[place].running_mean, before[place].running_mean, **close)
+        torch.testing.assert_close(same[place].running_var, before[place].running_var, **close)
+    torch.testing.assert_close(doubled[1].running_mean, 2 * before[1].running_mean, **close)
+    torch.testing.assert_close(doubled[1].running_var, 4 * before[1].running_var, **close)
+    x = data.preprocess.torch(images[:50])
+    torch.testing.assert_close(doubled.eval()(x), before.eval()(x), **close)
 
 
 def test_nothing_else_changes():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bitwright.errors import BitwrightError
 from bitwright.steps.factors import matrices
 from bitwright.steps.layers import per_layer
-from bitwright.training.batchnorm import reestimate
+from bitwright.training.batchnorm import carry_over
 from bitwright.training.evaluate import as_tensor
 from bitwright.training.settings import TrainSettings
 
@@ -263,11 +263,13 @@ def distance(model: nn.Module, float_model: nn.Module, images: Tensor) -> float:
     return wrong / max(whole, 1e-300)
 
 
-def recover(model: nn.Module, context: Context, norm_images: int, train: TrainSettings | None) -> None:
-    """What a model needs whose structure has changed: batch norms measured anew, and training."""
+def recover(
+    model: nn.Module, float_model: nn.Module, context: Context, norm_images: int, train: TrainSettings | None
+) -> None:
+    """What a model needs whose structure has changed: batch norms that follow the change, and training."""
     if norm_images:
         images = as_tensor(context.data.sample(norm_images).images)
-        reestimate(model, images, context.data.preprocess)
+        carry_over(model, float_model, images, context.data.preprocess)
     if train is not None:
         context.train(model, train)
 

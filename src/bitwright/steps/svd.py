@@ -55,7 +55,7 @@ class SVD(Step):
     data_aware       as above.
     images           training images that outputs are looked at with, without their labels.
     factors          2, or 3: U_k, S_k and V_k^T by themselves, S_k stored as a k x k layer (linear layers only).
-    norm_images      batch norms are measured anew on so many training images; 0: they stay.
+    norm_images      batch norms follow the change, measured on so many training images (`carry_over`); 0: they stay.
     train            the training afterwards, or null for none.
 
     Records: "low_rank" (per layer: rank, or null where it stays whole, weights before and after, relative error).
@@ -94,7 +94,7 @@ class SVD(Step):
         chosen = {name: chosen[name] for name in order}
         ranks = self._ranks(float_model, chosen, images)
         rows = [self._replace(model, float_model, name, ranks, images) for name in order]
-        recover(model, context, self.norm_images, self.train)
+        recover(model, float_model, context, self.norm_images, self.train)
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         context.record("low_rank", record)
         return model

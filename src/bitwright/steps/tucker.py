@@ -48,7 +48,7 @@ class Tucker(Step):
     skip             where a layer stays whole: "macs", if it would not have fewer multiply-accumulates; "ms", if the
                      engine would not be faster on this machine, one image on one thread (measured: another machine may
                      decide otherwise); "never".
-    norm_images      batch norms are measured anew on so many training images; 0: they stay.
+    norm_images      batch norms follow the change, measured on so many training images (`carry_over`); 0: they stay.
     train            the training afterwards, or null for none. The paper's: all layers at once, 15 epochs, the learning
                      rate 10 times less after every 5.
 
@@ -93,7 +93,7 @@ class Tucker(Step):
                 factorise(model, name, found[name].parts())
                 row["error"] = found[name].error
             rows.append(row)
-        recover(model, context, self.norm_images, self.train)
+        recover(model, float_model, context, self.norm_images, self.train)
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         context.record("low_rank", record)
         return model

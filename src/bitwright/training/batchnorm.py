@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 from collections.abc import Iterator
 
@@ -44,6 +45,32 @@ def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_s
                 if not norm.num_batches_tracked:  # nothing reached it
                     for name, buffer in norm.named_buffers():
                         buffer.copy_(buffers[name])
+
+
+def carry_over(
+    model: nn.Module, before: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int = 100
+) -> None:
+    """Give the batch norms of a changed model the statistics of training, changed as the model has changed them.
+
+        mean <- mean_c + (mean_t - mean_b) sqrt(var_c / var_b),     var <- var_t var_c / var_b
+
+    t: what `before` holds, from its training; b, c: measured on `images` (N, C, H, W) in `before` and in `model`. Where
+    the training saw other images than these, with black borders or other colours, measuring alone would lose that
+    (LOG.md: two points of a ResNet-20). Norms of `model` that `before` has not, by name, are those of `images`.
+    """
+    measured = copy.deepcopy(before)
+    reestimate(measured, images, preprocess, batch_size)
+    reestimate(model, images, preprocess, batch_size)
+    trained, own = (dict(m.named_modules()) for m in (before, measured))
+    for name, norm in model.named_modules():
+        if not isinstance(norm, _BatchNorm) or not norm.track_running_stats or name not in own:
+            continue
+        t, b = trained[name], own[name]
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        ratio = (norm.running_var + norm.eps) / (b.running_var + norm.eps)
+        norm.running_mean.add_((t.running_mean - b.running_mean) * ratio.sqrt())
+        norm.running_var.copy_(t.running_var * ratio)
 
 
 def frozen_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -17,7 +17,7 @@ from bitwright.training.history import Epoch, best_epoch
 from bitwright.training.loop import batch_bounds, fit
 from bitwright.training.losses import soft_targets
 from bitwright.training.progress import Progress, RichProgress, default_progress
-from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
+from bitwright.training.settings import Augment, Distill, Optimizer, Schedule, TrainSettings
 from training_cases import blobs, equal, linear_net, small_net, weights
 
 PLAIN = Optimizer("SGD", 0.5, {})
@@ -247,7 +247,7 @@ class TestDistillation:
         lying = dataclasses.replace(data, train=Split(data.train.images, (data.train.labels + 1) % 3))
         teacher = linear_net()
         fit(teacher, data, TrainSettings(epochs=20, optimizer=Optimizer(lr=0.1)))
-        for kind in ("soft", "logits"):
+        for kind in ("soft", "logits", "centred", "log-probabilities"):
             student = linear_net()
             settings = TrainSettings(
                 epochs=30, optimizer=Optimizer(lr=0.05), distill=Distill(kind=kind, weight=1.0), select="last"
@@ -264,6 +264,43 @@ class TestDistillation:
         zs, zt = student(x), teacher.eval()(x)
         expected = 0.75 * nn.functional.cross_entropy(zs, y) + 0.25 * soft_targets(zs, zt, 3)
         assert found == pytest.approx(expected.item(), rel=1e-5)
+
+    def test_a_file_keeps_the_teachers_logits(self, tmp_path, monkeypatch):
+        data, teacher, path = blobs(), small_net(), tmp_path / "logits.safetensors"
+        plain, cached = (TrainSettings(epochs=2, distill=Distill(cache=cache)) for cache in (None, str(path)))
+        students = [linear_net() for _ in range(3)]
+        fit(students[0], data, plain, teacher=teacher)
+        fit(students[1], data, cached, teacher=teacher)
+        monkeypatch.setattr("bitwright.training.teacher.predict_logits", None)  # nobody asks the teacher again
+        fit(students[2], data, cached, teacher=teacher)
+        assert equal(weights(students[0]), weights(students[1]))
+        assert equal(weights(students[0]), weights(students[2]))
+
+    @pytest.mark.parametrize("what", ["teacher", "data set or seed", "preprocessing"])
+    def test_a_file_of_other_logits_is_refused(self, what, tmp_path):
+        data, teacher, path = blobs(), small_net(), tmp_path / "logits.safetensors"
+        settings = TrainSettings(epochs=1, distill=Distill(cache=str(path)))
+        fit(linear_net(), data, settings, teacher=teacher)
+        if what == "teacher":
+            teacher = small_net(dropout=0.1)
+            teacher[0].weight.data.mul_(2)
+        elif what == "preprocessing":
+            data = dataclasses.replace(data, preprocess=dataclasses.replace(data.preprocess, mean=(0.1,), std=(1.0,)))
+        else:
+            data = dataclasses.replace(
+                data, train=Split(data.train.images[::-1].copy(), data.train.labels[::-1].copy())
+            )
+        with pytest.raises(BitwrightError, match=f"holds logits of another {what} than this training's"):
+            fit(linear_net(), data, settings, teacher=teacher)
+        path.write_bytes(b"nothing")
+        with pytest.raises(BitwrightError, match="no file of a teacher's logits"):
+            fit(linear_net(), data, settings, teacher=teacher)
+
+    def test_views_and_a_file_exclude_each_other(self, tmp_path):
+        distill = Distill(cache=str(tmp_path / "x"))
+        settings = TrainSettings(epochs=1, distill=distill, augment=Augment(flip=True))
+        with pytest.raises(BitwrightError, match=r"distill\.cache\), but augment shows other views"):
+            fit(linear_net(), blobs(), settings, teacher=small_net())
 
     def test_the_teacher_is_not_changed(self):
         teacher = small_net(dropout=0.5)

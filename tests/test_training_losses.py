@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from bitwright.training.losses import make_loss, make_soft_loss
+from bitwright.training.losses import make_loss, make_soft_loss, spread_of
 from bitwright.training.settings import Distill, TrainSettings
 
 RNG = np.random.default_rng(3)
@@ -25,9 +25,9 @@ def hard(**settings):
     return loss.item(), z.grad.numpy()
 
 
-def soft(distill):
+def soft(distill, spread=1.0):
     z = torch.tensor(LOGITS, requires_grad=True)
-    loss = make_soft_loss(distill)(z, torch.tensor(TEACHER))
+    loss = make_soft_loss(distill, spread)(z, torch.tensor(TEACHER), torch.tensor(LABELS))
     loss.backward()
     return loss.item(), z.grad.numpy()
 
@@ -76,15 +76,50 @@ def test_logits():
     np.testing.assert_allclose(gradient, (LOGITS - TEACHER) / 5, atol=1e-12)
 
 
-def test_an_equal_student_has_nothing_to_learn():
+def test_regressions_on_what_the_softmax_sees():
+    centred = [z - z.mean(1, keepdims=True) for z in (LOGITS, TEACHER)]
+    assert soft(Distill(kind="centred"))[0] == pytest.approx(((centred[0] - centred[1]) ** 2).sum() / 10)
+    logs = [np.log(softmax(z)) for z in (LOGITS, TEACHER)]
+    assert soft(Distill(kind="log-probabilities"))[0] == pytest.approx(((logs[0] - logs[1]) ** 2).sum() / 10)
+
+
+@pytest.mark.parametrize("kind", ["logits", "centred", "log-probabilities"])
+def test_a_standardised_regression_divides_by_the_teachers_spread(kind):
+    of = {
+        "logits": lambda z: z,
+        "centred": lambda z: z - z.mean(1, keepdims=True),
+        "log-probabilities": lambda z: np.log(softmax(z)),
+    }[kind]
+    distill = Distill(kind=kind, standardise=True)
+    spread = spread_of(distill, torch.tensor(TEACHER))
+    np.testing.assert_allclose(spread, of(TEACHER).std(0, ddof=1))
+    expected = (((of(LOGITS) - of(TEACHER)) / spread.numpy()) ** 2).sum() / 10
+    assert soft(distill, spread)[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_decoupled_targets(temperature):
+    """Were `others` the teacher's 1 - p_y of each sample, the two parts would be soft targets (equation 6)."""
+    p, q = softmax(TEACHER, temperature), softmax(LOGITS, temperature)
+    rows = np.arange(5)
+    p_label, q_label = p[rows, LABELS], q[rows, LABELS]
+    binary = p_label * np.log(p_label / q_label) + (1 - p_label) * np.log((1 - p_label) / (1 - q_label))
+    rest = (p * np.log(p / q)).sum(1) - binary  # (1 - p_y) KL among the others
+    for others in (0.0, 8.0):
+        found = soft(Distill(kind="dkd", temperature=temperature, others=others))[0]
+        assert found == pytest.approx(temperature**2 * (binary + others * rest / (1 - p_label)).mean())
+
+
+@pytest.mark.parametrize("kind", ["soft", "dkd", "logits", "centred", "log-probabilities"])
+def test_an_equal_student_has_nothing_to_learn(kind):
     z = torch.tensor(TEACHER)
-    for distill in (Distill(), Distill(kind="logits")):
-        assert make_soft_loss(distill)(z, z).item() == pytest.approx(0, abs=1e-12)
+    assert make_soft_loss(Distill(kind=kind))(z, z, torch.tensor(LABELS)).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_extreme_logits_stay_finite():
     z = torch.tensor([[1e4, -1e4], [0.0, 0.0]])
     for loss in ("cross-entropy", "squared-error", "squared-hinge"):
         assert make_loss(TrainSettings(loss=loss))(z, torch.tensor([1, 0])).isfinite()
-    assert make_soft_loss(Distill())(z, z.flip(1)).isfinite()
+    for kind in ("soft", "dkd"):
+        assert make_soft_loss(Distill(kind=kind))(z, z.flip(1), torch.tensor([1, 0])).isfinite()
     assert F.cross_entropy(z, torch.tensor([1, 0])).item() == pytest.approx((2e4 + np.log(2)) / 2)

@@ -29,14 +29,14 @@ from bitwright.training.checkpoint import Checkpoint, Weights
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
 from bitwright.training.history import Epoch, History
-from bitwright.training.losses import Outputs, main_logits, make_loss, make_soft_loss, with_heads
+from bitwright.training.losses import Outputs, main_logits, make_loss, with_heads
 from bitwright.training.optimizers import create_optimizer
 from bitwright.training.penalties import Penalties
 from bitwright.training.progress import Progress, default_progress
 from bitwright.training.schedules import factor
 from bitwright.training.seeds import derive_seed
 from bitwright.training.settings import TrainSettings
-from bitwright.training.teacher import Targets, computed_each_time, computed_once
+from bitwright.training.teacher import Teaching
 
 _UPDATE_EVERY = 32
 """Batches between two updates of the progress bar: it must not cost time."""
@@ -118,7 +118,10 @@ class _Training:
         self.penalties = Penalties(model, settings.weight_decay, settings.l1)
         self.parametrized = any(parametrize.is_parametrized(m) for m in model.modules())
         self.channels_last = self.images.ndim == 4 and devices.wants_channels_last(model)
-        self.targets = self._targets(teacher) if teacher else None
+        self.teaching = None
+        if teacher is not None and settings.distill is not None:
+            seen = (self.images, self.labels, data.preprocess)
+            self.teaching = Teaching(teacher, settings.distill, *seen, devices, fixed=settings.augment is None)
         self.views = augment.Views(settings.augment, as_tensor(data.train.images)) if settings.augment else None
         self.numbers: Tensor | None = None  # what decides the epoch's views
         self.optimizer = create_optimizer(settings.optimizer, model)
@@ -128,10 +131,6 @@ class _Training:
         self.wrapped, self.stepper = devices.prepare(model, self.optimizer)
         self.epochs: list[Epoch] = []
         self.best: Weights = {}
-
-    def _targets(self, teacher: nn.Module) -> Targets:
-        how = computed_once if self.settings.augment is None else computed_each_time
-        return how(teacher, self.images, self.data.preprocess, self.devices)
 
     def run(
         self, folder: Path | None, identity: dict[str, Any], saved: Checkpoint | None, progress: Progress
@@ -204,7 +203,7 @@ class _Training:
         """One optimiser step; gives the summed loss and the number of errors of this process's samples."""
         own, share = self.devices.share(index)
         x, y = self._batch(own), self.labels.index_select(0, own).to(self.devices.device)
-        soft = self.targets(own, x) if self.targets else None
+        soft = self.teaching.targets(own, x) if self.teaching else None
         figures: list[Tensor] = []
 
         def closure() -> Tensor:
@@ -240,10 +239,9 @@ class _Training:
     def _objective(self, outputs: Outputs, labels: Tensor, soft: Tensor | None) -> Tensor:
         """With auxiliary heads, without the penalties, whose gradients are added apart."""
         hard = with_heads(self.loss, outputs, labels)
-        distill = self.settings.distill
-        if distill is None or soft is None:
+        if self.teaching is None or soft is None:
             return hard
-        return (1 - distill.weight) * hard + distill.weight * make_soft_loss(distill)(main_logits(outputs), soft)
+        return self.teaching.mixed(hard, main_logits(outputs), soft, labels)
 
     def validate(self) -> tuple[float, float]:
         """Mean loss on the labels and error in percent; every process takes its share of the images."""
@@ -349,6 +347,12 @@ def _check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn
         found = "no teacher" if teacher is None else "a teacher, but settings.distill is not set"
         raise BitwrightError(
             f"training {label!r} has {found}; distilling needs both: settings.distill and the teacher model",
+            kind="teacher",
+        )
+    if settings.distill is not None and settings.distill.cache is not None and settings.augment is not None:
+        raise BitwrightError(
+            f"training {label!r} keeps its teacher's logits (distill.cache), but augment shows other views in every "
+            "epoch; leave one out",
             kind="teacher",
         )
     classes = _classes(model, data, "the model")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bitwright.training.settings import Distill, TrainSettings
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-SoftLoss = Callable[[Tensor, Tensor], Tensor]
+SoftLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 Outputs = Tensor | tuple[Tensor, ...]
 """What a model in training gives: logits (N, K), perhaps with those of auxiliary heads behind them."""
@@ -43,11 +43,33 @@ def make_loss(settings: TrainSettings) -> Loss:
     return partial(F.cross_entropy, label_smoothing=settings.label_smoothing)
 
 
-def make_soft_loss(distill: Distill) -> SoftLoss:
-    """The loss on the teacher's logits, (student (N, K), teacher (N, K)) -> mean over the batch."""
-    if distill.kind == "logits":
-        return squared_difference
-    return partial(soft_targets, temperature=distill.temperature)
+def make_soft_loss(distill: Distill, spread: Tensor | float = 1.0) -> SoftLoss:
+    """The loss on the teacher's logits, (student (N, K), teacher (N, K), labels (N,)) -> mean over the batch.
+
+    `spread` (K,) divides the differences of a regression (see `spread_of`).
+    """
+    if distill.kind == "soft":
+        return lambda student, teacher, _: soft_targets(student, teacher, distill.temperature)
+    if distill.kind == "dkd":
+        return partial(decoupled, temperature=distill.temperature, others=distill.others)
+    of = _REGRESSED[distill.kind]
+    return lambda student, teacher, _: squared_difference(of(student) / spread, of(teacher) / spread)
+
+
+def spread_of(distill: Distill, logits: Tensor) -> Tensor:
+    """The standard deviation of what a regression is on, for each class (K,), over the teacher's logits (N, K)."""
+    return _REGRESSED[distill.kind](logits).std(0).clamp(min=1e-6)
+
+
+def _centred(logits: Tensor) -> Tensor:
+    return logits - logits.mean(1, keepdim=True)
+
+
+_REGRESSED: dict[str, Callable[[Tensor], Tensor]] = {
+    "logits": lambda logits: logits,
+    "centred": _centred,
+    "log-probabilities": partial(torch.log_softmax, dim=1),
+}
 
 
 def squared_error(logits: Tensor, labels: Tensor) -> Tensor:
@@ -77,3 +99,22 @@ def soft_targets(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     soft = torch.log_softmax(teacher / temperature, dim=1)
     guess = torch.log_softmax(student / temperature, dim=1)
     return F.kl_div(guess, soft, reduction="batchmean", log_target=True) * temperature**2
+
+
+def decoupled(student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, others: float) -> Tensor:
+    """T^2/N sum_n (KL(b_t || b_s) + others KL(q_t || q_s)) (Zhao et al. 2022, equation 7).
+
+    With p = softmax(z/T) and y the label: b = (p_y, 1 - p_y), q = p without p_y, scaled to sum 1. Their alpha is 1.
+    """
+    label = F.one_hot(labels, student.shape[1]).bool()
+
+    def parts(logits: Tensor) -> tuple[Tensor, Tensor]:
+        """log b (N, 2) and log q (N, K - 1)."""
+        z = logits / temperature
+        rest = z[~label].view(len(z), -1)
+        whole, among = z.logsumexp(1, keepdim=True), rest.logsumexp(1, keepdim=True)
+        return torch.cat((z[label][:, None] - whole, among - whole), 1), rest - among
+
+    pairs = zip(parts(student), parts(teacher), strict=True)
+    binary, rest = (F.kl_div(s, t, reduction="batchmean", log_target=True) for s, t in pairs)
+    return (binary + others * rest) * temperature**2

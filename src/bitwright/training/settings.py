@@ -11,7 +11,7 @@ from bitwright.errors import BitwrightError, unknown
 
 ScheduleName = Literal["constant", "step", "inverse", "exponential", "plateau", "cosine", "one-cycle"]
 LossName = Literal["cross-entropy", "squared-error", "squared-hinge"]
-SoftLossName = Literal["soft", "logits"]
+SoftLossName = Literal["soft", "dkd", "logits", "centred", "log-probabilities"]
 Selection = Literal["best", "last"]
 Border = Literal["black", "reflect"]
 Precision = Literal["float32", "bf16"]
@@ -119,7 +119,18 @@ class Distill:
     """Learn from a teacher: loss = (1-weight) * loss + weight * soft loss, means over the batch of
 
     * kind "soft" (Hinton et al. 2015, section 2): T^2 KL(softmax(z_t/T) || softmax(z_s/T)), summed over the classes
+    * kind "dkd", decoupled (Zhao et al. 2022, equation 7): the same in two parts, T^2 (KL(b_t || b_s) + `others`
+      KL(q_t || q_s)), b the probabilities of the label's class and of all others together, q those among the others
     * kind "logits" (Ba & Caruana 2014, equation 1): 1/2 ||z_s - z_t||^2, summed over the classes
+    * kind "centred": the same of z less its mean over the classes, which the softmax doesn't see
+    * kind "log-probabilities": the same of log softmax(z), as lecture 003 writes it
+
+    `standardise` divides each class's difference in the last three by the standard deviation that the teacher's numbers
+    of the class have over the training images: Ba & Caruana's regression on standardised targets, with the mean and
+    the scale put back into the student's last layer.
+
+    `cache` is a file for the teacher's logits of the training images, made where it isn't there and read where it is;
+    trainings without augmentation only, where a student sees nothing else. None: they are computed for each training.
 
     `teacher` is "start" (the model as this step found it), the label of an earlier step (e.g. "1-train"), a folder of a
     finished run, or in a run the name of a recipe, which is then run first.
@@ -129,9 +140,22 @@ class Distill:
     kind: SoftLossName = "soft"
     temperature: float = 4.0
     weight: float = 0.5
+    others: float = 8.0
+    standardise: bool = False
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         _choice("distill.kind", self.kind, SoftLossName)
+        _number("distill.others", self.others, least=0)
+        _part("distill.standardise", self.standardise, bool)
+        if self.standardise and self.kind in ("soft", "dkd"):
+            raise BitwrightError(
+                "distill.standardise is for regressions (logits, centred, log-probabilities), and distill.kind is "
+                f"{self.kind}; leave it out",
+                kind="setting",
+            )
+        if self.cache is not None and (not isinstance(self.cache, str) or not self.cache):
+            raise BitwrightError(f"distill.cache is {self.cache!r}; expected the path of a file", kind="setting")
         _number("distill.temperature", self.temperature, above=0)
         _number("distill.weight", self.weight, least=0, most=1)
         if not isinstance(self.teacher, str) or not self.teacher:

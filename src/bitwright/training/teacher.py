@@ -1,28 +1,121 @@
-"""A teacher's logits for the very views that the student is trained on."""
+"""A teacher's logits for the very views that the student is trained on, and a file that keeps them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitwright.data.preprocess import Preprocess
+from bitwright.errors import BitwrightError
+from bitwright.files import write_atomic
+from bitwright.training.checkpoint import fingerprint, text_fingerprint
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import predict_logits
+from bitwright.training.losses import make_soft_loss, spread_of
+from bitwright.training.settings import Distill
 
 Targets = Callable[[Tensor, Tensor], Tensor]
 """(indices of training samples (N,), their preprocessed batch (N, C, H, W)) -> the teacher's logits (N, K), float32."""
+_NAME, _KEY = "logits", "bitwright-teacher"
 
 
-def computed_once(teacher: nn.Module, images: Tensor, preprocess: Preprocess, devices: Devices) -> Targets:
+class Teaching:
+    """What a student learns from a teacher: targets for each batch, and the loss on them.
+
+    images      raw, of the training split, (N, C, H, W); with labels (N,) and their preprocessing
+    fixed       whether the student sees these very images, so that the teacher need look at each only once
+
+    Raises BitwrightError for a `cache` that is of something else.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        distill: Distill,
+        images: Tensor,
+        labels: Tensor,
+        preprocess: Preprocess,
+        devices: Devices,
+        *,
+        fixed: bool,
+    ) -> None:
+        self.weight = distill.weight
+        known = None
+        if fixed or distill.standardise:
+            known = _kept(teacher, distill.cache, images, labels, preprocess, devices)
+        spread = spread_of(distill, known).to(devices.device) if distill.standardise and known is not None else 1.0
+        self.soft_loss = make_soft_loss(distill, spread)
+        self.targets = (
+            computed_once(known, images, devices)
+            if fixed and known is not None
+            else computed_each_time(teacher, images, preprocess, devices)
+        )
+
+    def mixed(self, hard: Tensor, student: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
+        """The loss on the labels and that on the targets, by the weight of `Distill`."""
+        return (1 - self.weight) * hard + self.weight * self.soft_loss(student, targets, labels)
+
+
+def _kept(
+    teacher: nn.Module, cache: str | None, images: Tensor, labels: Tensor, preprocess: Preprocess, devices: Devices
+) -> Tensor:
+    """The teacher's logits (N, K) for all training images, from a file if there is one for them."""
+
+    def compute() -> Tensor:
+        home = next((p.device for p in teacher.parameters()), torch.device("cpu"))
+        logits = predict_logits(teacher.to(devices.device), images, preprocess)
+        teacher.to(home)
+        return logits
+
+    if cache is None:
+        return compute()
+    some = {"images": images[:: max(1, len(images) // 64)], "labels": labels}
+    identity = {
+        "teacher": fingerprint(teacher.state_dict()),
+        "data set or seed": [len(images), fingerprint(some)],
+        "preprocessing": text_fingerprint(json.dumps(asdict(preprocess), sort_keys=True)),
+    }
+    return read_or_make(Path(cache), identity, compute)
+
+
+def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+    """The logits of a file, which is made where it isn't there.
+
+    `identity` says what they are of: a file with another is refused, as are damaged ones (BitwrightError).
+    """
+    if not path.exists():
+        logits = compute()
+        write_atomic(path, save({_NAME: logits.cpu().contiguous()}, {_KEY: json.dumps(identity, sort_keys=True)}))
+        return logits
+    try:
+        with safe_open(path, framework="pt") as file:
+            logits, stored = file.get_tensor(_NAME), json.loads((file.metadata() or {})[_KEY])
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise BitwrightError(
+            f"{path} is no file of a teacher's logits ({error}); delete it to have them computed anew", kind="teacher"
+        ) from None
+    if different := [what for what in identity if stored.get(what) != identity[what]]:
+        raise BitwrightError(
+            f"{path} holds logits of another {' and another '.join(different)} than this training's; give another file "
+            "(distill.cache), or delete it to have them computed anew",
+            kind="teacher",
+        )
+    return logits
+
+
+def computed_once(logits: Tensor, images: Tensor, devices: Devices) -> Targets:
     """For a training without augmentation, where a sample's soft targets never change."""
-    home = next((p.device for p in teacher.parameters()), torch.device("cpu"))
-    logits = predict_logits(teacher.to(devices.device), images, preprocess)
-    teacher.to(home)
-    logits = devices.keep(logits)[0].to(images.device)
-    return lambda index, _: logits.index_select(0, index).to(devices.device)
+    own = devices.keep(logits)[0].to(images.device)
+    return lambda index, _: own.index_select(0, index).to(devices.device)
 
 
 def computed_each_time(teacher: nn.Module, images: Tensor, preprocess: Preprocess, devices: Devices) -> Targets:

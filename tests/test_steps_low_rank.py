@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,18 @@ from bitwright.data import load_dataset
 from bitwright.errors import BitwrightError
 from bitwright.models import create_model
 from bitwright.rebuild import load_checkpoint, save_checkpoint
-from bitwright.steps.factors import factorise, kernel_of, macs_with, matrices, weights_with
+from bitwright.steps.factors import factorise, kernel_of, macs_with, weights_with
 from bitwright.steps.following import Behind, following
 from bitwright.steps.ger import GER
 from bitwright.steps.layers import shapes_of
 from bitwright.steps.low_rank import (
     Ranks,
+    Split,
     balanced,
     break_even,
     cholesky,
+    damage,
     greedy,
-    judged_by_outputs,
     rank_at_rate,
     reduced_rank,
     truncated,
@@ -97,16 +99,25 @@ def test_a_planted_rank_is_found_again() -> None:
     assert torch.allclose(split.product(3)[0], weight, atol=1e-3)
 
 
-def test_errors_of_truncation_by_outputs() -> None:
-    layer = nn.Conv2d(4, 6, 3, groups=2).double()
-    x = random(2, 18, 300)
-    gram = x @ x.mT
-    plain = truncated(layer)
-    split = judged_by_outputs(plain, gram)
-    for rank in range(4):
-        left = matrices(layer) - split.product(rank)
-        assert float(split.error[rank]) == pytest.approx(float((left @ x).square().sum()), rel=1e-9, abs=1e-9)
-        assert float(plain.error[rank]) == pytest.approx(float(left.square().sum()), rel=1e-9, abs=1e-9)
+def test_damage_is_how_far_the_outputs_move(net: nn.Module) -> None:
+    images = DIGITS.preprocess.torch(torch.as_tensor(DIGITS.train.images[:200]))
+    model, layer = copy.deepcopy(net).eval(), net.get_submodule("fc1")
+    split, changed = truncated(layer), model.get_submodule("fc1")
+    found = damage(model, partial(put_matrix, changed, split), split.full, images)
+    assert len(found) == split.full + 1
+    assert found[-1] < 1e-9
+    assert all(a >= b for a, b in pairwise(found[[1, 4, 16, 64]]))
+    for rank in (1, 9):  # ranks it looks at
+        put_matrix(changed, split, rank)
+        with torch.no_grad():
+            wanted = net.eval()(images)
+            moved = float((model(images) - wanted).square().sum() / wanted.square().sum())
+        assert float(found[rank]) == pytest.approx(moved, rel=1e-4)
+
+
+def put_matrix(layer: nn.Module, split: Split, rank: int) -> None:
+    with torch.no_grad():
+        layer.weight.copy_(split.product(rank)[0])  # type: ignore[operator,union-attr]
 
 
 def test_balanced_factors_have_equal_singular_values() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -23,6 +24,7 @@ from bitwright.steps.low_rank import (
     balanced,
     cholesky,
     choose_rank,
+    damage,
     distance,
     first_directions,
     greedy,
@@ -163,9 +165,13 @@ class GER(Step):
 
             return rank
         assert not isinstance(self.ranks.value, dict)
-        errors = {}
+        errors, changed = {}, copy.deepcopy(model)
         for name in layers:
-            errors[name] = _view(model, model, name, behind[name], images, self.samples, seed).split().relative
+            view = _view(changed, model, name, behind[name], images, self.samples, seed)
+            trial = _Trial(changed, model, images, name, view)
+            split = view.split()
+            errors[name] = damage(changed, partial(trial.put_rank, split), split.full, images)
+            trial.restore()
         chosen = greedy(errors, layers, self.ranks.value)
         return lambda name, view: chosen[name] or 0
 
@@ -191,6 +197,19 @@ class _Trial:
     images: Tensor
     name: str
     view: View
+
+    def __post_init__(self) -> None:
+        self.kept = copy.deepcopy(self.model.get_submodule(self.name).state_dict())
+
+    def put_rank(self, split: Split, rank: int) -> None:
+        """Give the whole layer the matrix and bias of a rank."""
+        self.put(self.model.get_submodule(self.name), self.view.fits(split, rank))
+
+    def restore(self) -> None:
+        """Give the whole layer, and the norm behind it, what they had."""
+        self.model.get_submodule(self.name).load_state_dict(self.kept)
+        if self.view.norm is not None and self.view.norm.running_mean is not None and self.view.mean is not None:
+            self.view.norm.running_mean.copy_(self.view.mean)
 
     def put(self, layer: nn.Module, fits: list[Fit]) -> None:
         """Give the layer, whole or in factors, the weights and bias of a fit."""
@@ -219,15 +238,11 @@ class _Trial:
 
     def refit(self) -> float:
         """Let a whole layer make up for those below, if that helps the outputs; the error of its regression."""
-        layer, norm = self.model.get_submodule(self.name), self.view.norm
-        kept, before = copy.deepcopy(layer.state_dict()), self._distance()
-        fits = [regress(sums) for sums in self.view.sums]
-        self.put(layer, fits)
+        before, fits = self._distance(), [regress(sums) for sums in self.view.sums]
+        self.put(self.model.get_submodule(self.name), fits)
         if self._distance() < before:
             return self.view.error(fits)
-        layer.load_state_dict(kept)
-        if norm is not None and norm.running_mean is not None and self.view.mean is not None:
-            norm.running_mean.copy_(self.view.mean)
+        self.restore()
         return 0.0
 
     def _distance(self) -> float:
@@ -256,6 +271,11 @@ class View:
         """All ranks of step I."""
         solved = torch.stack([solve(sums.factor[None], sums.cross[None])[0] for sums in self.sums])
         return first_directions(solved, torch.stack([sums.cross for sums in self.sums]))
+
+    def fits(self, split: Split, rank: int) -> list[Fit]:
+        """Those of step I with a rank."""
+        pairs = zip(split.left[:, :, :rank], split.right[:, :rank], self.sums, strict=True)
+        return [Fit(left, right, sums.bias(left, right)) for left, right, sums in pairs]
 
     def groups(self, fits: list[Fit]) -> Iterator[tuple[Sums, Samples, Samples, Fit]]:
         """What alternating begins with."""

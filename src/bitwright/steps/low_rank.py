@@ -6,10 +6,11 @@ A `Split` holds all ranks at once, the best first: W_k = left[:, :k] right[:k], 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from bitwright.context import Context
 
 By = Literal["rate", "count", "energy", "greedy", "vbmf"]
-_JUDGING, _BATCH = 5000, 250  # images
+_JUDGING, _DAMAGED, _BATCH = 5000, 500, 250  # images
 _RIDGE = 1e-6
 """Of the mean of the inputs' second moments, added to each: a Gram matrix that can be inverted. More if it must be."""
 
@@ -36,8 +37,8 @@ class Ranks:
     by      "rate": weights become `value` times fewer in every layer;
             "count": `value` itself;
             "energy": the least rank with more than `value` (0 to 1) of the squared norm of what the method keeps;
-            "greedy": as "rate" for all layers together: the rank that costs the least relative error of the layers'
-            outputs per weight that it saves goes first;
+            "greedy": as "rate" for all layers together: the rank that moves the network's outputs least per weight
+            that it saves goes first (`damage`);
             "vbmf": as many as are more than noise (see `vbmf`), without a value
     value   a number, or a mapping from patterns to numbers for "rate", "count" and "energy"
     """
@@ -109,12 +110,6 @@ def truncated(layer: nn.Module) -> Split:
     """The singular value decomposition of a layer's matrices: the least squared error of the weights."""
     u, s, vt = torch.linalg.svd(matrices(layer), full_matrices=False)
     return Split(u * s[:, None, :], vt, tails(s.square()))
-
-
-def judged_by_outputs(split: Split, gram: Tensor) -> Split:
-    """The same split, its errors those of the layer's outputs, sum_{h > k} |l_h|^2 r_h G r_h^T: l_h are orthogonal."""
-    parts = ((split.right @ gram) * split.right).sum(2) * split.left.square().sum(1)
-    return Split(split.left, split.right, tails(parts.clamp(min=0)))
 
 
 def reduced_rank(gram: Tensor, cross: Tensor) -> tuple[Split, bool]:
@@ -204,7 +199,7 @@ def choose_rank(ranks: Ranks, value: float, layer: nn.Module, split: Split, name
 def greedy(errors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], factor: float) -> dict[str, int | None]:
     """Ranks with which all layers together have `factor` times fewer weights; None for a layer that stays whole.
 
-    errors   of each layer for ranks from 0 up, relative to that of rank 0
+    errors   of each layer for ranks from 0 up, in the same unit
 
     From all layers whole, always the step of max(1, rank / 32) that adds the least error per weight is taken. Raises
     BitwrightError where rank 1 everywhere is not enough.
@@ -235,6 +230,27 @@ def greedy(errors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], factor
         )
         now[best] = moves[best]
     return now
+
+
+@torch.no_grad()
+def damage(model: nn.Module, put: Callable[[int], None], full: int, images: Tensor) -> Tensor:
+    """How far the network's outputs move, |x~ - x|^2 / |x|^2, when one layer has ranks 0 to `full`: (full + 1,).
+
+    `put` gives the layer a rank, the last time the full one. Known for some preprocessed images and at some ranks, each
+    half as large again as the one before; between them its logarithm is interpolated.
+    """
+    images = images[:_DAMAGED]
+    wanted = torch.cat([model.eval()(batch) for batch in images.split(_BATCH)])
+    ranks = [0, 1]
+    while ranks[-1] < full:
+        ranks.append(min(max(ranks[-1] + 1, int(1.5 * ranks[-1])), full))
+    errors = []
+    for rank in ranks:
+        put(rank)
+        found = torch.cat([model(batch) for batch in images.split(_BATCH)])
+        error = (found - wanted).square().sum(dtype=torch.float64) / wanted.square().sum(dtype=torch.float64)
+        errors.append(math.log(max(float(error), 1e-12)))
+    return torch.from_numpy(np.exp(np.interp(np.arange(full + 1), ranks, errors)))
 
 
 def _price(error: float, saved: float) -> float:

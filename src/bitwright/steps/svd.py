@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,13 +13,13 @@ from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.steps.factors import Parts, factorise, matrices, weights_with
-from bitwright.steps.layers import check_count, plain_layers, shapes_of
+from bitwright.steps.layers import check_count, plain_layers, shapes_of, weight_of
 from bitwright.steps.low_rank import (
     Ranks,
     Split,
     choose_rank,
+    damage,
     greedy,
-    judged_by_outputs,
     output_error,
     recover,
     reduced_rank,
@@ -107,10 +108,12 @@ class SVD(Step):
             values = self.ranks.of(layers)
             return lambda name, layer, split: choose_rank(self.ranks, values[name], layer, split, name)
         errors = {}
+        trial = copy.deepcopy(model)
         for name, layer in layers.items():
-            moments = gather(model, model, name, images)
-            split = self._split(layer, moments)
-            errors[name] = (split if self.data_aware else judged_by_outputs(split, moments.gram)).relative
+            moments = gather(model, model, name, images) if self.data_aware else None
+            split, changed = self._split(layer, moments), trial.get_submodule(name)
+            errors[name] = damage(trial, partial(_put, changed, split, moments), split.full, images)
+            changed.load_state_dict(layer.state_dict())
         assert not isinstance(self.ranks.value, dict)
         found = greedy(errors, layers, self.ranks.value)
         return lambda name, layer, split: found[name]
@@ -134,11 +137,7 @@ class SVD(Step):
         if rank is None or not saves(self.ranks, layer, rank):
             return row(name, layer, None, matrices(layer).numel(), error=0.0)
         new = factorise(model, name, self._parts(split, rank))
-        if moments is not None and layer.bias is not None:
-            bias = new.get_submodule("last").bias
-            assert isinstance(bias, Tensor)
-            with torch.no_grad():
-                bias.copy_(moments.bias(split.product(rank)))
+        _set_bias(new.get_submodule("last"), moments, split.product(rank))
         return row(name, layer, rank, weights, error=float(split.relative[rank]))
 
     def _parts(self, split: Split, rank: int) -> Parts:
@@ -147,6 +146,20 @@ class SVD(Step):
             return Parts(core, last=last)
         values = split.left[:, :, :rank].norm(dim=1).clamp(min=1e-30)
         return Parts(split.right[:, :rank], middle=values.diag_embed(), last=split.left[:, :, :rank] / values[:, None])
+
+
+def _put(layer: nn.Module, split: Split, moments: Moments | None, rank: int) -> None:
+    """Give a whole layer the matrix of a rank."""
+    with torch.no_grad():
+        weight_of(layer).copy_(split.product(rank).view_as(weight_of(layer)))
+    _set_bias(layer, moments, split.product(rank))
+
+
+def _set_bias(layer: nn.Module, moments: Moments | None, matrix: Tensor) -> None:
+    """The best bias for a layer of such a matrix, where its outputs are looked at."""
+    if moments is not None and isinstance(layer.bias, Tensor):
+        with torch.no_grad():
+            layer.bias.copy_(moments.bias(matrix))
 
 
 def sums(layer: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,8 @@ def all_charts(facts: dict[str, Any]) -> list[Chart]:
         charts += bits.search_charts(i, found)
     charts += [bits.ranges(i, record) for i, (_, record) in enumerate(facts["ranges"])]
     charts += [bits.accumulator(i, record) for i, (_, record) in enumerate(facts["accumulators"])]
+    for i, (_, record) in enumerate(facts["balance"]):
+        charts += [work(i, j, row) for j, row in enumerate(record["layers"])]
     if facts["features"] is not None:
         charts.append(features(facts["features"]))
     return [*charts, layer_bytes(facts["layers"]["rows"])]
@@ -102,6 +104,21 @@ def weights(layer: int, step: int, picture: dict[str, Any]) -> Chart:
             "yaxis": {"nticks": 4},
         },
     }
+
+
+def work(number: int, place: int, row: dict[str, Any]) -> Chart:
+    """Entries of each processing element, as many weights without balance beside those with it."""
+    elements = list(range(len(row["balanced"]["entries"])))
+    kinds = (("without balance", "unbalanced", "muted"), ("balanced", "balanced", "c1"))
+    bars = [
+        {"type": "bar", "name": name, "x": elements, "y": row[kind]["entries"], "marker": {"color": colour}}
+        for name, kind, colour in kinds
+    ]
+    axes = {
+        "xaxis": {"title": {"text": "processing element"}},
+        "yaxis": {"title": {"text": "entries, fillers included"}},
+    }
+    return {"id": f"work-{number}-{place}", "data": bars, "layout": {"height": 260, "bargap": 0.2, **axes}}
 
 
 def features(picture: dict[str, Any]) -> Chart:

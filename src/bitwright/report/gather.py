@@ -10,7 +10,7 @@ from bitwright.report.features import first_features
 from bitwright.report.histograms import weight_pictures
 from bitwright.report.layers import layer_table, milliseconds
 
-DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow", "low_rank")
+DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow", "low_rank", "balance")
 """Records of steps that have a chart or table of their own."""
 
 
@@ -42,6 +42,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "accumulators": [(s["label"], s["records"]["accumulator"]) for s in steps if "accumulator" in s["records"]],
         "overflow": [(s["label"], s["records"]["overflow"]) for s in steps if "overflow" in s["records"]],
         "low_rank": [(s["label"], s["records"]["low_rank"]) for s in steps if "low_rank" in s["records"]],
+        "balance": [(s["label"], s["records"]["balance"]) for s in steps if "balance" in s["records"]],
         "features": first_features(folder / "packed.safetensors"),
         "pictures": weight_pictures(folder, list(dict.fromkeys(labels))),
         "recipe_text": recipe.to_yaml(),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitwright.errors import BitwrightError
+from bitwright.steps.blocks import Blocks
 from bitwright.steps.layers import weight_of
 
 By = Literal["quality", "fraction", "threshold"]
@@ -74,13 +75,14 @@ class Rule:
     quality    |w| >= factor q_l std_l, std_l as `measure` last found it (of one layer, or of all together)
     threshold  |w| >= factor t_l
     fraction   the largest; the zero share is s = s_0 + factor (f_l - s_0), s_0 the share before the step. Scope
-               "global": one fraction, the largest over all layers together.
+               "global": one fraction, the largest over all layers together. With `blocks` the largest of each block.
     """
 
     by: By
     amounts: Mapping[str, float]
     scope: Literal["layer", "global"] = "layer"
     std_of: Literal["surviving", "all"] = "surviving"
+    blocks: Blocks | None = None
 
     def measure(self, weights: Mapping[str, Tensor]) -> None:
         """Take the layers' standard deviations (quality); the first time also their sparsity (fraction)."""
@@ -111,6 +113,9 @@ class Rule:
             before = zeros / size
             return size - round(size * (before + factor * (goal - before)))
 
+        if (blocks := self.blocks) is not None:
+            shares = {n: self.zeros[n] / s.numel() for n, s in scores.items()}
+            return {n: blocks.keep(s, shares[n] + factor * (self.amounts[n] - shares[n])) for n, s in scores.items()}
         if self.scope == "layer":
             return {n: keep_largest(s, kept(s.numel(), self.zeros[n], self.amounts[n])) for n, s in scores.items()}
         everything = torch.cat([s.flatten() for s in scores.values()])

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.measure.activity import measure_activity
+from bitwright.measure.balance import balance_of
 from bitwright.measure.sensitivity import propose, scan
+from bitwright.steps.blocks import Blocks, Elements, Pattern
 from bitwright.steps.dead import remove_dead_neurons
 from bitwright.steps.dropout import ScaledDropout, follow, scaled_dropout
-from bitwright.steps.layers import check_layers, per_layer, weight_of
-from bitwright.steps.masks import By, Masks, Rule, holding_zeros
+from bitwright.steps.layers import check_count, check_layers, per_layer, weight_of
+from bitwright.steps.masks import By, Masks, Rule, holding_zeros, keep_largest
 from bitwright.steps.step import Step, select_layers
 from bitwright.training.settings import Optimizer, TrainSettings
 
@@ -50,6 +52,9 @@ class Prune(Step):
                   then stay those of this scan.
     fraction      the zero share of the layer's weights at the end, 0 <= f < 1; "auto" as above.
     threshold     the smallest |w| that stays.
+    pattern       [n, m]: n of every m inputs of a row stay, the zero share is 1 - n/m; instead of the three above.
+    elements      a fraction of each processing element's rows, for so many of them, row r on element r mod P: all have
+                  the same number of weights, and none waits for another (load-balance-aware pruning, Han et al. 2017).
     scope         "layer", or "global": one std, or one fraction with the largest weights over all layers together.
     std_of        of the "surviving" weights (Han's thesis: thresholds grow as the layer thins out) or of "all".
 
@@ -78,7 +83,8 @@ class Prune(Step):
                   goes into the next layer's bias; the function stays, and so do the shapes.
 
     Records: "pruning" (the rounds, and per layer its goal, kept weights and dead neurons), "sensitivity" (the curves),
-    "activity" (Han's table of weights, activations and FLOP).
+    "activity" (Han's table of weights, activations and FLOP), with `elements` "balance" (what each has to do, and would
+    have to do for as many of the first weights without balance).
 
     Defaults: q = 0.8, which keeps 42 % of normally distributed weights; one round of 10 epochs at a tenth of Caffe's
     LeNet learning rate; `every` and `ramp` by trial on LeNet-300-100, where in a gradual training a strong L1 and a
@@ -96,6 +102,8 @@ class Prune(Step):
     quality: Amount | None = None
     fraction: Amount | None = None
     threshold: float | dict[str, float] | None = None
+    pattern: tuple[int, int] | None = None
+    elements: int | None = None
     scope: Literal["layer", "global"] = "layer"
     std_of: Literal["surviving", "all"] = "surviving"
     tolerance: float = 2.0
@@ -112,6 +120,7 @@ class Prune(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_blocks()
         by, amount = self._goal()
         numbers = [] if amount == "auto" else list(amount.values()) if isinstance(amount, dict) else [amount]
         most = 1.0 if by == "fraction" else math.inf
@@ -137,6 +146,7 @@ class Prune(Step):
         layers = select_layers(model, self.layers, self.ignore)
         check_layers(layers)
         rule = self._rule(model, layers, context)
+        before = {name: weight_of(layer).detach().clone() for name, layer in layers.items()} if self.elements else {}
         others = {name: layer for name, layer in select_layers(model).items() if name not in layers}
         with (
             holding_zeros(others),
@@ -149,10 +159,35 @@ class Prune(Step):
             else:
                 self._in_rounds(training)
         self._record(model, layers, rule, context, training.notes)
+        if self.elements:
+            context.record("balance", _balance(before, layers, self.elements))
         return model
 
+    def _check_blocks(self) -> None:
+        if self.pattern is not None:
+            pair = self.pattern if isinstance(self.pattern, list | tuple) else ()
+            if len(pair) != 2 or not all(type(n) is int for n in pair) or not 1 <= pair[0] < pair[1]:
+                raise _wrong("pattern", self.pattern, "[n, m], whole numbers with 1 <= n < m, e.g. [2, 4]")
+            object.__setattr__(self, "pattern", tuple(pair))
+            if any(other is not None for other in (self.quality, self.fraction, self.threshold, self.elements)):
+                raise _wrong("pattern", self.pattern, "no quality, fraction, threshold or elements beside it")
+        if self.elements is not None:
+            check_count("prune: elements", self.elements, 1)
+            if self.fraction is None or self.fraction == "auto":
+                raise _wrong("elements", self.elements, "a fraction beside it, a number or a mapping")
+        if self.scope == "global" and (self.pattern is not None or self.elements is not None):
+            raise _wrong("scope", self.scope, '"layer" with a pattern or elements')
+
+    @property
+    def _blocks(self) -> Blocks | None:
+        if self.pattern is not None:
+            return Pattern(*self.pattern)
+        return None if self.elements is None else Elements(self.elements)
+
     def _goal(self) -> tuple[By, Any]:
-        """Which of the three amounts was given, and what."""
+        """Which of the amounts was given, and what."""
+        if self.pattern is not None:
+            return "fraction", 1 - self.pattern[0] / self.pattern[1]
         options: dict[By, Any] = {"quality": self.quality, "fraction": self.fraction, "threshold": self.threshold}
         given: list[tuple[By, Any]] = [(by, amount) for by, amount in options.items() if amount is not None]
         if len(given) > 1:
@@ -169,9 +204,12 @@ class Prune(Step):
 
     def _rule(self, model: nn.Module, layers: Mapping[str, nn.Module], context: Context) -> Rule:
         by, amount = self._goal()
+        if (blocks := self._blocks) is not None:
+            for name, layer in layers.items():
+                blocks.check(name, weight_of(layer))
         if amount == "auto":
             amount = self._propose(model, layers, context, by)
-        return Rule(by, per_layer(amount, layers, by), self.scope, self.std_of)
+        return Rule(by, per_layer(amount, layers, by), self.scope, self.std_of, blocks)
 
     def _propose(self, model: nn.Module, layers: Mapping[str, nn.Module], context: Context, by: By) -> dict[str, float]:
         """The sensitivity scan's choice for each layer."""
@@ -251,6 +289,20 @@ class Prune(Step):
                 f"dead neurons were left: the layers' order is unknown, as the engine can't run the model: {error}",
             )
         return remove_dead_neurons(model, graph, tensors), ""
+
+
+def _balance(before: Mapping[str, Tensor], layers: Mapping[str, nn.Module], elements: int) -> dict[str, Any]:
+    """Each layer's work on processing elements, beside that of as many weights of `before`, the largest of all."""
+    rows = []
+    for name, layer in layers.items():
+        weight = weight_of(layer).detach()
+        plain = before[name] * keep_largest(before[name].abs(), int((weight != 0).sum()))
+        found = {
+            "unbalanced": balance_of(plain.flatten(1).cpu().numpy(), elements),
+            "balanced": balance_of(weight.flatten(1).cpu().numpy(), elements),
+        }
+        rows.append({"layer": name, "weights": weight.numel(), "kept": int((weight != 0).sum()), **found})
+    return {"elements": elements, "layers": rows}
 
 
 def _cubic(t: float) -> float:

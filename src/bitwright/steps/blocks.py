@@ -1,0 +1,66 @@
+"""Pruning in blocks: the same share of each processing element's rows, or n of every m inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bitwright.errors import BitwrightError
+from bitwright.measure.balance import check_elements
+
+
+@dataclass(frozen=True)
+class Elements:
+    """Row r of a layer belongs to element r mod `count`; each keeps the same share of its weights (ESE, section 4)."""
+
+    count: int
+
+    def check(self, name: str, weight: Tensor) -> None:
+        """Raise BitwrightError for a layer with fewer rows."""
+        check_elements(len(weight), self.count, f"layer {name!r}")
+
+    def keep(self, scores: Tensor, zeros: float) -> Tensor:
+        """Mask of the largest scores (O, ...) above 0 of each element, so that it has that share of zeros."""
+        mask = torch.zeros_like(scores, dtype=torch.bool)
+        for element in range(self.count):
+            own = scores[element :: self.count]
+            mask[element :: self.count] = largest(own.reshape(1, -1), round((1 - zeros) * own.numel())).view_as(own)
+        return mask
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Of every `of` inputs in a row at most `keep` stay (Mishra et al. 2021: 2 of 4); in a convolution of every `of`
+    input channels of one group, at each place of the kernel by itself.
+    """
+
+    kept: int
+    of: int
+
+    def check(self, name: str, weight: Tensor) -> None:
+        """Raise BitwrightError for a layer whose inputs are no multiple."""
+        if weight.shape[1] % self.of:
+            raise BitwrightError(
+                f"layer {name!r} has {weight.shape[1]} inputs for each output, no multiple of {self.of}; `ignore` it",
+                kind="pattern",
+            )
+
+    def keep(self, scores: Tensor, zeros: float) -> Tensor:
+        """Mask of scores (O, I, ...): on the way to the pattern, with fewer zeros, more of each `of` stay."""
+        rows = scores.flatten(2).transpose(1, 2) if scores.ndim > 2 else scores
+        count = max(self.kept, self.of - round(zeros * self.of))
+        mask = largest(rows.reshape(-1, self.of), count).view_as(rows)
+        return (mask.transpose(1, 2) if scores.ndim > 2 else mask).reshape(scores.shape)
+
+
+Blocks = Elements | Pattern
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """Mask of the `count` largest scores above 0 of each row (N, K); of equals the first ones."""
+    order = scores.sort(dim=1, descending=True, stable=True).indices
+    mask = torch.zeros_like(scores, dtype=torch.bool)
+    mask.scatter_(1, order[:, :count], True)
+    return mask & (scores > 0)

@@ -20,6 +20,9 @@ COLUMNS = {
 }
 
 
+_FORMS = {"bytes": "{:,.0f}", "evaluations": "{:,.0f}", "output_error": "{:.3g}"}
+
+
 def table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(head, rows) of a comparison.json: means and deviations over the seeds, in brackets what was published."""
     rows = record["variants"]
@@ -68,6 +71,6 @@ def _cell(row: dict[str, Any], key: str) -> str:
         return "-"
     if key == "ms":
         return cell(mean)
-    form = "{:,.0f}" if key in ("bytes", "evaluations") else "{:.2f}"
+    form = _FORMS.get(key, "{:.2f}")
     text = form.format(mean) + (f" ± {form.format(deviation)}" if deviation is not None else "")
     return f"{text} ({row['published'][key]:g})" if key in row["published"] else text

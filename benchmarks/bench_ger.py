@@ -74,7 +74,7 @@ def measure(case: Case) -> dict[str, Any]:
     source = Source(case)
     begun = time.perf_counter()
     layer = nn.Linear(case.inputs, case.outputs, device="meta")
-    moments, kept = Moments.empty(layer), []
+    moments, kept = Moments(layer), []
     for number in range(-(-case.samples // BATCH)):
         x, y = source.batch(number, min(BATCH, case.samples - number * BATCH))
         moments.add_windows(x.T.contiguous(), y.T.contiguous())
@@ -83,7 +83,7 @@ def measure(case: Case) -> dict[str, Any]:
     held = Samples(*source.batch(1 << 20, BATCH))
     samples = Samples(*(torch.cat([pair[i] for pair in kept])[: case.alternated] for i in range(2)))
     del kept
-    means = moments.x[0] / moments.count, moments.y[0] / moments.count
+    means = moments.mean_x[0], moments.mean_y[0]
     count, (gram, cross) = moments.count, moments.centred_()
     del moments
     factor, _ = cholesky(gram)

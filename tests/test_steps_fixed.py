@@ -206,7 +206,7 @@ def test_moments_are_those_of_the_windows(layer: nn.Conv2d | nn.Linear) -> None:
     shape = (7, 5) if isinstance(layer, nn.Linear) else (7, 4, 6, 6)
     x = torch.randn(*shape, generator=random)
     y = layer(x).detach()
-    moments = Moments.empty(layer)
+    moments = Moments(layer)
     for part in (slice(0, 3), slice(3, 7)):
         moments.add(layer, x[part], y[part])
     groups = len(moments.x)
@@ -228,7 +228,7 @@ def squared_error(codes: torch.Tensor, scale: torch.Tensor, moments: Moments, ro
 
 def moments_of(rows: torch.Tensor, x: torch.Tensor) -> Moments:
     """Of a linear layer with these weights and inputs."""
-    moments = Moments.empty(nn.Linear(rows.shape[1], rows.shape[0]))
+    moments = Moments(nn.Linear(rows.shape[1], rows.shape[0]))
     moments.add(nn.Linear(rows.shape[1], rows.shape[0]), x, x @ rows.T)
     return moments
 

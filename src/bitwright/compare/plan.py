@@ -159,6 +159,10 @@ def read_sweep(texts: Iterable[str]) -> dict[str, list[Any]]:
         path, equals, values = text.partition("=")
         if not equals or not path.strip() or not values.strip():
             raise BitwrightError(f"--sweep {text}: expected path=a,b,c, for example share.bits=2,3,4")
+        if path.strip() in found:
+            raise BitwrightError(
+                f"--sweep {path.strip()} is given twice; give all its values at once: {path.strip()}=a,b,c"
+            )
         found[path.strip()] = read_yaml(f"[{values}]", f"--sweep {text}")
     return found
 

@@ -28,18 +28,23 @@ def following(traced: fx.GraphModule, names: Collection[str]) -> dict[str, Behin
     """What is behind each layer; dropout counts for nothing. Raises BitwrightError for a layer that is called twice."""
     check_calls(traced, names)
     modules = dict(traced.named_modules())
-    calls = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
-    return {name: _behind(calls[name], modules) for name in names}
+    calls: dict[str, list[fx.Node]] = {}
+    for node in traced.graph.nodes:
+        if node.op == "call_module":
+            calls.setdefault(str(node.target), []).append(node)
+    shared = {name for name, nodes in calls.items() if len(nodes) > 1}
+    return {name: _behind(calls[name][0], modules, shared) for name in names}
 
 
-def _behind(node: fx.Node, modules: dict[str, nn.Module]) -> Behind:
+def _behind(node: fx.Node, modules: dict[str, nn.Module], shared: Collection[str]) -> Behind:
     norm: str | None = None
     while len(node.users) == 1:
         node = next(iter(node.users))
         module = modules[str(node.target)] if node.op == "call_module" else None
         if isinstance(module, nn.ReLU) or (module is None and node.target in _RELU_FUNCTIONS):
             return Behind(norm, True)
-        if isinstance(module, _BatchNorm) and norm is None and module.running_mean is not None:
+        own = node.target not in shared  # a norm of several layers can't be changed for one
+        if isinstance(module, _BatchNorm) and own and norm is None and module.running_mean is not None:
             norm = str(node.target)
         elif not isinstance(module, _KEEPING) and node.target not in _KEEPING_FUNCTIONS:
             break

@@ -17,11 +17,13 @@ from bitwright.errors import BitwrightError
 from bitwright.steps.dropout import without_dropout
 from bitwright.steps.factors import Parts, factorise, fill, groups_of, weights_with
 from bitwright.steps.following import Behind, following
-from bitwright.steps.layers import check_count, plain_layers, shapes_of, weight_of
+from bitwright.steps.layers import check_calls_of, check_count, check_number, shapes_of, weight_of
 from bitwright.steps.low_rank import (
+    NOISE,
     Ranks,
     Split,
     balanced,
+    check_counts,
     cholesky,
     choose_rank,
     damage,
@@ -32,8 +34,9 @@ from bitwright.steps.low_rank import (
     row,
     saves,
     solve,
+    thin_layers,
 )
-from bitwright.steps.moments import Moments, both_at, outputs, windows
+from bitwright.steps.moments import Moments, both_at, noised_, outputs, windows
 from bitwright.steps.placement import trace
 from bitwright.steps.reconstruct import Fit, Samples, Sums, alternate, error, regress
 from bitwright.steps.step import Step
@@ -77,7 +80,8 @@ class GER(Step):
     Convolutions are matrices over their windows (im2col): a D x D to k channels and a 1 x 1.
 
     layers, ignore   which layers; the linear ones, as in the paper.
-    ranks            see `Ranks`: "rate" (the same in every layer), "count", "energy" (of the outputs), "greedy".
+    ranks            see `Ranks`: "rate" (the same in every layer), "count", "energy" (of the outputs), "greedy" (the default:
+                     one rate for all ruins a classifier of few outputs).
     images           training images that stage 1 looks at; sums over them are streamed.
     samples          windows that steps I and II alternate on and that are held in memory: those of all images, or if
                      there are more, so many. A tenth of the images only judges: by their windows which iterate is kept,
@@ -103,7 +107,7 @@ class GER(Step):
 
     layers: tuple[str, ...] = ("Linear",)
     ignore: tuple[str, ...] = ()
-    ranks: Ranks = field(default_factory=Ranks)
+    ranks: Ranks = field(default_factory=lambda: Ranks("greedy"))
     images: int = 10_000
     samples: int = 50_000
     penalties: tuple[float, ...] = (0.01, 1.0)
@@ -116,12 +120,21 @@ class GER(Step):
         check_count("ger: images", self.images, 1)
         check_count("ger: samples", self.samples, 2)
         check_count("ger: alternations", self.alternations, 0)
+        if not isinstance(self.penalties, list | tuple):
+            raise BitwrightError(f"ger: penalties is {self.penalties!r}; expected a list of numbers", kind="setting")
+        if self.joint is not None and (self.joint.distill is None or self.joint.distill.weight != 1):
+            raise BitwrightError(
+                "ger: joint would train on labels, which GER never uses; give it a teacher alone, "
+                "distill: {teacher: start, kind: logits, weight: 1}",
+                kind="setting",
+            )
         for penalty in self.penalties:
-            if isinstance(penalty, bool) or not 0 < penalty < float("inf"):
-                raise BitwrightError(f"ger: penalties has {penalty!r}; expected numbers above 0", kind="setting")
+            check_number("ger: one of penalties", penalty, lambda p: 0 < p < float("inf"), "a number above 0")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = plain_layers(model, self.layers, self.ignore)
+        chosen = thin_layers("ger", model, self.layers, self.ignore)
+        check_counts(self.ranks, chosen)
+        check_calls_of(model, chosen, context.calibration(1))
         images = context.calibration(self.images)
         order = list(shapes_of(model, chosen, images[:1]))
         chosen = {name: chosen[name] for name in order}
@@ -309,7 +322,7 @@ def _view(
     assert norm is None or isinstance(norm, _BatchNorm)
     scale, shift = _affine(norm, weight_of(layer).shape[0])
     groups = groups_of(layer)
-    moments, cut = Moments.empty(layer), _judging(len(images))
+    moments, cut = Moments(layer), _judging(len(images))
     kept: tuple[list[Samples], list[Samples]] = ([], [])
     for part, chosen in enumerate((images[:cut], images[cut:] if cut < len(images) else images)):
         for i, batch in enumerate(chosen.split(_BATCH)):
@@ -321,8 +334,10 @@ def _view(
             some = _some(x.shape[1], share, derive_seed(seed, "ger", f"{name}/{part}/{i}"))
             kept[part].append(Samples(*(t[:, some].T.reshape(len(some), groups, -1) for t in (x, y))))
     movable = norm is not None or "bias" in dict(layer.named_parameters())
-    count, means = moments.count, (moments.x / moments.count * movable, moments.y / moments.count)
-    gram, cross = moments.centred_() if movable else (moments.xx, moments.yx)
+    moments.check(name)
+    count, means = moments.count, (moments.mean_x * movable, moments.mean_y)
+    gram, cross = moments.centred_() if movable else moments.around_zero()
+    noised_(gram, cross, weight_of(layer).detach().flatten(1) * scale[:, None], NOISE)
     factor, singular = cholesky(gram)
     return View(
         layer,

@@ -101,6 +101,30 @@ def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
                 )
 
 
+def check_calls_of(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) -> None:
+    """Raise BitwrightError for a layer that inference calls more than once, or where it calls none of them."""
+    calls: Counter[str] = Counter()
+    handles = [
+        layer.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, layer in layers.items()
+    ]
+    device = next((p.device for p in model.parameters()), image.device)
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(image.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not calls:
+        raise BitwrightError(f"inference calls none of the layers {', '.join(layers)}; choose others", kind="no-layers")
+    for name, count in calls.items():
+        if count > 1:
+            raise BitwrightError(
+                f"layer {name!r} is called {count} times; only one that is called once can be changed by itself, "
+                "`ignore` it",
+                kind="placement",
+            )
+
+
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 """Of what a layer is given and gives for one image: (C, H, W) or (..., I), and the same of its outputs."""
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
+from bitwright.ops import QuantConv2d, QuantLinear
 from bitwright.steps.factors import matrices
-from bitwright.steps.layers import per_layer
+from bitwright.steps.layers import per_layer, plain_layers
 from bitwright.training.batchnorm import carry_over
 from bitwright.training.evaluate import as_tensor
 from bitwright.training.settings import TrainSettings
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 By = Literal["rate", "count", "energy", "greedy", "vbmf"]
 _JUDGING, _DAMAGED, _BATCH = 5000, 500, 250  # images
+NOISE = 1e-4
+"""Of the inputs' mean power, added as noise: what images hardly show keeps the weights that it has (`noised_`)."""
 _RIDGE = 1e-6
 """Of the mean of the inputs' second moments, added to each: a Gram matrix that can be inverted. More if it must be."""
 
@@ -66,6 +69,34 @@ class Ranks:
     def of(self, layers: Mapping[str, nn.Module]) -> dict[str, float]:
         """The value for each layer."""
         return per_layer(self.value, layers, "ranks: value")
+
+
+def thin_layers(
+    step: str, model: nn.Module, layers: tuple[str, ...], ignore: tuple[str, ...]
+) -> dict[str, nn.Conv2d | nn.Linear]:
+    """What `plain_layers` finds, if each can be replaced by thin layers.
+
+    Raises BitwrightError for other kinds of convolutions, layers that are quantised, and a model that is one layer.
+    """
+    found: dict[str, nn.Conv2d | nn.Linear] = {}
+    for name, layer in plain_layers(model, layers, ignore).items():
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            raise BitwrightError(
+                f"{step}: layer {name!r} is a {type(layer).__name__}; only linear layers and convolutions of images "
+                "have thin forms, `ignore` it",
+                kind="setting",
+            )
+        if isinstance(layer, QuantConv2d | QuantLinear):
+            raise BitwrightError(
+                f"{step}: layer {name!r} is quantised already; take {step} before the steps that quantise",
+                kind="quantised",
+            )
+        if not name:
+            raise BitwrightError(
+                f"{step}: the model is one layer, a {type(layer).__name__}; put it into a Sequential", kind="setting"
+            )
+        found[name] = layer
+    return found
 
 
 @dataclass(frozen=True)
@@ -141,7 +172,10 @@ def solve(factor: Tensor, cross: Tensor) -> Tensor:
 
 
 def cholesky(gram: Tensor) -> tuple[Tensor, bool]:
-    """Of G + eps I, (g, K, K), and whether G is nearly singular: few windows, or inputs that repeat. Changes G."""
+    """Of G + eps I, (g, K, K), and whether G, perhaps with `NOISE`, is nearly singular. Changes G.
+
+    That means few windows, or inputs that repeat or never change.
+    """
     if not bool(torch.isfinite(gram).all()):
         raise BitwrightError("the layer's inputs are NaN or infinite for some training image", kind="not-finite")
     diagonal = gram.diagonal(dim1=1, dim2=2)
@@ -154,7 +188,7 @@ def cholesky(gram: Tensor) -> tuple[Tensor, bool]:
             break
         added, ridge = ridge, 10 * ridge  # rounding left negative eigenvalues
     least = factor.diagonal(dim1=1, dim2=2).amin(1).square()
-    return factor, bool(added.any() or (least < 2 * ridge).any())
+    return factor, bool(added.any() or (least < 2 * NOISE * diagonal.mean(1)).any())
 
 
 def tails(values: Tensor) -> Tensor:
@@ -166,25 +200,26 @@ def tails(values: Tensor) -> Tensor:
 # -- ranks -------------------------------------------------------------------------------------------------------------
 
 
-def break_even(layer: nn.Module) -> int:
-    """The largest rank with which two factors have fewer weights than the layer."""
+def break_even(layer: nn.Module, scales: bool = False) -> int:
+    """The largest rank with which factors, two or with `scales` three, have fewer weights than the layer."""
     _, t, k = matrices(layer).shape
-    return max((t * k - 1) // (t + k), 0)
+    return max(_most(t * k - 1, t + k, scales), 0)
 
 
-def rank_at_rate(layer: nn.Module, factor: float) -> int:
+def rank_at_rate(layer: nn.Module, factor: float, scales: bool = False) -> int:
     """The largest rank with `factor` times fewer weights, at least 1."""
     _, t, k = matrices(layer).shape
-    return max(int(t * k / (factor * (t + k))), 1)
+    return max(_most(t * k / factor, t + k, scales), 1)
 
 
-def choose_rank(ranks: Ranks, value: float, layer: nn.Module, split: Split, name: str) -> int:
-    """The rank of one layer, by anything but "greedy". Raises BitwrightError for a count above the full rank."""
+def _most(weights: float, each: int, scales: bool) -> int:
+    """The largest r with r each (+ r^2 with scales) <= weights."""
+    return int((math.sqrt(each**2 + 4 * weights) - each) / 2 + 1e-9) if scales else int(weights / each)
+
+
+def choose_rank(ranks: Ranks, value: float, layer: nn.Module, split: Split, name: str, scales: bool = False) -> int:
+    """The rank of one layer, by anything but "greedy"."""
     if ranks.by == "count":
-        if value > split.full:
-            raise BitwrightError(
-                f"layer {name!r} has rank {split.full} at most, and ranks.value is {value:g}; take less", kind="setting"
-            )
         return int(value)
     if ranks.by == "energy":
         kept = 1 - split.relative
@@ -193,10 +228,12 @@ def choose_rank(ranks: Ranks, value: float, layer: nn.Module, split: Split, name
         from bitwright.steps.vbmf import vbmf
 
         return max(*(vbmf(matrix)[0] for matrix in matrices(layer)), 1)
-    return rank_at_rate(layer, value)
+    return rank_at_rate(layer, value, scales)
 
 
-def greedy(errors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], factor: float) -> dict[str, int | None]:
+def greedy(
+    errors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], factor: float, scales: bool = False
+) -> dict[str, int | None]:
     """Ranks with which all layers together have `factor` times fewer weights; None for a layer that stays whole.
 
     errors   of each layer for ranks from 0 up, in the same unit
@@ -209,7 +246,7 @@ def greedy(errors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], factor
     now: dict[str, int | None] = dict.fromkeys(layers)
 
     def size(name: str, rank: int | None) -> float:
-        return whole[name] if rank is None else rank * each[name]
+        return whole[name] if rank is None else rank * each[name] + scales * rank**2
 
     def error(name: str, rank: int | None) -> float:
         return 0.0 if rank is None else float(errors[name][rank])
@@ -217,7 +254,7 @@ def greedy(errors: Mapping[str, Tensor], layers: Mapping[str, nn.Module], factor
     def smaller(name: str) -> int | None:
         rank = now[name]
         if rank is None:
-            return break_even(layers[name]) or None
+            return break_even(layers[name], scales) or None
         return rank - max(rank // 32, 1) if rank > 1 else None
 
     target = sum(whole.values()) / factor
@@ -257,9 +294,19 @@ def _price(error: float, saved: float) -> float:
     return error / max(saved, 1e-30)
 
 
-def saves(ranks: Ranks, layer: nn.Module, rank: int) -> bool:
+def saves(ranks: Ranks, layer: nn.Module, rank: int, scales: bool = False) -> bool:
     """Whether a layer gets factors: where they have fewer weights, or the rank itself was asked for."""
-    return ranks.by == "count" or rank <= break_even(layer)
+    return ranks.by == "count" or rank <= break_even(layer, scales)
+
+
+def check_counts(ranks: Ranks, layers: Mapping[str, nn.Module]) -> None:
+    """Raise BitwrightError for a rank by "count" above the full one of a layer."""
+    for name, value in ranks.of(layers).items() if ranks.by == "count" else ():
+        full = min(matrices(layers[name]).shape[1:])
+        if value > full:
+            raise BitwrightError(
+                f"layer {name!r} has rank {full} at most, and ranks.value is {value:g}; take less", kind="setting"
+            )
 
 
 def output_error(model: nn.Module, float_model: nn.Module, context: Context) -> float:

@@ -11,38 +11,30 @@ up image by image: memory does not grow with the number of images.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bitwright.errors import BitwrightError
 
-@dataclass
+
 class Moments:
-    """Sums over windows, per group g of a layer with O outputs: float64.
+    """Sums over windows, per group g of a layer with O outputs and matrices K wide: float64.
 
-    count      windows
-    x, y       sums of x (g, K) and of y (g, O / g)
-    xx, yx     sums of x x^T (g, K, K) and of y x^T (g, O / g, K)
+    Products are made in float32, of what is left when the means of the first windows are taken away: numbers far from
+    zero would lose the digits that tell them apart.
     """
 
-    count: int
-    x: Tensor
-    y: Tensor
-    xx: Tensor
-    yx: Tensor
-
-    @classmethod
-    def empty(cls, layer: nn.Conv2d | nn.Linear) -> Moments:
+    def __init__(self, layer: nn.Conv2d | nn.Linear) -> None:
         """Of no window of a layer."""
         groups = getattr(layer, "groups", 1)
         outputs, inputs = layer.weight.shape[0] // groups, layer.weight[0].numel()
-        zeros = (torch.zeros(groups, *shape, dtype=torch.float64) for shape in ((inputs,), (outputs,)))
-        x, y = zeros
-        xx, yx = x.new_zeros(groups, inputs, inputs), x.new_zeros(groups, outputs, inputs)
-        return cls(0, x, y, xx, yx)
+        self.count = 0
+        self.shift_x, self.shift_y = (torch.zeros(groups, size, dtype=torch.float64) for size in (inputs, outputs))
+        self.x, self.y = torch.zeros_like(self.shift_x), torch.zeros_like(self.shift_y)
+        self.xx, self.yx = self.x.new_zeros(groups, inputs, inputs), self.x.new_zeros(groups, outputs, inputs)
 
     def add(self, layer: nn.Conv2d | nn.Linear, given: Tensor, wanted: Tensor) -> None:
         """The windows of a batch: what the layer is given, (N, C, H, W) or (N, ..., I), and what it should give."""
@@ -52,11 +44,24 @@ class Moments:
         """Windows as columns: (groups K, windows) and (O, windows), float32."""
         x = x.view(len(self.x), -1, x.shape[1])  # (g, K, windows)
         y = y.view(len(self.y), -1, y.shape[1])
+        if not self.count:
+            self.shift_x, self.shift_y = (t.mean(2, dtype=torch.float64) for t in (x, y))
+        x, y = x - self.shift_x.float()[:, :, None], y - self.shift_y.float()[:, :, None]
         self.count += x.shape[2]
         self.x += x.sum(2, dtype=torch.float64)
         self.y += y.sum(2, dtype=torch.float64)
         self.xx += x @ x.mT
         self.yx += y @ x.mT
+
+    def check(self, name: str) -> None:
+        """Raise BitwrightError, naming the layer, where a sum is not finite."""
+        for what, sums in (("is given", (self.x, self.xx)), ("gives", (self.y, self.yx))):
+            if not all(bool(torch.isfinite(t).all()) for t in sums):
+                raise BitwrightError(
+                    f"layer {name!r}: what it {what} for training images is NaN, infinite or too large for float32; "
+                    "look at the images and at the weights up to this layer",
+                    kind="not-finite",
+                )
 
     def centred_(self) -> tuple[Tensor, Tensor]:
         """`gram` and `cross` in the memory of the sums, which are used up: wide layers have gigabytes of them."""
@@ -65,29 +70,64 @@ class Moments:
             yx.addr_(y, x, alpha=-1 / self.count)
         return self.xx, self.yx
 
+    def around_zero(self) -> tuple[Tensor, Tensor]:
+        """sum x x^T and sum y x^T, for layers without a bias."""
+        x, y = self.shift_x.float().double(), self.shift_y.float().double()
+        xx = self.xx + _outer(x, self.x) + _outer(self.x, x) + self.count * _outer(x, x)
+        return xx, self.yx + _outer(y, self.x) + _outer(self.y, x) + self.count * _outer(y, x)
+
+    @property
+    def mean_x(self) -> Tensor:
+        """(g, K)."""
+        return self.shift_x.float().double() + self.x / self.count
+
+    @property
+    def mean_y(self) -> Tensor:
+        """(g, O / g)."""
+        return self.shift_y.float().double() + self.y / self.count
+
     @property
     def gram(self) -> Tensor:
         """Of x around its mean, (g, K, K)."""
-        return self.xx - self.x[:, :, None] * self.x[:, None, :] / self.count
+        return self.xx - _outer(self.x, self.x) / self.count
 
     @property
     def cross(self) -> Tensor:
         """Of y and x around their means, (g, O / g, K)."""
-        return self.yx - self.y[:, :, None] * self.x[:, None, :] / self.count
+        return self.yx - _outer(self.y, self.x) / self.count
 
     def bias(self, weight: Tensor) -> Tensor:
         """The best bias of a weight (O, ...): mean y - W mean x, (O,)."""
         groups, outputs = self.y.shape
         rows = weight.double().reshape(groups, outputs, -1)
-        return ((self.y - (rows @ self.x[:, :, None])[:, :, 0]) / self.count).flatten()
+        return (self.mean_y - (rows @ self.mean_x[:, :, None])[:, :, 0]).flatten()
+
+
+def noised_(gram: Tensor, cross: Tensor, rows: Tensor, share: float) -> None:
+    """Add white noise of a share of the inputs' mean power, for which the layer should give what `rows` (O, K) give.
+
+    Directions that few windows, or none, tell anything about then keep the weights that they have. In place, (g, K, K)
+    and (g, O / g, K).
+    """
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    power = diagonal.mean(1)
+    noise = torch.where(power > 0, share * power, 1.0)
+    diagonal.add_(noise[:, None])
+    cross.add_(noise[:, None, None] * rows.to(cross.dtype).view_as(cross))
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """(g, A), (g, B) -> (g, A, B)."""
+    return left[:, :, None] * right[:, None, :]
 
 
 def windows(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
     """The numbers under each window as columns, float32: (groups K, windows)."""
     if isinstance(layer, nn.Linear):
         return x.reshape(-1, x.shape[-1]).float().T.contiguous()
-    assert not isinstance(layer.padding, str)
-    columns = F.unfold(x.float(), layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    around = layer._reversed_padding_repeated_twice  # what torch itself pads by, "same" and "valid" as well
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    columns = F.unfold(F.pad(x.float(), around, mode), layer.kernel_size, layer.dilation, 0, layer.stride)
     return columns.permute(1, 0, 2).reshape(columns.shape[1], -1)
 
 
@@ -106,9 +146,10 @@ def gather(model: nn.Module, float_model: nn.Module, name: str, images: Tensor, 
     """The second moments of what the layer `name` is given in `model` and of what it gives in `float_model`."""
     layer = float_model.get_submodule(name)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
-    moments = Moments.empty(layer)
+    moments = Moments(layer)
     for batch in images.split(batch_size):
         moments.add(layer, *both_at(model, float_model, name, batch))
+    moments.check(name)
     return moments
 
 

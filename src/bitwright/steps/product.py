@@ -92,7 +92,8 @@ def quantise(matrix: Tensor, width: int, count: int, iterations: int, seed: int)
     Columns beyond the last are zero. K is at most T: no more are needed.
     """
     rows, columns = matrix.shape
-    padded = torch.nn.functional.pad(matrix, (0, -columns % width))
+    unit = torch.exp2(torch.log2(matrix.abs().max().clamp(min=1e-30)).floor())  # squares of any weights stay finite
+    padded = torch.nn.functional.pad(matrix / unit, (0, -columns % width))
     runs = padded.view(rows, -1, width).transpose(0, 1).contiguous()  # (s, T, d)
     count = min(count, rows)
     generator = torch.Generator().manual_seed(seed)
@@ -101,7 +102,7 @@ def quantise(matrix: Tensor, width: int, count: int, iterations: int, seed: int)
         book, code = _k_means(part, count, iterations, generator)
         books.append(book)
         codes.append(code)
-    return torch.cat(books), torch.cat(codes).T.contiguous()
+    return torch.cat(books) * unit, torch.cat(codes).T.contiguous()
 
 
 def looked_up(books: Tensor, codes: Tensor, columns: int) -> Tensor:

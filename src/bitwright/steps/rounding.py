@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bitwright.steps.moments import Moments
+from bitwright.steps.moments import Moments, noised_
 
 _STRETCH = 1.2
 """The sigmoid's range, around the middle of 0..1 (AdaRound, equation 23: zeta = 1.1, gamma = -0.1)."""
@@ -50,7 +50,9 @@ def ada_round(rows: Tensor, scale: Tensor, largest: int, moments: Moments, itera
     the other way, until there is none. Inputs count as if a hundredth of their power were noise: what few images never
     show is rounded to the nearest.
     """
-    gram, cross = _damped(moments, rows)
+    gram, cross = moments.gram, moments.cross
+    noised_(gram, cross, rows, _NOISE)
+    gram, cross = gram.float(), cross.float()
     floor = (rows / scale).floor()
     start = (rows / scale - floor).clamp(0.01, 0.99)
     logits = torch.logit((start + (_STRETCH - 1) / 2) / _STRETCH).requires_grad_()
@@ -75,15 +77,6 @@ def ada_round(rows: Tensor, scale: Tensor, largest: int, moments: Moments, itera
     codes = (floor + (logits.detach() > 0)).clamp(-largest, largest)
     best = min((codes, rounded), key=lambda c: float(error(c)))
     return _descend(best, floor.clamp(min=-largest), (floor + 1).clamp(max=largest), scale, gram, cross)
-
-
-def _damped(moments: Moments, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """`gram` and `cross` with white noise in the inputs, for which the layer should give what `rows` (O, K) give."""
-    gram, cross = moments.gram, moments.cross
-    power = gram.diagonal(dim1=1, dim2=2).mean(1)
-    noise = torch.where(power > 0, _NOISE * power, 1.0)[:, None, None]
-    eye = torch.eye(gram.shape[-1], dtype=gram.dtype)
-    return (gram + noise * eye).float(), (cross + noise * rows.view_as(cross)).float()
 
 
 def _least_error(gram: Tensor, cross: Tensor) -> float:

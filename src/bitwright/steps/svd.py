@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.steps.factors import Parts, factorise, matrices, weights_with
-from bitwright.steps.layers import check_count, plain_layers, shapes_of, weight_of
+from bitwright.steps.layers import check_calls_of, check_count, shapes_of, weight_of
 from bitwright.steps.low_rank import (
+    NOISE,
     Ranks,
     Split,
+    check_counts,
     choose_rank,
     damage,
     greedy,
@@ -25,9 +27,10 @@ from bitwright.steps.low_rank import (
     reduced_rank,
     row,
     saves,
+    thin_layers,
     truncated,
 )
-from bitwright.steps.moments import Moments, gather
+from bitwright.steps.moments import Moments, gather, noised_
 from bitwright.steps.step import Step
 from bitwright.training.settings import TrainSettings
 
@@ -59,7 +62,8 @@ class SVD(Step):
     norm_images      batch norms follow the change, measured on so many training images (`carry_over`); 0: they stay.
     train            the training afterwards, or null for none.
 
-    Records: "low_rank" (per layer: rank, or null where it stays whole, weights before and after, relative error).
+    Records: "low_rank" (per layer: rank, or null where it stays whole, weights before and after, relative error, with
+    `data_aware` whether the images were too few or too much alike for the layer, "singular").
     """
 
     name: ClassVar[str] = "svd"
@@ -68,11 +72,11 @@ class SVD(Step):
 
     layers: tuple[str, ...] = ("Linear",)
     ignore: tuple[str, ...] = ()
-    ranks: Ranks = field(default_factory=Ranks)
+    ranks: Ranks = field(default_factory=lambda: Ranks("greedy"))
     data_aware: bool = False
     images: int = 5000
     factors: int = 2
-    norm_images: int = 0
+    norm_images: int = 1000
     train: TrainSettings | None = None
 
     def __post_init__(self) -> None:
@@ -86,7 +90,9 @@ class SVD(Step):
             raise BitwrightError("svd: data_aware finds two factors; set factors to 2", kind="setting")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = plain_layers(model, self.layers, self.ignore)
+        chosen = thin_layers("svd", model, self.layers, self.ignore)
+        check_counts(self.ranks, chosen)
+        check_calls_of(model, chosen, context.calibration(1))
         if self.factors == 3:
             _check_linear(chosen)
         float_model = copy.deepcopy(model)
@@ -106,20 +112,25 @@ class SVD(Step):
         """What gives a layer's rank: its name, the layer, and its split; None where it stays whole."""
         if self.ranks.by != "greedy":
             values = self.ranks.of(layers)
-            return lambda name, layer, split: choose_rank(self.ranks, values[name], layer, split, name)
+            return lambda name, layer, split: choose_rank(
+                self.ranks, values[name], layer, split, name, self.factors == 3
+            )
         errors = {}
         trial = copy.deepcopy(model)
         for name, layer in layers.items():
             moments = gather(model, model, name, images) if self.data_aware else None
-            split, changed = self._split(layer, moments), trial.get_submodule(name)
+            (split, _), changed = self._split(layer, moments), trial.get_submodule(name)
             errors[name] = damage(trial, partial(_put, changed, split, moments), split.full, images)
             changed.load_state_dict(layer.state_dict())
         assert not isinstance(self.ranks.value, dict)
-        found = greedy(errors, layers, self.ranks.value)
+        found = greedy(errors, layers, self.ranks.value, self.factors == 3)
         return lambda name, layer, split: found[name]
 
-    def _split(self, layer: nn.Module, moments: Moments | None) -> Split:
-        return truncated(layer) if not self.data_aware or moments is None else reduced_rank(*sums(layer, moments))[0]
+    def _split(self, layer: nn.Module, moments: Moments | None) -> tuple[Split, bool]:
+        """All ranks, and whether the images were too few for the layer."""
+        if not self.data_aware or moments is None:
+            return truncated(layer), False
+        return reduced_rank(*sums(layer, moments))
 
     def _replace(
         self,
@@ -131,14 +142,15 @@ class SVD(Step):
     ) -> dict[str, Any]:
         layer = model.get_submodule(name)
         moments = gather(model, float_model, name, images) if self.data_aware else None
-        split = self._split(layer, moments)
+        split, few = self._split(layer, moments)
         rank = ranks(name, layer, split)
         weights = weights_with(layer, (None, rank), self.factors == 3) if rank else matrices(layer).numel()
-        if rank is None or not saves(self.ranks, layer, rank):
+        if rank is None or not saves(self.ranks, layer, rank, self.factors == 3):
             return row(name, layer, None, matrices(layer).numel(), error=0.0)
         new = factorise(model, name, self._parts(split, rank))
         _set_bias(new.get_submodule("last"), moments, split.product(rank))
-        return row(name, layer, rank, weights, error=float(split.relative[rank]))
+        said = {"singular": few} if self.data_aware else {}
+        return row(name, layer, rank, weights, error=float(split.relative[rank]), **said)
 
     def _parts(self, split: Split, rank: int) -> Parts:
         if self.factors == 2:
@@ -163,8 +175,10 @@ def _set_bias(layer: nn.Module, moments: Moments | None, matrix: Tensor) -> None
 
 
 def sums(layer: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
-    """Gram and cross moments: around the means where a bias can make up for them."""
-    return (moments.gram, moments.cross) if layer.bias is not None else (moments.xx, moments.yx)
+    """Gram and cross moments: around the means where a bias can make up for them; with `NOISE`."""
+    gram, cross = (moments.gram, moments.cross) if layer.bias is not None else moments.around_zero()
+    noised_(gram, cross, weight_of(layer).detach().flatten(1), NOISE)
+    return gram, cross
 
 
 def _check_linear(layers: Mapping[str, nn.Module]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -14,8 +13,8 @@ from torch import Tensor, nn
 from bitwright.errors import BitwrightError
 from bitwright.measure.parts import engine_milliseconds
 from bitwright.steps.factors import Pair, Parts, factorise, kernel_of, macs_with, weights_with
-from bitwright.steps.layers import Shapes, check_count, per_layer, plain_layers, shapes_of
-from bitwright.steps.low_rank import Ranks, output_error, recover, tails
+from bitwright.steps.layers import Shapes, check_calls_of, check_count, per_layer, shapes_of
+from bitwright.steps.low_rank import Ranks, output_error, recover, tails, thin_layers
 from bitwright.steps.step import Step
 from bitwright.steps.vbmf import vbmf
 from bitwright.training.settings import TrainSettings
@@ -76,10 +75,14 @@ class Tucker(Step):
         check_count("tucker: norm_images", self.norm_images, 0)
         if self.inputs is not None and self.ranks.by != "count":
             raise BitwrightError('tucker: inputs are ranks by "count"; leave them out', kind="setting")
+        for rank in self.inputs.values() if isinstance(self.inputs, dict) else [self.inputs]:
+            if rank is not None:
+                check_count("tucker: a rank of inputs", rank, 1)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = plain_layers(model, self.layers, self.ignore)
+        chosen = thin_layers("tucker", model, self.layers, self.ignore)
         _check_convolutions(chosen)
+        check_calls_of(model, chosen, context.calibration(1))
         shapes = shapes_of(model, chosen, context.calibration(1))
         pairs = self._pairs({name: chosen[name] for name in shapes})
         found = {name: decompose(kernel_of(chosen[name]), *pairs[name], self.iterations) for name in shapes}
@@ -111,17 +114,17 @@ class Tucker(Step):
         if self.ranks.by == "rate":
             found = _at_rate(t, s, window, value, one_mode)
         elif self.ranks.by == "count":
-            found = int(inputs), int(value)
-            for rank, full, what in zip(found, (s, t), ("inputs", "outputs"), strict=True):
-                if rank > full and not (what == "inputs" and one_mode):
-                    raise BitwrightError(
-                        f"tucker: rank {rank} for the {what} of layer {name!r}, which has {full}; take less",
-                        kind="setting",
-                    )
+            found = (s if one_mode else int(inputs)), int(value)
         else:
             found = self._rank(unfolded(kernel, 2), value), self._rank(unfolded(kernel, 1), value)
-        r_in, r_out = found
-        return None if one_mode or r_in >= s else r_in, None if r_out >= t else r_out
+        r_in, r_out = (s, min(found[1], t, window * s)) if one_mode else _held(*found, t, s, window)
+        if self.ranks.by == "count" and (r_in, r_out) != found:
+            raise BitwrightError(
+                f"tucker: ranks {found[0]} and {found[1]} for inputs and outputs of layer {name!r}, which can have "
+                f"{r_in} and {r_out}; take less",
+                kind="setting",
+            )
+        return None if r_in == s else r_in, None if r_out == t else r_out
 
     def _rank(self, matrices: Tensor, value: float) -> int:
         """Of one unfolding of each group."""
@@ -209,13 +212,23 @@ def _times(kernel: Tensor, a: Tensor | None, b: Tensor | None) -> Tensor:
 
 
 def _at_rate(t: int, s: int, window: int, factor: float, one_mode: bool) -> tuple[int, int]:
-    """Ranks that are the same share of inputs and outputs, with which there are `factor` times fewer weights."""
+    """Ranks that are the same share of inputs and outputs, the largest with `factor` times fewer weights."""
     whole = window * s * t
     if one_mode:
         return s, max(int(whole / (factor * (window * s + t))), 1)
-    a, b, c = whole, s * s + t * t, -whole / factor
-    share = (math.sqrt(b * b - 4 * a * c) - b) / (2 * a)
-    return max(int(share * s), 1), max(int(share * t), 1)
+    sizes = max(s, t)
+    for step in range(sizes, 0, -1):
+        r_in, r_out = _held(max(step * s // sizes, 1), max(step * t // sizes, 1), t, s, window)
+        first, last = (0 if r_in == s else s * r_in), (0 if r_out == t else r_out * t)
+        if first + window * r_in * r_out + last <= whole / factor:
+            break
+    return r_in, r_out
+
+
+def _held(r_in: int, r_out: int, t: int, s: int, window: int) -> tuple[int, int]:
+    """Ranks no larger than what the other mode can tell apart: R_in <= D^2 R_out and R_out <= D^2 R_in."""
+    r_in = min(r_in, s, window * min(r_out, t))
+    return r_in, min(r_out, t, window * r_in)
 
 
 def _check_convolutions(layers: Mapping[str, nn.Module]) -> None:

@@ -80,8 +80,8 @@ class GER(Step):
     Convolutions are matrices over their windows (im2col): a D x D to k channels and a 1 x 1.
 
     layers, ignore   which layers; the linear ones, as in the paper.
-    ranks            see `Ranks`: "rate" (the same in every layer), "count", "energy" (of the outputs), "greedy" (the default:
-                     one rate for all ruins a classifier of few outputs).
+    ranks            see `Ranks`: "rate" (the same in every layer), "count", "energy" (of the outputs), "greedy". One
+                     rate for all ruins a classifier of few outputs.
     images           training images that stage 1 looks at; sums over them are streamed.
     samples          windows that steps I and II alternate on and that are held in memory: those of all images, or if
                      there are more, so many. A tenth of the images only judges: by their windows which iterate is kept,

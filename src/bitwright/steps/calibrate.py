@@ -21,7 +21,7 @@ _SHARES = [share / 100 for share in (1, 2, 3, 5, 7, 10, 15, *range(20, 101))]
 """Of the whole range, what is tried as the range of the grid."""
 _LEAST_SCALE = 2.0**-30
 _OUTLIER, _ENOUGH = 100.0, 8
-"""An image whose largest number is so many times the median image's is broken; of fewer images none can be told."""
+"""An image whose largest pixel is so many times the median image's is broken; of fewer images none can be told."""
 
 
 @dataclass
@@ -62,25 +62,26 @@ class Grid:
 def observe(traced: fx.GraphModule, names: Iterable[str], images: Tensor, batch_size: int = 100) -> dict[str, Seen]:
     """What the nodes of these names give for preprocessed images (N, C, H, W), in eval mode; in two passes.
 
-    Raises BitwrightError for a value that is not finite or no tensor, and for an image that makes it so large that no
+    Raises BitwrightError for a value that is not finite or no tensor, and for an image whose pixels are so large that no
     range would suit it and the others.
     """
     wanted = set(names)
     batches = images.split(batch_size)
     ends: dict[str, tuple[float, float]] = {}
-    largest: dict[str, list[Tensor]] = {name: [] for name in wanted}  # of each image
+    pixels = {node.name for node in traced.graph.nodes if node.op == "placeholder"}
+    largest: list[Tensor] = []  # pixel of each image
 
     def widen(name: str, x: Tensor) -> None:
         low, high = x.aminmax()
         if not bool(torch.isfinite(low) & torch.isfinite(high)):
             raise BitwrightError(f"the value {name!r} is NaN or infinite for a training image", kind="not-finite")
-        largest[name].append(x.abs().flatten(1).amax(1).float().cpu())
+        if name in pixels:
+            largest.append(x.abs().flatten(1).amax(1).float().cpu())
         before = ends.get(name, (math.inf, -math.inf))
         ends[name] = min(before[0], float(low)), max(before[1], float(high))
 
     _Watch(traced, wanted, widen).over(batches)
-    for name, of_batches in largest.items():
-        _check_outlier(name, torch.cat(of_batches))
+    _check_outlier(torch.cat(largest) if largest else torch.zeros(0))
     seen = {name: Seen(*_apart(*ends[name]), torch.zeros(_BINS, dtype=torch.float64)) for name in wanted}
 
     def count(name: str, x: Tensor) -> None:
@@ -91,14 +92,16 @@ def observe(traced: fx.GraphModule, names: Iterable[str], images: Tensor, batch_
     return seen
 
 
-def _check_outlier(name: str, largest: Tensor) -> None:
-    """Raise BitwrightError where one image (images,) is out of all proportion to the others."""
-    median = float(largest.median())
-    if len(largest) >= _ENOUGH and median > 0 and float(largest.max()) > _OUTLIER * median:
+def _check_outlier(largest: Tensor) -> None:
+    """Raise BitwrightError where the pixels of one image (images,) are out of all proportion to the others'."""
+    if len(largest) < _ENOUGH:
+        return
+    median, most = float(largest.median()), float(largest.max())
+    if 0 < _OUTLIER * median < most:
         raise BitwrightError(
-            f"training image {int(largest.argmax())} of those looked at makes {name!r} {float(largest.max()):.3g}, "
-            f"{float(largest.max()) / median:.0f} times what the median image does: is it broken? A range for both "
-            "leaves nothing of the others; take it out of the data, or calibrate with other images",
+            f"training image {int(largest.argmax())} of those looked at has pixels of {most:.3g} after preprocessing, "
+            f"{most / median:.0f} times the median image's: is it broken? A range for both leaves nothing of the others; "
+            "take it out of the data",
             kind="outlier",
         )
 

@@ -345,7 +345,6 @@ def test_without_a_bias_nothing_is_fitted_that_nothing_can_hold() -> None:
     aware = run(SVD(**options, data_aware=True), model)[1]
     step_one = run(GER(**options, alternations=0, joint=None), model)[1]
     assert step_one["output_error"] == pytest.approx(aware["output_error"], rel=1e-2)
-    assert run(GER(**options, joint=None), model)[1]["output_error"] < 1.01 * aware["output_error"]
 
 
 def test_labels_are_never_used(net: nn.Module) -> None:

@@ -62,7 +62,7 @@ class Grid:
 def observe(traced: fx.GraphModule, names: Iterable[str], images: Tensor, batch_size: int = 100) -> dict[str, Seen]:
     """What the nodes of these names give for preprocessed images (N, C, H, W), in eval mode; in two passes.
 
-    Raises BitwrightError for a value that is not finite or no tensor, and for an image whose pixels are so large that no
+    Raises BitwrightError for a value that is not finite or no tensor, and for an image with pixels so large that no
     range would suit it and the others.
     """
     wanted = set(names)
@@ -100,8 +100,8 @@ def _check_outlier(largest: Tensor) -> None:
     if 0 < _OUTLIER * median < most:
         raise BitwrightError(
             f"training image {int(largest.argmax())} of those looked at has pixels of {most:.3g} after preprocessing, "
-            f"{most / median:.0f} times the median image's: is it broken? A range for both leaves nothing of the others; "
-            "take it out of the data",
+            f"{most / median:.0f} times the median image's: is it broken? A range for both leaves nothing of the "
+            "others; take it out of the data",
             kind="outlier",
         )
 

@@ -261,7 +261,7 @@ def greedy(
     while sum(size(name, rank) for name, rank in now.items()) > target:
         moves = {name: rank for name in layers if (rank := smaller(name))}
         if not moves:
-            raise BitwrightError(f"ranks: not even rank 1 makes the layers {factor:g} times smaller", kind="setting")
+            raise BitwrightError(f"ranks: not even rank 1 makes the layers {factor:g} times smaller", kind="too-small")
         best = min(
             moves, key=lambda n: _price(error(n, moves[n]) - error(n, now[n]), size(n, now[n]) - size(n, moves[n]))
         )

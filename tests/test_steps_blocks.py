@@ -14,7 +14,7 @@ from bitwright.context import Context
 from bitwright.data import load_dataset
 from bitwright.errors import BitwrightError
 from bitwright.models import create_model
-from bitwright.steps.blocks import Elements, Pattern, largest
+from bitwright.steps.blocks import Elements, Pattern, keep_largest
 from bitwright.steps.prune import Prune
 from bitwright.training.settings import Optimizer, TrainSettings
 
@@ -50,7 +50,8 @@ def test_a_pattern_keeps_the_largest_of_each_block(groups: int, kept: int, more:
     kernels = torch.rand(6, groups * of, 3, 3, generator=generator) + 0.01
     mask = Pattern(kept, of).keep(rows, 1.0)
     assert (mask.view(6, groups, of).sum(2) == kept).all()
-    assert torch.equal(mask.view(-1, of), largest(rows.view(-1, of), kept))
+    blocks = torch.stack([keep_largest(block, kept) for block in rows.view(-1, of)])
+    assert torch.equal(mask.view(-1, of), blocks)
     mask = Pattern(kept, of).keep(kernels, 1.0)
     assert (mask.view(6, groups, of, 9).sum(2) == kept).all(), "at each place of the kernel by itself"
     place = kernels[:, :, 1, 2]

@@ -1,4 +1,4 @@
-"""Pruning in blocks: the same share of each processing element's rows, or n of every m inputs."""
+"""Which weights are the largest: of all, of each processing element's rows, or n of every m inputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ from torch import Tensor
 
 from bitwright.errors import BitwrightError
 from bitwright.measure.balance import check_elements
+
+
+def keep_largest(scores: Tensor, count: int) -> Tensor:
+    """Mask of the `count` largest scores above 0 (all of those if they are fewer); of equals the first ones."""
+    flat = scores.flatten()
+    positive = int((flat > 0).sum())
+    if count >= positive:
+        return scores > 0
+    if count <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    edge = flat.kthvalue(flat.numel() - count + 1).values
+    mask = flat > edge
+    ties = (flat == edge).nonzero().flatten()
+    mask[ties[: count - int(mask.sum())]] = True
+    return mask.view_as(scores)
 
 
 @dataclass(frozen=True)
@@ -26,14 +41,15 @@ class Elements:
         mask = torch.zeros_like(scores, dtype=torch.bool)
         for element in range(self.count):
             own = scores[element :: self.count]
-            mask[element :: self.count] = largest(own.reshape(1, -1), round((1 - zeros) * own.numel())).view_as(own)
+            mask[element :: self.count] = keep_largest(own, round((1 - zeros) * own.numel()))
         return mask
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """Of every `of` inputs in a row at most `keep` stay (Mishra et al. 2021: 2 of 4); in a convolution of every `of`
-    input channels of one group, at each place of the kernel by itself.
+    """Of every `of` inputs in a row at most `kept` stay (Mishra et al. 2021: 2 of 4).
+
+    In a convolution that is of every `of` input channels of one group, at each place of the kernel by itself.
     """
 
     kept: int
@@ -51,14 +67,14 @@ class Pattern:
         """Mask of scores (O, I, ...): on the way to the pattern, with fewer zeros, more of each `of` stay."""
         rows = scores.flatten(2).transpose(1, 2) if scores.ndim > 2 else scores
         count = max(self.kept, self.of - round(zeros * self.of))
-        mask = largest(rows.reshape(-1, self.of), count).view_as(rows)
+        mask = _largest_of_rows(rows.reshape(-1, self.of), count).view_as(rows)
         return (mask.transpose(1, 2) if scores.ndim > 2 else mask).reshape(scores.shape)
 
 
 Blocks = Elements | Pattern
 
 
-def largest(scores: Tensor, count: int) -> Tensor:
+def _largest_of_rows(scores: Tensor, count: int) -> Tensor:
     """Mask of the `count` largest scores above 0 of each row (N, K); of equals the first ones."""
     order = scores.sort(dim=1, descending=True, stable=True).indices
     mask = torch.zeros_like(scores, dtype=torch.bool)

@@ -11,36 +11,30 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
 from bitwright.steps.dropout import without_dropout
-from bitwright.steps.factors import Parts, factorise, fill, groups_of, weights_with
+from bitwright.steps.factors import Parts, factorise, fill, weights_with
 from bitwright.steps.following import Behind, following
 from bitwright.steps.layers import check_calls_of, check_count, check_number, shapes_of, weight_of
 from bitwright.steps.low_rank import (
-    NOISE,
     Ranks,
     Split,
     balanced,
     check_counts,
-    cholesky,
     choose_rank,
     damage,
     distance,
-    first_directions,
     greedy,
     output_error,
     row,
     saves,
-    solve,
     thin_layers,
 )
-from bitwright.steps.moments import Moments, both_at, noised_, outputs, windows
 from bitwright.steps.placement import trace
-from bitwright.steps.reconstruct import Fit, Samples, Sums, alternate, error, regress
+from bitwright.steps.reconstruct import Fit, alternate, regress
 from bitwright.steps.step import Step
-from bitwright.training.seeds import derive_seed
+from bitwright.steps.view import View, judging, look_at
 from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
@@ -55,10 +49,6 @@ _JOINT = TrainSettings(
     distill=Distill("start", "logits", weight=1.0),
     select="last",
 )
-_JUDGES = 10
-"""One of so many images only judges."""
-_BATCH = 100  # images
-_LEAST_SCALE = 1e-8
 
 
 @dataclass(frozen=True)
@@ -141,10 +131,10 @@ class GER(Step):
         behind = following(trace(model), chosen)
         float_model = copy.deepcopy(model)
         ranks = self._ranks(float_model, chosen, behind, images, context.seed)
-        judges = images[: _judging(len(images))]
+        judges = images[: judging(len(images))]
         rows: list[dict[str, Any]] = []
         for name in order:
-            view = _view(model, float_model, name, behind[name], images, self.samples, context.seed)
+            view = look_at(model, float_model, name, behind[name], images, self.samples, context.seed)
             trial = _Trial(model, float_model, judges, name, view)
             if rank := ranks(name, view):
                 rows.append(self._replace(trial, rank))
@@ -180,7 +170,7 @@ class GER(Step):
         assert not isinstance(self.ranks.value, dict)
         errors, changed = {}, copy.deepcopy(model)
         for name in layers:
-            view = _view(changed, model, name, behind[name], images, self.samples, seed)
+            view = look_at(changed, model, name, behind[name], images, self.samples, seed)
             trial = _Trial(changed, model, images, name, view)
             split = view.split()
             errors[name] = damage(changed, partial(trial.put_rank, split), split.full, images)
@@ -260,128 +250,6 @@ class _Trial:
 
     def _distance(self) -> float:
         return distance(self.model, self.float_model, self.images)
-
-
-@dataclass
-class View:
-    """What stage 1 knows of a layer: for each of its groups sums over all windows, and samples of them.
-
-    What the layer should give is that of the norm behind it, `scale` y + `shift`, (T,) each; `mean` is the norm's.
-    """
-
-    layer: nn.Module
-    norm: _BatchNorm | None
-    rectified: bool
-    scale: Tensor
-    shift: Tensor
-    mean: Tensor | None
-    sums: list[Sums]
-    samples: list[Samples]
-    judges: list[Samples]
-    singular: bool
-
-    def split(self) -> Split:
-        """All ranks of step I."""
-        solved = torch.stack([solve(sums.factor[None], sums.cross[None])[0] for sums in self.sums])
-        return first_directions(solved, torch.stack([sums.cross for sums in self.sums]))
-
-    def fits(self, split: Split, rank: int) -> list[Fit]:
-        """Those of step I with a rank."""
-        pairs = zip(split.left[:, :, :rank], split.right[:, :rank], self.sums, strict=True)
-        return [Fit(left, right, sums.bias(left, right)) for left, right, sums in pairs]
-
-    def groups(self, fits: list[Fit]) -> Iterator[tuple[Sums, Samples, Samples, Fit]]:
-        """What alternating begins with."""
-        return zip(self.sums, self.samples, self.judges, fits, strict=True)
-
-    def error(self, fits: list[Fit]) -> float:
-        """Behind the activation, on the judging samples: a share of the wanted outputs' squares around their means."""
-        found = sum(error(fit, judge, self.rectified) for fit, judge in zip(fits, self.judges, strict=True))
-        return found / max(sum(_spread(judge.y, self.rectified) for judge in self.judges), 1e-30)
-
-    def plain(self, group: int, fit: Fit) -> Fit:
-        """Without the norm: what the layer itself gives. A channel whose norm's scale is zero gives its bias alone."""
-        part = slice(group * len(fit.left), (group + 1) * len(fit.left))
-        scale, shift = self.scale[part], self.shift[part]
-        inverse = torch.where(scale.abs() > _LEAST_SCALE, 1 / scale, 0.0)
-        return Fit(fit.left * inverse[:, None], fit.right, (fit.bias - shift) * inverse)
-
-
-def _spread(y: Tensor, rectified: bool) -> float:
-    wanted = y.clamp(min=0) if rectified else y
-    return float((wanted - wanted.mean(0)).square().sum(dtype=torch.float64))
-
-
-def _view(
-    model: nn.Module, float_model: nn.Module, name: str, behind: Behind, images: Tensor, samples: int, seed: int
-) -> View:
-    """Look at a layer's inputs in `model` and its outputs in `float_model` for the images."""
-    layer = float_model.get_submodule(name)
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    norm = float_model.get_submodule(behind.norm) if behind.norm else None
-    assert norm is None or isinstance(norm, _BatchNorm)
-    scale, shift = _affine(norm, weight_of(layer).shape[0])
-    groups = groups_of(layer)
-    moments, cut = Moments(layer), _judging(len(images))
-    kept: tuple[list[Samples], list[Samples]] = ([], [])
-    for part, chosen in enumerate((images[:cut], images[cut:] if cut < len(images) else images)):
-        for i, batch in enumerate(chosen.split(_BATCH)):
-            given, wanted = both_at(model, float_model, name, batch)
-            x, y = windows(layer, given), outputs(layer, wanted) * scale.float()[:, None] + shift.float()[:, None]
-            if part:
-                moments.add_windows(x, y)
-            share = min(1.0, samples * len(batch) / (len(images) * x.shape[1]))
-            some = _some(x.shape[1], share, derive_seed(seed, "ger", f"{name}/{part}/{i}"))
-            kept[part].append(Samples(*(t[:, some].T.reshape(len(some), groups, -1) for t in (x, y))))
-    movable = norm is not None or "bias" in dict(layer.named_parameters())
-    moments.check(name)
-    count, means = moments.count, (moments.mean_x * movable, moments.mean_y)
-    gram, cross = moments.centred_() if movable else moments.around_zero()
-    noised_(gram, cross, weight_of(layer).detach().flatten(1) * scale[:, None], NOISE)
-    factor, singular = cholesky(gram)
-    return View(
-        layer,
-        norm if norm is None else model.get_submodule(behind.norm),  # type: ignore[arg-type]
-        behind.rectified,
-        scale,
-        shift,
-        None if norm is None or norm.running_mean is None else norm.running_mean.clone(),
-        [Sums(count, means[0][g], means[1][g], cross[g], factor[g], movable) for g in range(groups)],
-        _by_group(kept[1], groups),
-        _by_group(kept[0], groups),
-        singular,
-    )
-
-
-def _judging(count: int) -> int:
-    """How many of so many images only judge."""
-    return max(count // _JUDGES, 1)
-
-
-def _by_group(kept: list[Samples], groups: int) -> list[Samples]:
-    """From batches of all groups (n, g, ...) to all samples of each."""
-    x, y = torch.cat([one.x for one in kept]), torch.cat([one.y for one in kept])
-    return [Samples(x[:, g].contiguous(), y[:, g].contiguous()) for g in range(groups)]
-
-
-def _some(count: int, share: float, seed: int) -> Tensor:
-    """That share of so many places, at random, in order."""
-    if share >= 1:
-        return torch.arange(count)
-    shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return shuffled[: max(round(count * share), 1)].sort().values
-
-
-def _affine(norm: _BatchNorm | None, channels: int) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a batch norm in eval mode, float64; 1 and 0 without one."""
-    if norm is None:
-        return torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
 def _parts(fits: list[Fit]) -> Parts:

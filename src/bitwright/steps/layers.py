@@ -101,30 +101,6 @@ def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
                 )
 
 
-def check_calls_of(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) -> None:
-    """Raise BitwrightError for a layer that inference calls more than once, or where it calls none of them."""
-    calls: Counter[str] = Counter()
-    handles = [
-        layer.register_forward_hook(lambda *_, name=name: calls.update([name])) for name, layer in layers.items()
-    ]
-    device = next((p.device for p in model.parameters()), image.device)
-    try:
-        with eval_mode(model), torch.no_grad():
-            model(image.to(device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not calls:
-        raise BitwrightError(f"inference calls none of the layers {', '.join(layers)}; choose others", kind="no-layers")
-    for name, count in calls.items():
-        if count > 1:
-            raise BitwrightError(
-                f"layer {name!r} is called {count} times; only one that is called once can be changed by itself, "
-                "`ignore` it",
-                kind="placement",
-            )
-
-
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]
 """Of what a layer is given and gives for one image: (C, H, W) or (..., I), and the same of its outputs."""
 
@@ -134,11 +110,30 @@ def shapes_of(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) 
 
     Layers that inference never calls, of auxiliary heads for one, are left out.
     """
-    shapes: dict[str, Shapes] = {}
+    return {name: shapes[0] for name, shapes in _calls(model, layers, image).items()}
+
+
+def check_calls_of(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) -> None:
+    """Raise BitwrightError for a layer that inference calls more than once, or where it calls none of them."""
+    calls = _calls(model, layers, image)
+    if not calls:
+        raise BitwrightError(f"inference calls none of the layers {', '.join(layers)}; choose others", kind="no-layers")
+    for name, shapes in calls.items():
+        if len(shapes) > 1:
+            raise BitwrightError(
+                f"layer {name!r} is called {len(shapes)} times; only one that is called once can be changed by itself, "
+                "`ignore` it",
+                kind="placement",
+            )
+
+
+def _calls(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) -> dict[str, list[Shapes]]:
+    """The `Shapes` of every call of layers in inference on one preprocessed image, in the order of their first call."""
+    calls: dict[str, list[Shapes]] = {}
 
     def see(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            shapes.setdefault(name, (tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
+            calls.setdefault(name, []).append((tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
 
         return note
 
@@ -150,7 +145,7 @@ def shapes_of(model: nn.Module, layers: Mapping[str, nn.Module], image: Tensor) 
     finally:
         for handle in handles:
             handle.remove()
-    return shapes
+    return calls
 
 
 def check_count(what: str, value: object, least: int) -> None:

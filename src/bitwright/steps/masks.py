@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from bitwright.errors import BitwrightError
-from bitwright.steps.blocks import Blocks
+from bitwright.steps.blocks import Blocks, keep_largest
 from bitwright.steps.layers import weight_of
 
 By = Literal["quality", "fraction", "threshold"]
@@ -45,21 +45,6 @@ class Mask(nn.Module):
         if self.straight_through:
             return free + (free * self.mask - free).detach()
         return free * self.mask
-
-
-def keep_largest(scores: Tensor, count: int) -> Tensor:
-    """Mask of the `count` largest scores above 0 (all of those if they are fewer); of equals the first ones."""
-    flat = scores.flatten()
-    positive = int((flat > 0).sum())
-    if count >= positive:
-        return scores > 0
-    if count <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    edge = flat.kthvalue(flat.numel() - count + 1).values
-    mask = flat > edge
-    ties = (flat == edge).nonzero().flatten()
-    mask[ties[: count - int(mask.sum())]] = True
-    return mask.view_as(scores)
 
 
 def deviation(weight: Tensor, of: Literal["surviving", "all"]) -> float:

@@ -14,11 +14,11 @@ from bitwright.errors import BitwrightError
 from bitwright.measure.activity import measure_activity
 from bitwright.measure.balance import balance_of
 from bitwright.measure.sensitivity import propose, scan
-from bitwright.steps.blocks import Blocks, Elements, Pattern
+from bitwright.steps.blocks import Blocks, Elements, Pattern, keep_largest
 from bitwright.steps.dead import remove_dead_neurons
 from bitwright.steps.dropout import ScaledDropout, follow, scaled_dropout
 from bitwright.steps.layers import check_count, check_layers, per_layer, weight_of
-from bitwright.steps.masks import By, Masks, Rule, holding_zeros, keep_largest
+from bitwright.steps.masks import By, Masks, Rule, holding_zeros
 from bitwright.steps.step import Step, select_layers
 from bitwright.training.settings import Optimizer, TrainSettings
 

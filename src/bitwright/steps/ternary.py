@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
+from bitwright.steps.blocks import keep_largest
 from bitwright.steps.latent import Latent, quantised_weights, surrogate
 from bitwright.steps.layers import check_number, plain_layers, weight_of
-from bitwright.steps.masks import keep_largest
 from bitwright.steps.step import Step
 from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 

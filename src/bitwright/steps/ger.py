@@ -16,12 +16,11 @@ from bitwright.errors import BitwrightError
 from bitwright.steps.dropout import without_dropout
 from bitwright.steps.factors import Parts, factorise, fill, weights_with
 from bitwright.steps.following import Behind, following
-from bitwright.steps.layers import check_calls_of, check_count, check_number, shapes_of, weight_of
+from bitwright.steps.layers import check_count, check_number, weight_of
 from bitwright.steps.low_rank import (
     Ranks,
     Split,
     balanced,
-    check_counts,
     choose_rank,
     damage,
     distance,
@@ -35,10 +34,12 @@ from bitwright.steps.placement import trace
 from bitwright.steps.reconstruct import Fit, alternate, regress
 from bitwright.steps.step import Step
 from bitwright.steps.view import View, judging, look_at
+from bitwright.training.batchnorm import freezing
 from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 _JOINT = TrainSettings(
     epochs=20,
@@ -121,19 +122,19 @@ class GER(Step):
         for penalty in self.penalties:
             check_number("ger: one of penalties", penalty, lambda p: 0 < p < float("inf"), "a number above 0")
 
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse layers without thin forms, and operations that can't be followed."""
+        following(trace(model), thin_layers("ger", model, self.layers, self.ignore, self.ranks, data))
+
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = thin_layers("ger", model, self.layers, self.ignore)
-        check_counts(self.ranks, chosen)
-        check_calls_of(model, chosen, context.calibration(1))
+        chosen = thin_layers("ger", model, self.layers, self.ignore, self.ranks, context.data)
         images = context.calibration(self.images)
-        order = list(shapes_of(model, chosen, images[:1]))
-        chosen = {name: chosen[name] for name in order}
         behind = following(trace(model), chosen)
         float_model = copy.deepcopy(model)
         ranks = self._ranks(float_model, chosen, behind, images, context.seed)
         judges = images[: judging(len(images))]
         rows: list[dict[str, Any]] = []
-        for name in order:
+        for name in chosen:
             view = look_at(model, float_model, name, behind[name], images, self.samples, context.seed)
             trial = _Trial(model, float_model, judges, name, view)
             if rank := ranks(name, view):
@@ -261,12 +262,6 @@ def _parts(fits: list[Fit]) -> Parts:
 @contextlib.contextmanager
 def _only(names: list[str], model: nn.Module) -> Iterator[None]:
     """While inside, only these modules are trained."""
-    inside = {id(p) for name in names for p in model.get_submodule(name).parameters()}
-    others = [p for p in model.parameters() if id(p) not in inside and p.requires_grad]
-    for parameter in others:
-        parameter.requires_grad_(False)
-    try:
+    inside = {module for name in names for module in model.get_submodule(name).modules()}
+    with freezing(module for module in model.modules() if module not in inside):
         yield
-    finally:
-        for parameter in others:
-            parameter.requires_grad_(True)

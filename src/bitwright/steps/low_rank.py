@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, QuantLinear
 from bitwright.steps.factors import matrices
-from bitwright.steps.layers import per_layer, plain_layers
+from bitwright.steps.layers import check_calls_of, per_layer, plain_layers, shapes_of
 from bitwright.training.batchnorm import carry_over
-from bitwright.training.evaluate import as_tensor
+from bitwright.training.evaluate import as_tensor, eval_mode
 from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 By = Literal["rate", "count", "energy", "greedy", "vbmf"]
 _JUDGING, _DAMAGED, _BATCH = 5000, 500, 250  # images
@@ -58,6 +59,8 @@ class Ranks:
             whole = self.by != "count" or (good and int(value) == value)
             if not (good and whole and value >= least and (self.by != "energy" or value <= 1)):
                 raise BitwrightError(f"ranks: value is {value!r} by {self.by}; expected {words}", kind="setting")
+        if self.by == "vbmf" and self.value != Ranks.value:
+            raise BitwrightError("ranks: vbmf finds the ranks by itself; leave value out", kind="setting")
         if self.by == "greedy" and isinstance(self.value, dict):
             raise BitwrightError("ranks: value is a mapping by greedy; expected one factor for all", kind="setting")
 
@@ -72,11 +75,12 @@ class Ranks:
 
 
 def thin_layers(
-    step: str, model: nn.Module, layers: tuple[str, ...], ignore: tuple[str, ...]
+    step: str, model: nn.Module, layers: tuple[str, ...], ignore: tuple[str, ...], ranks: Ranks, data: Dataset
 ) -> dict[str, nn.Conv2d | nn.Linear]:
-    """What `plain_layers` finds, if each can be replaced by thin layers.
+    """What `plain_layers` finds, in the order of inference, if each can be replaced by thin layers of such ranks.
 
-    Raises BitwrightError for other kinds of convolutions, layers that are quantised, and a model that is one layer.
+    Those that inference doesn't call are left out. Raises BitwrightError for other kinds of convolutions, layers that
+    are quantised or called twice, weights that aren't float32, ranks above the full one, and a model that is one layer.
     """
     found: dict[str, nn.Conv2d | nn.Linear] = {}
     for name, layer in plain_layers(model, layers, ignore).items():
@@ -95,8 +99,27 @@ def thin_layers(
             raise BitwrightError(
                 f"{step}: the model is one layer, a {type(layer).__name__}; put it into a Sequential", kind="setting"
             )
+        if layer.weight.dtype != torch.float32:
+            raise BitwrightError(
+                f"{step}: the weight of layer {name!r} is {layer.weight.dtype}; give a float32 model, model.float()",
+                kind="dtype",
+            )
         found[name] = layer
-    return found
+    image = data.preprocess.torch(as_tensor(data.sample(1).images))
+    check_calls_of(model, found, image)
+    called = {name: found[name] for name in shapes_of(model, found, image)}
+    _check_counts(ranks, called)
+    return called
+
+
+def _check_counts(ranks: Ranks, layers: Mapping[str, nn.Module]) -> None:
+    """Raise BitwrightError for a rank by "count" above the full one of a layer."""
+    for name, value in ranks.of(layers).items() if ranks.by == "count" else ():
+        full = min(matrices(layers[name]).shape[1:])
+        if value > full:
+            raise BitwrightError(
+                f"layer {name!r} has rank {full} at most, and ranks.value is {value:g}; take less", kind="setting"
+            )
 
 
 @dataclass(frozen=True)
@@ -277,17 +300,23 @@ def damage(model: nn.Module, put: Callable[[int], None], full: int, images: Tens
     half as large again as the one before; between them its logarithm is interpolated.
     """
     images = images[:_DAMAGED]
-    wanted = torch.cat([model.eval()(batch) for batch in images.split(_BATCH)])
+    wanted = _outputs(model, images)
     ranks = [0, 1]
     while ranks[-1] < full:
         ranks.append(min(max(ranks[-1] + 1, int(1.5 * ranks[-1])), full))
     errors = []
     for rank in ranks:
         put(rank)
-        found = torch.cat([model(batch) for batch in images.split(_BATCH)])
-        error = (found - wanted).square().sum(dtype=torch.float64) / wanted.square().sum(dtype=torch.float64)
+        error = (_outputs(model, images) - wanted).square().sum(dtype=torch.float64) / wanted.square().sum(
+            dtype=torch.float64
+        )
         errors.append(math.log(max(float(error), 1e-12)))
     return torch.from_numpy(np.exp(np.interp(np.arange(full + 1), ranks, errors)))
+
+
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    with eval_mode(model):
+        return torch.cat([model(batch) for batch in images.split(_BATCH)])
 
 
 def _price(error: float, saved: float) -> float:
@@ -297,16 +326,6 @@ def _price(error: float, saved: float) -> float:
 def saves(ranks: Ranks, layer: nn.Module, rank: int, scales: bool = False) -> bool:
     """Whether a layer gets factors: where they have fewer weights, or the rank itself was asked for."""
     return ranks.by == "count" or rank <= break_even(layer, scales)
-
-
-def check_counts(ranks: Ranks, layers: Mapping[str, nn.Module]) -> None:
-    """Raise BitwrightError for a rank by "count" above the full one of a layer."""
-    for name, value in ranks.of(layers).items() if ranks.by == "count" else ():
-        full = min(matrices(layers[name]).shape[1:])
-        if value > full:
-            raise BitwrightError(
-                f"layer {name!r} has rank {full} at most, and ranks.value is {value:g}; take less", kind="setting"
-            )
 
 
 def output_error(model: nn.Module, float_model: nn.Module, context: Context) -> float:
@@ -319,10 +338,11 @@ def output_error(model: nn.Module, float_model: nn.Module, context: Context) -> 
 def distance(model: nn.Module, float_model: nn.Module, images: Tensor) -> float:
     """How far the network's outputs are from the float network's for preprocessed images: |x~ - x|^2 / |x|^2."""
     wrong, whole = 0.0, 0.0
-    for batch in images.split(_BATCH):
-        found, wanted = model.eval()(batch), float_model.eval()(batch)
-        wrong += float((found - wanted).square().sum(dtype=torch.float64))
-        whole += float(wanted.square().sum(dtype=torch.float64))
+    with eval_mode(model), eval_mode(float_model):
+        for batch in images.split(_BATCH):
+            found, wanted = model(batch), float_model(batch)
+            wrong += float((found - wanted).square().sum(dtype=torch.float64))
+            whole += float(wanted.square().sum(dtype=torch.float64))
     return wrong / max(whole, 1e-300)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bitwright.errors import BitwrightError
+from bitwright.training.evaluate import eval_mode
 
 
 class Moments:
@@ -169,8 +170,8 @@ def _at(model: nn.Module, name: str, batch: Tensor, choose: Any) -> Tensor:
 
     handle = model.get_submodule(name).register_forward_hook(stop)
     try:
-        with torch.no_grad():
-            model.eval()(batch)
+        with torch.no_grad(), eval_mode(model):
+            model(batch)
     except _Reached:
         pass
     finally:

@@ -23,6 +23,7 @@ from bitwright.edits import edit
 from bitwright.errors import BitwrightError
 from bitwright.exact import ExactMean
 from bitwright.ops import Coded, Quantize, Sign, quantised_like
+from bitwright.training.evaluate import eval_mode
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -61,17 +62,16 @@ def trace(model: nn.Module) -> fx.GraphModule:
             raise BitwrightError(
                 f"{name!r} is a quantiser: the model is quantised already; start from the float model", kind="quantised"
             )
-    tracer, mode = _Tracer(), model.training
+    tracer = _Tracer()
     try:
-        graph = tracer.trace(model.eval())
+        with eval_mode(model):
+            graph = tracer.trace(model)
     except Exception as error:  # a user's forward may raise anything
         raise BitwrightError(
             f"the operations of {type(model).__name__} can't be followed: {error}; its forward must not depend on the "
             "values or shapes of tensors, or a module that does must have no layers in it",
             kind="trace",
         ) from None
-    finally:
-        model.train(mode)
     if len(inputs := [node.name for node in graph.nodes if node.op == "placeholder"]) != 1:
         raise BitwrightError(
             f"{type(model).__name__} takes {len(inputs)} inputs ({', '.join(inputs)}), optional ones included; "

@@ -13,6 +13,7 @@ from bitwright import edits
 from bitwright.edits import edit
 from bitwright.errors import BitwrightError, unknown
 from bitwright.steps.step import Step
+from bitwright.training.evaluate import eval_mode
 
 if TYPE_CHECKING:
     from bitwright.context import Context
@@ -151,12 +152,10 @@ def first_module(model: nn.Module, images: Tensor) -> str:
                     found.append(path)
 
             handles.append(module.register_forward_pre_hook(look))
-    training = model.training
     try:
-        with torch.no_grad():
-            model.eval()(images)
+        with torch.no_grad(), eval_mode(model):
+            model(images)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     if len(set(found)) != 1:

@@ -20,7 +20,10 @@ from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
+_WIDTHS = range(2, 9)
+"""That FORMAT.md 4.7 looks for."""
 _AT_ONCE = 1 << 25
 """Distances that are held in memory together."""
 
@@ -36,7 +39,7 @@ class Product(Step):
     the engine computes such linear layers by looking up 16 products for every two inputs (FORMAT.md 4.7).
 
     layers, ignore   which layers; the linear ones.
-    width            d; columns that are left over at the end are a run of their own.
+    width            d, 2 to 8; columns that are left over at the end are a run of their own.
     centroids        K, 2 to 256, a number or a mapping from patterns.
     iterations       of k-means at most, from rows drawn at random (k-means++).
     train            a training of the centroids (with biases and norms; codes stay), or null for none: the gradient of
@@ -58,18 +61,37 @@ class Product(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("product: width", self.width, 1)
+        if isinstance(self.width, bool) or self.width not in _WIDTHS:
+            raise BitwrightError(
+                f"product: width is {self.width!r}; expected {min(_WIDTHS)} to {max(_WIDTHS)} columns, which files can "
+                "store; for single weights take `share`",
+                kind="setting",
+            )
         check_count("product: iterations", self.iterations, 1)
         for count in self.centroids.values() if isinstance(self.centroids, dict) else [self.centroids]:
             if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= 256:
                 raise BitwrightError(f"product: centroids is {count!r}; expected 2 to 256", kind="setting")
 
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse kernels, and layers of fewer inputs than a run has columns."""
+        self._matrices(plain_layers(model, self.layers, self.ignore))
+
+    def _matrices(self, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
+        found = {name: _matrix(name, layer) for name, layer in layers.items()}
+        for name, matrix in found.items():
+            if (columns := matrix.shape[1]) < self.width:
+                raise BitwrightError(
+                    f"product: layer {name!r} has {columns} inputs, and width is {self.width}; take less, or `ignore` "
+                    "it",
+                    kind="setting",
+                )
+        return found
+
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)
         counts = per_layer(self.centroids, chosen, "product: centroids")
         found, rows = {}, []
-        for name, layer in chosen.items():
-            matrix = _matrix(name, layer)
+        for name, matrix in self._matrices(chosen).items():
             seed = derive_seed(context.seed, "product", name)
             books, codes = quantise(matrix, self.width, counts[name], self.iterations, seed)
             found[name] = books, codes

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from bitwright.errors import BitwrightError
 from bitwright.steps.factors import Parts, factorise, matrices, weights_with
-from bitwright.steps.layers import check_calls_of, check_count, shapes_of, weight_of
+from bitwright.steps.layers import check_count, weight_of
 from bitwright.steps.low_rank import (
     NOISE,
     Ranks,
     Split,
-    check_counts,
     choose_rank,
     damage,
     greedy,
@@ -36,6 +35,7 @@ from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -89,18 +89,23 @@ class SVD(Step):
         if self.factors == 3 and self.data_aware:
             raise BitwrightError("svd: data_aware finds two factors; set factors to 2", kind="setting")
 
-    def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = thin_layers("svd", model, self.layers, self.ignore)
-        check_counts(self.ranks, chosen)
-        check_calls_of(model, chosen, context.calibration(1))
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse layers without thin forms."""
+        self._chosen(model, data)
+
+    def _chosen(self, model: nn.Module, data: Dataset) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layers, in the order of their calls."""
+        chosen = thin_layers("svd", model, self.layers, self.ignore, self.ranks, data)
         if self.factors == 3:
             _check_linear(chosen)
+        return chosen
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        chosen = self._chosen(model, context.data)
         float_model = copy.deepcopy(model)
-        order = list(shapes_of(model, chosen, context.calibration(1)))
         images = context.calibration(self.images)
-        chosen = {name: chosen[name] for name in order}
         ranks = self._ranks(float_model, chosen, images)
-        rows = [self._replace(model, float_model, name, ranks, images) for name in order]
+        rows = [self._replace(model, float_model, name, ranks, images) for name in chosen]
         recover(model, float_model, context, self.norm_images, self.train)
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         context.record("low_rank", record)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bitwright.errors import BitwrightError
 from bitwright.measure.parts import engine_milliseconds
 from bitwright.steps.factors import Pair, Parts, factorise, kernel_of, macs_with, weights_with
-from bitwright.steps.layers import Shapes, check_calls_of, check_count, per_layer, shapes_of
+from bitwright.steps.layers import Shapes, check_count, per_layer, shapes_of
 from bitwright.steps.low_rank import Ranks, output_error, recover, tails, thin_layers
 from bitwright.steps.step import Step
 from bitwright.steps.vbmf import vbmf
@@ -21,6 +21,7 @@ from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 _FEW = 3
 """Inputs of a layer that reads pixels: no mode of their own."""
@@ -79,12 +80,22 @@ class Tucker(Step):
             if rank is not None:
                 check_count("tucker: a rank of inputs", rank, 1)
 
-    def apply(self, model: nn.Module, context: Context) -> nn.Module:
-        chosen = thin_layers("tucker", model, self.layers, self.ignore)
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse layers that are no convolutions, and ranks that they can't have."""
+        chosen = self._chosen(model, data)
+        if self.ranks.by == "count":
+            self._pairs(chosen)
+
+    def _chosen(self, model: nn.Module, data: Dataset) -> dict[str, nn.Conv2d | nn.Linear]:
+        """The layers, in the order of their calls."""
+        chosen = thin_layers("tucker", model, self.layers, self.ignore, self.ranks, data)
         _check_convolutions(chosen)
-        check_calls_of(model, chosen, context.calibration(1))
+        return chosen
+
+    def apply(self, model: nn.Module, context: Context) -> nn.Module:
+        chosen = self._chosen(model, context.data)
         shapes = shapes_of(model, chosen, context.calibration(1))
-        pairs = self._pairs({name: chosen[name] for name in shapes})
+        pairs = self._pairs(chosen)
         found = {name: decompose(kernel_of(chosen[name]), *pairs[name], self.iterations) for name in shapes}
         times = context.remember(
             "milliseconds", lambda: self._milliseconds(chosen, found, shapes) if self.skip == "ms" else {}

@@ -70,7 +70,8 @@ class View:
 
 def _spread(y: Tensor, rectified: bool) -> float:
     wanted = y.clamp(min=0) if rectified else y
-    return float((wanted - wanted.mean(0)).square().sum(dtype=torch.float64))
+    centre = wanted.mean(0) if len(wanted) > 1 else torch.zeros(1)  # of one, its mean is itself
+    return float((wanted - centre).square().sum(dtype=torch.float64))
 
 
 def look_at(

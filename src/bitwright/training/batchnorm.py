@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from torch.nn.utils import parametrize
 from bitwright.data.preprocess import Preprocess
 from bitwright.errors import BitwrightError
 from bitwright.training.evaluate import eval_mode
+
+_FROZEN = "bitwright_frozen"
+"""An attribute of norms."""
 
 
 def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int = 100) -> None:
@@ -74,12 +77,32 @@ def carry_over(
 
 
 def frozen_norms(model: nn.Module) -> list[_BatchNorm]:
-    """The batch norms that have parameters, none of which is trained: they are to stay in eval mode in training.
+    """The batch norms none of whose parameters is trained: they are to stay in eval mode in training.
 
-    Otherwise the running statistics of a frozen network would follow the new data, and it would not be frozen.
+    Otherwise the running statistics of a frozen network would follow the new data, and it would not be frozen. Norms
+    without parameters are frozen inside `freezing` alone.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.affine]
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and (m.affine or hasattr(m, _FROZEN))]
     return [m for m in norms if not any(p.requires_grad for p in m.parameters())]
+
+
+@contextlib.contextmanager
+def freezing(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """While inside, the parameters of these modules themselves, and statistics of norms, are not trained."""
+    own = list(modules)
+    parameters = [p for module in own for p in module.parameters(recurse=False) if p.requires_grad]
+    norms = [module for module in own if isinstance(module, _BatchNorm)]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    for norm in norms:
+        setattr(norm, _FROZEN, True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        for norm in norms:
+            delattr(norm, _FROZEN)
 
 
 @contextlib.contextmanager

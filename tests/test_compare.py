@@ -128,7 +128,7 @@ def test_table_page_and_documents_say_what_the_runs_found(tmp_path):
     assert len(record["variants"][0]["curves"]["train"]) == 3, "two epochs of training, one of sharing"
     page = (place / "comparison.html").read_text()
     assert re.findall(r'class="chart" id="([\w-]+)"', page) == ["errors", "error-bytes", "curves"]
-    assert "model.hidden = [32]" in page
+    assert "hidden:<br>  - 32" in page
     (published,) = publish_comparisons([place], tmp_path / "results")
     assert "curves" not in json.loads(published.read_text())["variants"][0]
     write_documents(tmp_path)
@@ -184,7 +184,6 @@ def test_a_variant_that_fails_says_its_name(tmp_path):
         ({"variants": {"a": {"set": {"share.bitz": 2}}}}, "c: variant 'a': unknown key steps[1].share.bitz; did you"),
         ({"variants": {"a": {"set": {"share.bits": "two"}}}}, "c: variant 'a': steps[1].share.bits is \"two\""),
         ({"variants": {"a": {}, "b": {"set": {"share.bits": 3}}}}, "c: variants 'a' and 'b' are the same"),
-        ({"variants": {"a b": {}, "a-b": {"set": {"share.bits": 4}}}}, "c: variants 'a b' and 'a-b' are the same"),
         ({"variants": {"a": {"sett": {}}}}, "c: unknown key variants.a.sett; did you mean 'set'?"),
         ({"variants": {"a": {"published": {"eror": 3}}}}, "c: unknown key variants.a.published.eror"),
         ({"variants": {"a": {}}, "recipe": "nope"}, "c: variant 'a': unknown recipe 'nope'"),
@@ -206,9 +205,13 @@ def test_mistakes_in_a_file(changes, message, tmp_path):
     [
         (["nope"], "error: 'nope' is no comparison, recipe, file or finished run"),
         (["demo", "--sweep", "share.bits"], "error: --sweep share.bits: expected path=a,b,c"),
-        (["demo", "lenet-5"], "error: 2 things to compare"),
-        (["demo", "lenet-5", "--sweep", "seed=1,2"], "error: a sweep of 2 things"),
-        (["demo"], "error: demo: no variants"),
+        (["demo", "low-rank"], "error: low-rank is a comparison; give it by itself"),
+        (["demo", "demo"], "error: demo: another recipe has the name 'demo', too"),
+        (
+            ["demo", "lenet-5", "--sweep", "share.bits=1,2"],
+            "error: demo-lenet-5: variant 'lenet-5 bits=1': share.bits=1: unknown key",
+        ),
+        (["demo"], "error: demo: no variants of this recipe; give --sweep"),
         (["demo", "--sweep", "share.bits=3,3"], "error: demo: variants 'bits=3' and 'bits=3' are the same"),
     ],
 )
@@ -242,3 +245,38 @@ def test_methods_share_a_sweep_and_a_line(tmp_path):
     page = (place / "comparison.html").read_text()
     assert "output_error-bytes" in page
     assert '"lines+markers"' in page
+
+
+def test_recipes_and_runs_go_together_and_a_sweep_is_for_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(json.dumps({**RECIPE, "seed": 3}))
+    Path("wide.yaml").write_text(json.dumps({**RECIPE, "name": "wide", "model": {"name": "mlp", "hidden": [32]}}))
+    assert main(["run", "tiny.yaml"]) == 0
+    capsys.readouterr()
+    assert main(["compare", "runs/tiny-seed3", "wide.yaml"]) == 0
+    rows = record_of(Path("runs/tiny-wide-comparison"))["variants"]
+    assert [(row["name"], list(row["seeds"])) for row in rows] == [("wide", ["0"]), ("tiny", ["3"])]
+    assert main(["compare", "runs/tiny-seed3", "wide.yaml", "--sweep", "share.bits=1,2"]) == 0
+    record = record_of(Path("runs/tiny-wide-comparison"))
+    assert [row["name"] for row in record["variants"]] == [
+        f"{name} bits={b}" for name in ("tiny", "wide") for b in (1, 2)
+    ]
+    assert [row["group"] for row in record["variants"]] == ["tiny", "tiny", "wide", "wide"]
+    assert "1-train" not in capsys.readouterr().err.partition("tiny-bits=1")[2].partition("wide")[0], "the run's own"
+    head, body = table(record)
+    assert [row[0] for row in body[4:]] == ["float32, onnxruntime", "int8, onnxruntime"] * 2
+    errors = [float(row[head.index("test error")]) for row in body[4:]]
+    assert all(abs(errors[i] - errors[i + 1]) < 3 for i in (0, 2)), "plain int8 costs little"
+    page = Path("runs/tiny-wide-comparison/comparison.html").read_text()
+    assert len(re.findall('"symbol": ?"diamond-open"', page)) == 2
+    assert len(re.findall(r'"mode": ?"lines\+markers"', page)) == 4
+    assert "share:<br>    bits: 1" in page, "hovering shows the recipe"
+
+
+def test_names_that_make_the_same_folder_or_a_long_one_get_their_own(tmp_path):
+    long = "x" * 300
+    variants = {"a b": {}, "a-b": {"set": {"share.bits": 4}}, long: {"set": {"share.bits": 2}}}
+    folders = [str(variant.runs[0][0]) for variant in plan([write(tmp_path, variants=variants)]).variants]
+    assert folders[0] == "a-b"
+    assert len({folder.lower() for folder in folders}) == 3
+    assert max(map(len, folders)) < 100

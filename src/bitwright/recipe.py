@@ -73,6 +73,14 @@ class Recipe:
         order = ("name", "description", "data", "model", "seed", "threads", "steps", "pack", "published")
         return yaml.safe_dump({k: plain[k] for k in order}, sort_keys=False, width=100, allow_unicode=True)
 
+    def outline(self) -> str:
+        """Model and steps as YAML, with nothing that is as by default: what a reader needs to tell recipes apart."""
+        import yaml
+
+        steps = [{step.name: _chosen(step)} for step in self.steps]
+        shown = {"model": self.model, "steps": [entry if any(entry.values()) else next(iter(entry)) for entry in steps]}
+        return yaml.safe_dump(json.loads(json.dumps(shown)), sort_keys=False, width=100, allow_unicode=True).rstrip()
+
     @property
     def labels(self) -> tuple[str, ...]:
         """The folder name of each step: "1-train", "2-prune", ..."""
@@ -82,6 +90,17 @@ class Recipe:
     def last(self) -> str | None:
         """The label of the last step; None without steps, which means the model as it was built."""
         return self.labels[-1] if self.steps else None
+
+
+def _chosen(part: Any) -> dict[str, Any]:
+    """The fields of settings that are not as by default."""
+    found = {}
+    for one in dataclasses.fields(part):
+        value = getattr(part, one.name)
+        default = one.default_factory() if callable(one.default_factory) else one.default
+        if value != default:
+            found[one.name] = _chosen(value) if dataclasses.is_dataclass(value) else value
+    return found
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from bitwright.compare.table import deviation_of, mean_of, note, table
 from bitwright.report.lines import COLOURS, Chart, line
 
 Record = dict[str, Any]
+_BESIDE = {
+    "bytes": [("float32", ("bytes", "error"), "square-open"), ("int8", ("int8_bytes", "int8_error"), "diamond-open")],
+    "ms": [("float32", ("float32", "error"), "square-open"), ("int8", ("int8", "int8_error"), "diamond-open")],
+}
+"""Of the networks beside: name, keys of both axes, and symbol."""
+_MOST_LINES = 30
 _MOST_NAMES = 12
 """With more variants their names would cover each other, and only hovering shows them."""
 
@@ -25,14 +30,10 @@ def render(record: Record) -> str:
         **{key: record[key] for key in ("name", "description", "command", "date", "machine", "versions")},
         "charts": places,
         "head": head,
-        "rows": list(zip(rows, map(_settings, record["variants"]), strict=True)),
+        "rows": list(zip(rows, [row["recipe"] for row in record["variants"]] + [""] * len(rows), strict=False)),
         "note": note(record),
     }
     return fill("compare.html.jinja", facts, [chart for _, _, chart in found])
-
-
-def _settings(row: Record, between: str = "\n") -> str:
-    return between.join(f"{path} = {json.dumps(value)}" for path, value in row["settings"].items())
 
 
 def _hover(row: Record) -> str:
@@ -40,7 +41,7 @@ def _hover(row: Record) -> str:
     said.append(f"{mean_of(row, 'bytes'):,.0f} bytes")
     if (time := mean_of(row, "ms")) is not None:
         said.append(f"{time:.3g} ms for one image")
-    return "<br>".join([*said, _settings(row, "<br>")])
+    return "<br>".join([*said, *row["recipe"].splitlines()[:_MOST_LINES]])
 
 
 def _colour(number: int) -> str:
@@ -87,8 +88,8 @@ def _errors(record: Record) -> tuple[str, str, Chart]:
     return "Test error", "of each variant", {"id": "errors", "data": data, "layout": layout}
 
 
-def _against(record: Record, key: str, beside: str, words: str, y: str = "error") -> Chart:
-    """Test error, or another figure, against `key`, and for the networks before compression against `beside`.
+def _against(record: Record, key: str, words: str, y: str = "error") -> Chart:
+    """Test error, or another figure, against `key`, and of the networks before compression.
 
     The points of a sweep are joined by a line.
     """
@@ -115,21 +116,20 @@ def _against(record: Record, key: str, beside: str, words: str, y: str = "error"
         }
         for number, (group, members) in enumerate(groups.items())
     ]
-    floats = {
-        (row["beside"][beside], row["beside"]["error"]) for row in rows if {beside, "error"} <= set(row["beside"])
-    }
-    if floats and y == "error":
-        data.append(
+    if y == "error":
+        data += [
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": "float32",
-                "x": [x for x, _ in sorted(floats)],
-                "y": [y for _, y in sorted(floats)],
-                "marker": {"color": "muted", "size": 9, "symbol": "square-open"},
-                "hovertemplate": "float32 network: %{y:.2f} %, %{x:,}<extra></extra>",
+                "name": name,
+                "x": [x for x, _ in points],
+                "y": [y for _, y in points],
+                "marker": {"color": "muted", "size": 9, "symbol": symbol},
+                "hovertemplate": f"{name}: %{{y:.2f}} %, %{{x:,}}<extra></extra>",
             }
-        )
+            for name, keys, symbol in _BESIDE[key]
+            if (points := _points(rows, keys))
+        ]
     layout = {
         "height": 460,
         "xaxis": {"title": {"text": words}, "type": "log"},
@@ -140,19 +140,19 @@ def _against(record: Record, key: str, beside: str, words: str, y: str = "error"
     return {"id": f"{y}-{key}", "data": data, "layout": layout}
 
 
+def _points(rows: list[Record], keys: tuple[str, str]) -> list[tuple[float, float]]:
+    """Two figures of the networks beside that have both, each network once."""
+    return sorted({(row["beside"][keys[0]], row["beside"][keys[1]]) for row in rows if set(keys) <= set(row["beside"])})
+
+
 def _bytes(record: Record) -> tuple[str, str, Chart]:
-    chart = _against(record, "bytes", "bytes", "bytes on disk")
-    return "Error against bytes", "squares: the float32 networks before compression", chart
+    said = "squares: the float32 networks before compression; diamonds: these in onnxruntime's int8"
+    return "Error against bytes", said, _against(record, "bytes", "bytes on disk")
 
 
 def _milliseconds(record: Record) -> tuple[str, str, Chart]:
-    chart = _against(record, "ms", "float32", "milliseconds for one image, one thread")
-    times = sorted({row["beside"]["int8"] for row in record["variants"] if "int8" in row["beside"]})
-    if times:
-        shared = {"yref": "paper", "y0": 0, "y1": 1, "line": {"color": "muted", "width": 1, "dash": "dot"}}
-        chart["layout"]["shapes"] = [{"type": "line", "x0": x, "x1": x, **shared} for x in times]
-    said = "squares: the float32 networks in onnxruntime; dotted: their time in int8, whose error is not known"
-    return "Error against time", said, chart
+    said = "squares and diamonds: the networks before compression in onnxruntime, float32 and int8"
+    return "Error against time", said, _against(record, "ms", "milliseconds for one image, one thread")
 
 
 def _spread(rows: list[Record], key: str) -> Record:
@@ -161,7 +161,7 @@ def _spread(rows: list[Record], key: str) -> Record:
 
 
 def _outputs(record: Record) -> tuple[str, str, Chart]:
-    chart = _against(record, "bytes", "bytes", "bytes on disk", "output_error")
+    chart = _against(record, "bytes", "bytes on disk", "output_error")
     return "Outputs against bytes", "how far the logits of validation images are from the float network's", chart
 
 

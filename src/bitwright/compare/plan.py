@@ -1,11 +1,11 @@
-"""What is compared: a YAML file, a recipe with values to try, or runs that are there; checked before anything runs.
+"""What is compared: a YAML file, or recipes and runs, perhaps with values to try; checked before anything runs.
 
     name: dropout
     description: one line for `bitwright list comparisons`
     source: where the published figures are from
     recipe: two-layer-cifar              # a registry name, a file, or the recipe itself
     charts: [error, curves]              # error, bytes, ms, outputs, curves; speed is measured where ms is among them
-    seeds: [0, 1, 2]
+    seeds: [0, 1, 2]                     # the recipe's own if left out
     variants:
       no dropout: {set: {model.dropout: 0}, published: {error: 48}}
       dropout:                           # the recipe as it is
@@ -16,11 +16,12 @@ Paths are those of --set. A variant may have a `recipe` of its own.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.resources
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,8 @@ from bitwright.validate import checked
 
 Chart = Literal["error", "bytes", "ms", "outputs", "curves"]
 DEFAULT_CHARTS: tuple[Chart, ...] = ("bytes", "ms")
+_LONGEST = 80
+"""Characters of a name that folders are called by."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A checked comparison. `start` is a run whose finished steps variants may begin from."""
+    """A checked comparison. `starts` are runs whose finished steps variants may begin from."""
 
     name: str
     variants: tuple[Variant, ...]
     description: str = ""
     source: str = ""
     charts: tuple[Chart, ...] = DEFAULT_CHARTS
-    start: Path | None = None
+    starts: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class _Outline:
     description: str = ""
     source: str = ""
     charts: tuple[Chart, ...] = DEFAULT_CHARTS
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] | None = None
+    """None: the recipe's own."""
     variants: dict[str, _Variant | None] = field(default_factory=dict)
     sweep: dict[str, list[Any]] = field(default_factory=dict)
 
@@ -99,26 +103,38 @@ class _Outline:
 
 
 def plan(what: Sequence[str | Path], sweep: Mapping[str, Sequence[Any]] | None = None) -> Comparison:
-    """The comparison that `what` means: the name or file of one; a recipe or a run with a `sweep`; or runs.
+    """The comparison that `what` means: the name or file of one; or recipes and folders of runs, any number.
 
-    Raises BitwrightError for what is none of these, for paths and values that a recipe can't take, for no variants, and
-    for two variants that are the same.
+    With a `sweep` each recipe gets all its values, and so does a run's, which begins with the run's finished steps.
+    Without one a run is taken as it is. Raises BitwrightError for what is none of these, for paths and values that a
+    recipe can't take, for no variants, and for two variants that are the same.
     """
     tried = {path: list(values) for path, values in (sweep or {}).items()}
     folders = [Path(one) for one in what if (Path(one) / "recipe.yaml").is_file()]
-    if tried and len(what) != 1:
-        raise BitwrightError(f"a sweep of {len(what)} things; give one recipe, comparison or run with --sweep")
-    if not tried and folders and len(folders) == len(what):
+    if folders and len(folders) == len(what) and not tried:
         return Comparison("runs", _distinct(_of_runs(folders), "runs"))
-    if folders and len(what) > 1:
-        stranger = next(one for one in what if Path(one) not in folders)
-        raise BitwrightError(f"{stranger} is no run (no recipe.yaml in it); compare runs with runs, or one by its name")
-    if len(what) != 1:
-        raise BitwrightError(f"{len(what)} things to compare; give folders of runs, or one comparison or recipe")
-    if folders:
-        recipe = stored_recipe(folders[0])
-        return _planned({"name": recipe.name, "recipe": recipe.to_dict(), "sweep": tried}, folders[0].resolve())
-    return _planned(_with_sweep(_read(str(what[0])), tried))
+    raws = [stored_recipe(one).to_dict() if Path(one) in folders else _read(str(one)) for one in what]
+    if len(raws) == 1 and "steps" not in raws[0]:
+        return _planned(_with_sweep(raws[0], tried))
+    if len(raws) == 1 and not tried:
+        raise BitwrightError(f"{what[0]}: no variants of this recipe; give --sweep, or more recipes and runs")
+    recipes: dict[str, Any] = {}
+    for one, raw in zip(what, raws, strict=True):
+        if "steps" not in raw:
+            raise BitwrightError(f"{one} is a comparison; give it by itself, or recipes and runs")
+        if Path(one) in folders and not tried:
+            continue
+        if str(raw["name"]) in recipes:
+            raise BitwrightError(f"{one}: another recipe has the name {raw['name']!r}, too; give it another")
+        recipes[str(raw["name"])] = {"recipe": raw}
+    name = "-".join(str(raw["name"]) for raw in raws)[:_LONGEST]
+    outline = {
+        "name": name,
+        "variants": recipes if len(raws) > 1 else {"": next(iter(recipes.values()))},
+        "sweep": tried,
+    }
+    starts = tuple(folder.resolve() for folder in folders) if tried else ()
+    return _planned(outline, starts, _of_runs(folders) if folders and not tried else [])
 
 
 def list_comparisons() -> dict[str, str]:
@@ -135,7 +151,7 @@ def _named() -> dict[str, Any]:
 
 
 def _read(name: str) -> dict[str, Any]:
-    """The mapping of a comparison; that of a recipe becomes a comparison of its own."""
+    """The mapping of a comparison or a recipe."""
     if name in _named():
         return dict(read_yaml(_named()[name].read_text("utf-8"), name))
     if not Path(name).is_file() and name not in list_recipes():
@@ -144,8 +160,7 @@ def _read(name: str) -> dict[str, Any]:
             "show the named ones",
             kind="unknown-name",
         )
-    raw = read_recipe(name)
-    return {"name": raw.get("name"), "recipe": raw} if "steps" in raw else raw
+    return read_recipe(name)
 
 
 def _with_sweep(raw: dict[str, Any], sweep: dict[str, list[Any]]) -> dict[str, Any]:
@@ -170,18 +185,18 @@ def read_sweep(texts: Iterable[str]) -> dict[str, list[Any]]:
 # -- from a mapping ----------------------------------------------------------------------------------------------------
 
 
-def _planned(raw: dict[str, Any], start: Path | None = None) -> Comparison:
+def _planned(raw: dict[str, Any], starts: tuple[Path, ...] = (), taken: Sequence[Variant] = ()) -> Comparison:
     name = str(raw.get("name"))
     try:
         outline = checked(_Outline, raw, "")
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
             raise BitwrightError(f"name is {name!r}; it names a folder: letters, digits, '.', '-' and '_' only")
-        if not outline.seeds or len(set(outline.seeds)) < len(outline.seeds):
+        if outline.seeds is not None and len(set(outline.seeds)) != max(len(outline.seeds), 1):
             raise BitwrightError(f"seeds are {list(outline.seeds)}; expected at least one, each once")
-        variants = _distinct(list(_variants(outline)), name)
+        variants = _distinct([*_variants(outline), *taken], name)
     except BitwrightError as error:
         raise BitwrightError(f"{name}: {str(error).removeprefix(f'{name}: ')}", kind=error.kind) from None
-    return Comparison(name, variants, outline.description, outline.source, outline.charts, start)
+    return Comparison(name, variants, outline.description, outline.source, outline.charts, starts)
 
 
 def _variants(outline: _Outline) -> Iterator[Variant]:
@@ -189,34 +204,44 @@ def _variants(outline: _Outline) -> Iterator[Variant]:
         if not values:
             raise BitwrightError(f"sweep.{path} has no values; expected a list of those to try")
     listed = outline.variants or ({"": None} if outline.sweep else {})
+    slugs: set[str] = set()
     for name, variant in listed.items():
         given = variant or _Variant()
         for point in itertools.product(*outline.sweep.values()):
             swept = dict(zip(outline.sweep, point, strict=True))
             whole = " ".join(part for part in (name, _words(swept)) if part)
-            yield _variant(outline, whole, given, {**given.set, **swept}, name if swept else "")
+            slug = _slug(whole, slugs)
+            slugs.add(slug)
+            yield _variant(outline, whole, slug, given, {**given.set, **swept}, (name or outline.name) * bool(swept))
 
 
-def _variant(outline: _Outline, name: str, given: _Variant, changes: dict[str, Any], group: str) -> Variant:
+def _slug(name: str, used: Collection[str]) -> str:
+    """A folder for a variant, none of those used; where its name is too long or like another's, with a hash of it."""
+    slug = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-.=_") or "variant"
+    if len(slug) <= _LONGEST and slug.casefold() not in {one.casefold() for one in used}:
+        return slug
+    return f"{slug[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def _variant(outline: _Outline, name: str, slug: str, given: _Variant, changes: dict[str, Any], group: str) -> Variant:
     base = given.recipe if given.recipe is not None else outline.recipe
     if base is None:
         raise BitwrightError(f"variant {name!r} has no recipe; give it one, or one for all: recipe: NAME")
-    slug = re.sub(r"[^A-Za-z0-9._=-]+", "-", name).strip("-.=_") or "variant"
-    runs = []
-    for seed in outline.seeds:
-        own = {"name": f"{outline.name}-{slug}".replace("=", "-"), "seed": seed}
-        try:
-            recipe = load_recipe({**_base(base), **own}, settings(changes))
-        except BitwrightError as error:
-            said = str(error).removeprefix(f"{own['name']}: ").removeprefix("--set ")
-            raise BitwrightError(f"variant {name!r}: {said}", kind=error.kind) from None
-        runs.append((Path(slug + (f"-seed{seed}" if seed else "")), recipe))
+    own = f"{outline.name}-{slug}".replace("=", "-")
+    try:
+        raw = {**_base(base), "name": own}
+        seeds = outline.seeds or (raw["seed"],)
+        recipes = [load_recipe({**raw, "seed": seed}, settings(changes)) for seed in seeds]
+    except BitwrightError as error:
+        said = str(error).removeprefix(f"{own}: ").removeprefix("--set ")
+        raise BitwrightError(f"variant {name!r}: {said}", kind=error.kind) from None
+    runs = [(Path(slug + (f"-seed{one.seed}" if one.seed else "")), one) for one in recipes]
     return Variant(name, tuple(runs), changes, given.published, group)
 
 
 def _base(recipe: str | dict[str, Any]) -> dict[str, Any]:
     """The mapping of a recipe without the figures of its paper, which are of that recipe alone."""
-    raw = {"seed": 0, **recipe} if isinstance(recipe, dict) else read_recipe(recipe)
+    raw = {"seed": 0, **(recipe if isinstance(recipe, dict) else read_recipe(recipe))}
     return {key: value for key, value in raw.items() if key not in ("published", "description")}
 
 

@@ -27,8 +27,25 @@ def table(record: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """(head, rows) of a comparison.json: means and deviations over the seeds, in brackets what was published."""
     rows = record["variants"]
     keys = [key for key in COLUMNS if any(key in seed for row in rows for seed in row["seeds"].values())]
-    body = [[row["name"], *(_cell(row, key) for key in keys)] for row in rows]
+    body = [[row["name"], *(_cell(row, key) for key in keys)] for row in [*rows, *_beside(record)]]
     return ["variant", *(COLUMNS[key] for key in keys)], body
+
+
+def _beside(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """The float32 network that variants have in common, and the same in int8, as further rows."""
+    networks = {row["beside"]["name"]: row["beside"] for row in record["variants"] if "int8_error" in row["beside"]}
+    kinds = {"float32": ("error", "bytes", "float32"), "int8": ("int8_error", "int8_bytes", "int8")}
+    return [
+        {
+            "name": f"{kind}, onnxruntime",
+            "published": {},
+            "seeds": {
+                "": {k: network[own] for k, own in zip(("error", "bytes", "ms"), keys, strict=True) if own in network}
+            },
+        }
+        for network in networks.values()
+        for kind, keys in kinds.items()
+    ]
 
 
 def note(record: dict[str, Any]) -> str:

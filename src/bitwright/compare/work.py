@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitwright.compare.beside import beside
 from bitwright.compare.plan import Comparison, Variant
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
@@ -46,7 +47,7 @@ def compare(
         if variant.taken:
             continue
         try:
-            _adopt(run, recipe, [other for _, other, _ in _runs(comparison, place)], comparison.start)
+            _adopt(run, recipe, [*(other for _, other, _ in _runs(comparison, place)), *comparison.starts])
             run_recipe(
                 recipe,
                 run,
@@ -59,7 +60,7 @@ def compare(
             )
         except BitwrightError as error:
             raise _named(variant, error) from None
-    record = _gathered(comparison, place, command)
+    record = _gathered(comparison, place, root, command)
     write_atomic(place / COMPARISON, json.dumps(record, indent=1) + "\n")
     from bitwright.compare.page import render
 
@@ -112,7 +113,7 @@ def _changed(folder: Path, recipe: Recipe) -> BitwrightError | None:
 # -- steps that variants have in common --------------------------------------------------------------------------------
 
 
-def _adopt(folder: Path, recipe: Recipe, others: list[Path], start: Path | None) -> None:
+def _adopt(folder: Path, recipe: Recipe, others: list[Path]) -> None:
     """Copy the finished steps that another run began with in the same way, and its teachers, into an empty folder.
 
     What a step computes follows from the data, the model, the seed, the threads and the steps up to it.
@@ -120,7 +121,7 @@ def _adopt(folder: Path, recipe: Recipe, others: list[Path], start: Path | None)
     if (folder / "recipe.yaml").is_file():
         return
     found: tuple[int, Path | None] = (0, None)
-    for other in [*others, *([start] if start else [])]:
+    for other in others:
         if other != folder and (other / "recipe.yaml").is_file():
             found = max(found, (_shared(recipe, other), other), key=lambda one: one[0])
     count, source = found
@@ -152,25 +153,26 @@ def _shared(recipe: Recipe, folder: Path) -> int:
 # -- what came out -----------------------------------------------------------------------------------------------------
 
 
-def _gathered(comparison: Comparison, place: Path, command: str) -> dict[str, Any]:
+def _gathered(comparison: Comparison, place: Path, root: str | Path | None, command: str) -> dict[str, Any]:
     """The comparison's figures as comparison.json holds them.
 
     For each variant and seed the errors in percent (of the training as its last epoch saw it, of the last step on the
     validation images, of the packed file on the test images), bytes, seconds, and where speed was measured
-    milliseconds; for seed 0, or the first, the curves of all its trainings and the float32 network beside it.
+    milliseconds; for seed 0, or the first, the recipe, the curves of all its trainings and the networks beside it.
     """
     rows = []
-    for variant in comparison.variants:
-        runs = [(place / folder, recipe) for folder, recipe in variant.runs]
+    each = [[(place / folder, recipe) for folder, recipe in variant.runs] for variant in comparison.variants]
+    dense = beside([runs[0] for runs in each], place, root)
+    for variant, runs, network in zip(comparison.variants, each, dense, strict=True):
         rows.append(
             {
                 "name": variant.name,
                 "group": variant.group,
-                "settings": variant.settings,
+                "recipe": runs[0][1].outline(),
                 "published": {k: v for k, v in vars(variant.published).items() if v is not None},
                 "seeds": {str(recipe.seed): _figures(folder, recipe) for folder, recipe in runs},
                 "curves": _curves(*runs[0]),
-                "beside": _beside(runs[0][0]),
+                "beside": network,
             }
         )
     measurements = _json(place / comparison.variants[-1].runs[-1][0] / "measurements.json")
@@ -198,7 +200,7 @@ def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
     if times:
         figures["ms"] = times["engine"]["median"]
     figures["seconds"] = sum(step["seconds"] for step in measurements["seconds"].values() if step)
-    return {key: round(value, 4) for key, value in figures.items()}
+    return {key: value if isinstance(value, int) else float(f"{value:.6g}") for key, value in figures.items()}
 
 
 def _recorded(folder: Path, recipe: Recipe) -> dict[str, float]:
@@ -222,16 +224,6 @@ def _curves(folder: Path, recipe: Recipe) -> dict[str, list[float]]:
 
     rows = [row for label in recipe.labels for training in curves_of(folder / label) for row in training["rows"]]
     return {part: [round(row[f"{part}_error"], 3) for row in rows] for part in ("train", "validation")}
-
-
-def _beside(folder: Path) -> dict[str, float]:
-    """The dense network of a run: its error and bytes, and one image's milliseconds in float32 and int8."""
-    dense, measurements = _json(folder / "result.json")["dense"], _json(folder / "measurements.json")
-    times = (measurements.get("milliseconds") or {}).get("batches", {}).get("1") or {}
-    return {
-        **{key: dense[key] for key in ("error", "bytes") if key in dense},
-        **{key: times[key]["median"] for key in ("float32", "int8") if key in times},
-    }
 
 
 def _json(path: Path) -> dict[str, Any]:

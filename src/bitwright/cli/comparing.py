@@ -21,7 +21,7 @@ def compare(
         list[str],
         typer.Argument(
             metavar="NAME|FILE|RECIPE|RUN...",
-            help="A comparison (see `list comparisons`) or its file; or recipes and finished runs, perhaps with --sweep.",
+            help="A comparison (see `list comparisons`) or its file; or recipes and finished runs.",
         ),
     ],
     sweep: Annotated[

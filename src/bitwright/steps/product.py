@@ -39,7 +39,8 @@ class Product(Step):
     the engine computes such linear layers by looking up 16 products for every two inputs (FORMAT.md 4.7).
 
     layers, ignore   which layers; the linear ones.
-    width            d, 2 to 8; columns that are left over at the end are a run of their own.
+    width            d, 2 to 8; columns that are left over at the end are a run of their own, as are all those of
+                     a layer with fewer.
     centroids        K, 2 to 256, a number or a mapping from patterns.
     iterations       of k-means at most, from rows drawn at random (k-means++).
     train            a training of the centroids (with biases and norms; codes stay), or null for none: the gradient of
@@ -73,25 +74,16 @@ class Product(Step):
                 raise BitwrightError(f"product: centroids is {count!r}; expected 2 to 256", kind="setting")
 
     def look_ahead(self, model: nn.Module, data: Dataset) -> None:
-        """Refuse kernels, and layers of fewer inputs than a run has columns."""
-        self._matrices(plain_layers(model, self.layers, self.ignore))
-
-    def _matrices(self, layers: dict[str, nn.Module]) -> dict[str, Tensor]:
-        found = {name: _matrix(name, layer) for name, layer in layers.items()}
-        for name, matrix in found.items():
-            if (columns := matrix.shape[1]) < self.width:
-                raise BitwrightError(
-                    f"product: layer {name!r} has {columns} inputs, and width is {self.width}; take less, or `ignore` "
-                    "it",
-                    kind="setting",
-                )
-        return found
+        """Refuse kernels that are no matrices."""
+        for name, layer in plain_layers(model, self.layers, self.ignore).items():
+            _matrix(name, layer)
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)
         counts = per_layer(self.centroids, chosen, "product: centroids")
         found, rows = {}, []
-        for name, matrix in self._matrices(chosen).items():
+        for name, layer in chosen.items():
+            matrix = _matrix(name, layer)
             seed = derive_seed(context.seed, "product", name)
             books, codes = quantise(matrix, self.width, counts[name], self.iterations, seed)
             found[name] = books, codes

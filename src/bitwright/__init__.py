@@ -6,11 +6,16 @@ Importing this package imports no torch; what needs it is imported when it is fi
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from bitwright.errors import BitwrightError
 
 __version__ = "0.1.0"
+
+# torch's matrix products are MKL's, whose last bits may depend on where arrays happen to lie in memory (seen on AMD);
+# it reads this at its first product. Costs nothing measurable, and equal seeds give equal bytes.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _LAZY = {
     "load_dataset": "bitwright.data",
@@ -24,6 +29,8 @@ _LAZY = {
     "run_recipe": "bitwright.run",
     "steps": "bitwright.steps",
     "ops": "bitwright.ops",
+    "set_bits": "bitwright.precisions",
+    "at_bits": "bitwright.precisions",
 }
 __all__ = ["BitwrightError", "__version__", *_LAZY]
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bitwright.training.evaluate import Evaluation
     from bitwright.training.history import History
     from bitwright.training.progress import Progress
+    from bitwright.training.rounds import Round
 
 FindTeacher = Callable[[str], "nn.Module"]
 """Gives the model that `Distill.teacher` names: the label of an earlier step or a run's folder."""
@@ -64,12 +65,17 @@ class Context:
         """Called before the step with the model it is given: keeps a copy, the teacher called "start"."""
         self._start = copy.deepcopy(model)
 
-    def train(self, model: nn.Module, settings: TrainSettings, data: Dataset | None = None) -> History:
+    def train(
+        self, model: nn.Module, settings: TrainSettings, data: Dataset | None = None, rounds: Sequence[Round] = ()
+    ) -> History:
         """Train `model` in place; the n-th call lives in folder/train-n and resumes there. `data`: default the run's.
+
+        With `rounds` each batch goes through the model in several ways (see `Round`).
 
         The step's label and n also decide the random numbers, so no two trainings of a run see the same order.
         """
         from bitwright.training.loop import fit
+        from bitwright.training.rounds import ONE
 
         self._trainings += 1
         name = f"train-{self._trainings}"
@@ -82,6 +88,7 @@ class Context:
             teacher=self._teacher(settings.distill),
             progress=self.progress,
             label=f"{self.label}/{name}",
+            rounds=tuple(rounds) or ONE,
         )
 
     def evaluate(self, model: nn.Module, split: str = "validation") -> Evaluation:

@@ -99,13 +99,16 @@ def _read_if_current(run: Run) -> dict[str, Any] | None:
 
 def _test(run: Run) -> dict[str, Any]:
     """Errors, bytes and agreement. The test part of the data is read here and nowhere else."""
+    from bitwright.precisions import at_bits, precisions_of
     from bitwright.training.evaluate import as_tensor, evaluate, evaluate_logits, predict_logits
 
     data, label = run.data, baseline_label(run.recipe)
     dense = _baseline(run, label)
-    model = run.model(run.recipe.last)
+    whole = model = run.model(run.recipe.last)
     packed = run.folder / "packed.safetensors"
-    pack_model(run, model, run.recipe.pack).save(packed)
+    pack_model(run, whole, run.recipe.pack).save(packed)
+    if known := precisions_of(whole):
+        model = at_bits(whole, max(known))
     logits = predict_logits(model, as_tensor(data.test.images), data.preprocess, BATCH)
     tested = _evaluation(evaluate(dense, data.test, data.preprocess)) if has_baseline(run.recipe) else {}
     return {
@@ -118,6 +121,7 @@ def _test(run: Run) -> dict[str, Any]:
         },
         "compressed": _evaluation(evaluate_logits(logits, data.test, type(model).__name__)),
         **_in_engine(run, packed, model, logits.numpy()),
+        **({"precisions": {str(k): _at_precision(run, packed, whole, k) for k in known}} if known else {}),
         "steps": {s: json.loads((run.folder / s / "step.json").read_text())["validation"] for s in run.recipe.labels},
     }
 
@@ -190,6 +194,22 @@ def _in_engine(run: Run, packed: Path, model: nn.Module, theirs: np.ndarray) -> 
     return {
         "packed": {**file_facts(packed), "accuracy": accuracy, "error": 100.0 - accuracy, "engine": engine.engine},
         "agreement": {"kind": kind, **facts, "faults": judge(kind, facts)},
+    }
+
+
+def _at_precision(run: Run, packed: Path, model: nn.Module, bits: int) -> dict[str, Any]:
+    """What one precision of the file gives in the engine, and how far that is from the torch network of those bits."""
+    from bitwright.precisions import at_bits
+    from bitwright.runtime import load
+    from bitwright.training.evaluate import as_tensor, predict_logits
+
+    data, engine = run.data, load(packed, threads=run.recipe.threads).at(bits)
+    theirs = predict_logits(at_bits(model, bits), as_tensor(data.test.images), data.preprocess, BATCH).numpy()
+    ours = np.concatenate([np.asarray(engine(images)) for images in _batches(data)])
+    return {
+        "error": 100.0 - 100.0 * float(np.mean(ours.argmax(1) == data.test.labels)),
+        "labels_different": int(np.count_nonzero(ours.argmax(1) != theirs.argmax(1))),
+        "logit_difference": float(np.abs(ours - theirs).max()) / (float(np.ptp(theirs)) or 1.0),
     }
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "QuantLinear",
     "Quantize",
     "Sign",
+    "code_range",
     "quantised",
     "quantize",
     "sign",
@@ -159,6 +160,11 @@ def _(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 
     return torch.empty_like(x)
 
 
+def code_range(bits: int, signed: bool) -> tuple[int, int]:
+    """The lowest and the highest whole number of so many bits, in two's complement or from 0."""
+    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+
+
 class Sign(nn.Module):
     """The sign of each number: +1 or -1."""
 
@@ -262,15 +268,17 @@ class _Integers:
         return _Integers, ()
 
 
-def _forward(layer: QuantConv2d | QuantLinear, x: Tensor, plain: Callable[..., Tensor]) -> Tensor:
-    """A quantised layer: exact sums, then scaled and shifted, at inference; the plain layer elsewhere.
+def quantised_forward(
+    layer: QuantConv2d | QuantLinear, x: Tensor, weight: Tensor, plain: Callable[..., Tensor]
+) -> Tensor:
+    """A quantised layer with a weight: exact sums, scaled and shifted, at inference; the plain layer elsewhere.
 
     `plain(x, weight, bias)` is the layer as torch computes it.
     """
-    coded, weight, bias = layer.input(x), layer.weight, layer.bias
+    coded, bias = layer.input(x), layer.bias
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and (coded.requires_grad or weight.requires_grad)):
         return plain(coded, weight, bias)
-    domain = layer.input.domain() if isinstance(layer.input, Sign | Quantize | Coded) else None
+    domain: Domain | None = getattr(layer.input, "domain", lambda: None)()
     lattice = None if domain is None else layer.integers.of(weight)
     if domain is None or lattice is None or not exact_sums(domain, lattice):
         return plain(coded, weight, bias)
@@ -340,7 +348,7 @@ class QuantConv2d(_Quantised, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H', W')."""
-        return _forward(self, x, self._conv_forward)
+        return quantised_forward(self, x, self.weight, self._conv_forward)
 
 
 class QuantLinear(_Quantised, nn.Linear):
@@ -348,7 +356,7 @@ class QuantLinear(_Quantised, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, I) -> (N, O)."""
-        return _forward(self, x, F.linear)
+        return quantised_forward(self, x, self.weight, F.linear)
 
 
 @edit("quantised")

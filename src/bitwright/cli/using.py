@@ -70,11 +70,13 @@ def predict(
     top: Annotated[int, typer.Option(help="How many classes to print for each image.", min=1)] = 3,
     resize: Annotated[bool, typer.Option("--resize", help="Scale pictures to the size that the model takes.")] = False,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine.", min=1)] = None,
+    bits: Annotated[int | None, typer.Option(help="The precision to use, of a file that has several.")] = None,
 ) -> None:
     """Print the most likely classes of images."""
     from bitwright.runtime import load
 
     model = load(file, threads=threads)
+    model = model if bits is None else model.at(bits)
     ways = len(model.input_shapes), len(model.output_shapes)
     if ways != (1, 1):
         raise BitwrightError(f"{file} has {ways[0]} inputs and {ways[1]} outputs; predict is for one of each")
@@ -105,13 +107,16 @@ def bench(
     threads: Annotated[int, typer.Option(help="Threads of every contestant.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Images at once.", min=1)] = 1,
     layers: Annotated[bool, typer.Option("--layers", help="Also a table of the layers.")] = False,
+    bits: Annotated[str, typer.Option(help="Precisions to time, 1,2,3; of the highest there are peers.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Milliseconds of a packed file, median and spread, beside float32 and int8 peers where they are installed."""
     from bitwright.measure.latency import measure_file
 
     peers = [name for name in (part.strip() for part in vs.split(",")) if name not in ("", "none")]
-    found = measure_file(file, threads=threads, batch=batch, peers=peers, layers=layers)
+    found = measure_file(
+        file, threads=threads, batch=batch, peers=peers, layers=layers, bits=_whole_numbers("--bits", bits)
+    )
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
@@ -136,6 +141,14 @@ def bench(
         ]
     for note in (*found["notes"], *_circumstances(found)):
         console.print(note, style="dim", highlight=False, markup=False)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    """Of a list with commas."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdigit() for part in parts):
+        raise BitwrightError(f"{option} is {text!r}; expected whole numbers with commas: 1,2,3", kind="value")
+    return [int(part) for part in parts]
 
 
 def _no_faster(layers: list[dict[str, Any]]) -> list[str]:

@@ -12,8 +12,8 @@ from bitwright.compare.beside import beside
 from bitwright.compare.plan import Comparison, Variant
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
-from bitwright.recipe import Recipe
-from bitwright.run import Run, identity, refuse_another, run_recipe, stored_recipe
+from bitwright.recipe import Recipe, list_recipes, load_recipe
+from bitwright.run import Run, identity, refuse_another, run_recipe, stored_recipe, trainings
 
 if TYPE_CHECKING:
     from bitwright.data import Dataset
@@ -120,21 +120,32 @@ def _adopt(folder: Path, recipe: Recipe, others: list[Path]) -> None:
     """
     if (folder / "recipe.yaml").is_file():
         return
-    found: tuple[int, Path | None] = (0, None)
-    for other in others:
-        if other != folder and (other / "recipe.yaml").is_file():
-            found = max(found, (_shared(recipe, other), other), key=lambda one: one[0])
-    count, source = found
-    if source is None:
+    others = [other for other in others if other != folder and (other / "recipe.yaml").is_file()]
+    counts = {other: _shared(recipe, other) for other in others}
+    source = max(counts, key=counts.__getitem__, default=folder)
+    copied = {label: source / label for label in recipe.labels[: counts.get(source, 0)]}
+    copied |= {f"teachers/{place.name}": place for place in _teachers(recipe, others)}
+    if not copied:
         return
     write_atomic(folder / "recipe.yaml", recipe.to_yaml())  # first, so that a kill costs nothing but the copies
-    copied = [source / label for label in recipe.labels[:count]]
-    if (source / "teachers").is_dir():
-        copied.append(source / "teachers")
-    for child in copied:
+    for name, child in copied.items():
         half = folder / f".{child.name}"
         shutil.copytree(child, half)
-        half.rename(folder / child.name)
+        (folder / name).parent.mkdir(exist_ok=True)
+        half.rename(folder / name)
+
+
+def _teachers(recipe: Recipe, others: list[Path]) -> Iterator[Path]:
+    """Finished teachers of other runs that this recipe would train again: recipes, with its seed and threads."""
+    names = {part.distill.teacher for step in recipe.steps for part in trainings(step) if part.distill is not None}
+    for name in sorted(names & set(list_recipes())):
+        wanted = load_recipe(name, [f"seed={recipe.seed}", f"threads={recipe.threads}"])
+        for place in (other / "teachers" / name for other in others):
+            if not (place / "recipe.yaml").is_file() or identity(stored_recipe(place)) != identity(wanted):
+                continue
+            if wanted.last is None or (place / wanted.last / "step.json").is_file():
+                yield place
+                break
 
 
 def _shared(recipe: Recipe, folder: Path) -> int:

@@ -43,6 +43,7 @@ def measure_file(
     seconds: float = 2.0,
     peers: Sequence[str] = PEERS,
     layers: bool = False,
+    bits: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Milliseconds of a packed file in the native engine, beside its peers where those are installed.
 
@@ -50,6 +51,7 @@ def measure_file(
     on the same inputs (random float32 images; pixels in 0..1 where the file normalizes them) and with as many
     `threads`. Outputs are compared before anything is timed, except those of int8 and of a network without its
     quantisers, which compute something else: they are peers in speed only. `seconds` is about how long to measure.
+    `bits` are precisions of a file that has several, each a contestant; the peers run its highest.
 
     Gives {"contestants": [{"name", "median", "spread", "rounds", "ratio"}], "notes": [why there is no peer, or how far
     one differs], "isa", "threads", "batch", "machine", "versions"}, times in ms for one call on the whole batch;
@@ -69,10 +71,11 @@ def measure_file(
     for peer in found:
         if peer.same:
             notes += compare_outputs(peer.name, peer.run(*inputs[0]), model(*inputs[0]), coded)
-    times = take_turns({"bitwright": model, **{peer.name: peer.run for peer in found}}, inputs, seconds)
+    own = {f"bitwright, {k} bits": model.at(k) for k in bits} or {"bitwright": model}
+    times = take_turns({**own, **{peer.name: peer.run for peer in found}}, inputs, seconds)
     for slower in _slower_rivals(found, times):
         del times[slower]
-    ours = times["bitwright"]["median"]
+    ours = times[next(iter(own))]["median"]
     result = {
         "contestants": [{"name": name, **row, "ratio": row["median"] / ours} for name, row in times.items()],
         "notes": notes,
@@ -98,7 +101,8 @@ def measure_beside_floats(
     of onnxruntime's two forms. They compute something else than the file, so that only their speed counts.
 
     Gives {"threads", "isa", "batches": {"1": {"engine": {"median", "spread", "rounds"}, "float32", "int8"}, "64": ..},
-    "notes": [why there is no peer]}, ms for one call on the whole batch. Takes a few seconds.
+    "notes": [why there is no peer]}, of a file of several precisions also each but the highest under its bits; ms for
+    one call on the whole batch. Takes a few seconds.
     """
     from bitwright import _native
 
@@ -108,6 +112,7 @@ def measure_beside_floats(
     result: dict[str, Any] = {"threads": threads, "isa": _native.isa(), "batches": {}, "notes": notes}
     for batch in batches:
         contestants: dict[str, Callable[..., Any]] = {"bitwright": model, **{peer.name: peer.run for peer in found}}
+        contestants |= {f"bits {k}": model.at(k) for k in model.bits[:-1]}
         times = take_turns(contestants, random_inputs(model, batch), seconds=1.0, least=ROUNDS[0] if batch == 1 else 10)
         for slower in _slower_rivals(found, times):
             del times[slower]
@@ -116,7 +121,7 @@ def measure_beside_floats(
 
 
 def _role(name: str) -> str:
-    """ "engine", "float32" or "int8" of a contestant's name."""
+    """ "engine", "float32", "int8" or a number of bits of a contestant's name."""
     return "engine" if name == "bitwright" else name.split(" ")[1]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 from bitwright.packing.profile import Profile
 
@@ -40,6 +41,7 @@ def pack(
     preprocess: Any = None,
     classes: Sequence[str] | None = None,
     profile: Profile | None = None,
+    variants: Mapping[int, Any] | None = None,
 ) -> Packed:
     """Export `model`, store each tensor in its smallest exact encoding, and verify all of it bit for bit.
 
@@ -47,16 +49,34 @@ def pack(
     deviation of the data set) the file takes raw pixels. `classes` are the names of the (first) output's entries, kept
     in the file. `profile` narrows the packer's choice, for example `Profile.paper()`.
 
+    `variants` are the same network at fewer bits, {1: module, 2: module}, and `model` itself under the most bits, {3:
+    model}: the file holds what they have in common once, and weights of fewer bits that are the first bits of the
+    stored codes not at all. A network of several precisions (`bitwright.precisions`) is packed with all of them.
+
     Raises BitwrightError for a module that the engine cannot run, weights that are not finite, classes that do not fit
     the output, or a profile that asks for the impossible.
     """
     from bitwright.packing.container import write_container
     from bitwright.packing.lower import lower
+    from bitwright.precisions import at_bits, precisions_of
     from bitwright.runtime.engine import class_names
     from bitwright.runtime.graph import validate
 
+    if variants is None and (known := precisions_of(model)):
+        variants = {bits: at_bits(model, bits) for bits in known}
+        model = variants[max(known)]
+    if variants and variants[max(variants)] is not model:
+        raise BitwrightError(
+            f"variants have at most {max(variants)} bits, and that one is not the model; give the model itself as the "
+            "variant of the most bits",
+            kind="variants",
+        )
     graph, tensors = lower(model, example_inputs, preprocess)
     shapes = validate(graph, {name: array.shape for name, array in tensors.items()})
     names = class_names(classes, shapes[graph.outputs[0]])
     meta = {} if names is None else {"classes": names}
-    return Packed(write_container(graph, tensors, meta, profile))
+    lowered = {
+        bits: (graph, tensors) if variant is model else lower(variant, example_inputs, preprocess)
+        for bits, variant in (variants or {}).items()
+    }
+    return Packed(write_container(graph, tensors, meta, profile, lowered))

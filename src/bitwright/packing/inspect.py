@@ -102,11 +102,13 @@ def inspect_bytes(data: bytes, max_bytes: int | None = None) -> Report:
 
 
 def _places(container: Container) -> dict[str, tuple[str, str]]:
-    """Layer and role of each tensor, of its first use."""
+    """Layer and role of each tensor, of its first use; what only a lower precision uses says its bits."""
     places: dict[str, tuple[str, str]] = {}
-    for node in container.graph.nodes:
-        for role, name in node.weights.items():
-            places.setdefault(name, (node.name or node.op, role))
+    lower = {bits: graph for bits, graph in container.variants.items() if graph is not container.graph}
+    for bits, graph in {0: container.graph, **lower}.items():
+        for node in graph.nodes:
+            for role, name in node.weights.items():
+                places.setdefault(name, (node.name or node.op, f"{role}, {bits} bits" if bits else role))
     return places
 
 

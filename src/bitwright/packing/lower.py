@@ -22,6 +22,7 @@ from bitwright.packing import rules
 from bitwright.packing.export import export
 from bitwright.packing.lattice import find_lattice
 from bitwright.packing.rules.rule import exported_shape
+from bitwright.precisions import in_use
 from bitwright.runtime.domains import LAYERS, domains, integer_layer
 from bitwright.runtime.graph import Graph, Node, validate
 
@@ -49,13 +50,15 @@ def lower(
 
     `example_inputs` is a tuple of float32 tensors with a batch axis, as for `torch.export`; only their shapes matter.
     `preprocess` (one for the sole input, or a tuple with one or None per input) puts the normalisation in front, so
-    that the graph takes pixels: uint8, or float in 0..1. The model itself is left as it was, training mode included.
+    that the graph takes pixels: uint8, or float in 0..1. The model itself is left as it was, training mode included;
+    one of several precisions is lowered as it is set (`bitwright.precisions`).
 
     Raises `BitwrightError`: kind "unsupported-op" for an operation that the engine lacks, "export" for a module that
     torch.export can't trace or that fixes its batch size, "dtype" for weights that are not float32, "not-finite" for
     weights with NaN or infinity, "inputs" for a model or example inputs that are not as described, "value" for a layer
     whose sums leave the accumulator that it promises (`QuantConv2d.accumulator`).
     """
+    model = in_use(model)
     program, shapes = export(model, example_inputs, pixels=preprocess is not None)
     lowering = Lowering(program, shapes)
     lowering.run(_per_input(preprocess, len(shapes)))

@@ -144,3 +144,24 @@ def _marks(x: list[float], y: list[float], name: str, colour: str, hover: list[s
 
 def _percent(shares: list[float]) -> list[float]:
     return [100 * share for share in shares]
+
+
+def precisions(rows: list[dict[str, Any]]) -> list[Chart]:
+    """Accuracy and, if they were measured, milliseconds of one file against the bits that are used of it."""
+    bits = [row["bits"] for row in rows]
+    found = {"accuracy": ([100 - row["error"] for row in rows], "test accuracy, %", "c1")}
+    if all(row["ms"] for row in rows):
+        found["ms"] = [row["ms"] for row in rows], "ms for one image", "c2"
+    return [
+        {
+            "id": f"precisions-{key}",
+            "data": [line(bits, values, title, colour, mode="lines+markers")],
+            "layout": {
+                "height": 260,
+                "showlegend": False,
+                "xaxis": {"title": {"text": "bits of weights and activations"}, "dtick": 1},
+                "yaxis": {"title": {"text": title}, **({"rangemode": "tozero"} if key == "ms" else {})},
+            },
+        }
+        for key, (values, title, colour) in found.items()
+    ]

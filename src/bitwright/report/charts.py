@@ -21,6 +21,7 @@ def all_charts(facts: dict[str, Any]) -> list[Chart]:
         charts += bits.search_charts(i, found)
     charts += [bits.ranges(i, record) for i, (_, record) in enumerate(facts["ranges"])]
     charts += [bits.accumulator(i, record) for i, (_, record) in enumerate(facts["accumulators"])]
+    charts += bits.precisions(facts["precisions"]) if facts["precisions"] else []
     for i, (_, record) in enumerate(facts["balance"]):
         charts += [work(i, j, row) for j, row in enumerate(record["layers"])]
     if facts["features"] is not None:

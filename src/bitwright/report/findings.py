@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ ACCUMULATORS = {
 """The columns of an overflow record, by its keys."""
 
 
+_FILES = ("result", "measurements")
+
+
 class Table(NamedTuple):
     """A table, and the sentences above it."""
 
@@ -26,8 +29,12 @@ class Table(NamedTuple):
 
 
 def findings(folder: Path, labels: Iterable[str]) -> dict[str, Any]:
-    """The records "bit_search", without the configurations that were tried, and "overflow" of the last such steps."""
-    found: dict[str, Any] = {}
+    """The records "bit_search", without the configurations that were tried, and "overflow" of the last such steps.
+
+    And "precisions", where the file has several.
+    """
+    result, measurements = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in _FILES)
+    found: dict[str, Any] = {"precisions": rows} if (rows := precisions(result, measurements)) else {}
     for label in labels:
         records = json.loads((folder / label / "step.json").read_text("utf-8"))["records"]
         if "bit_search" in records:
@@ -40,7 +47,11 @@ def findings(folder: Path, labels: Iterable[str]) -> dict[str, Any]:
 
 def tables(found: dict[str, Any]) -> list[Table]:
     """Of what `findings` gave."""
-    made = {"bit_search": _bits, "overflow": _overflow}
+    made: dict[str, Callable[[Any], Table]] = {
+        "bit_search": _bits,
+        "overflow": _overflow,
+        "precisions": _precisions,
+    }
     return [made[name](record) for name, record in found.items()]
 
 
@@ -60,6 +71,27 @@ def _answer(answer: dict[str, Any]) -> list[str]:
     shares = [f"{100 * answer[key]:.1f} %" for key in ("traffic", "weights")]
     weights = " ".join(map(str, answer["weight_bits"].values()))
     return [f"{answer['tolerance']:g} %", f"{answer['accuracy']:.2f} %", *shares, " ".join(values), weights]
+
+
+def _precisions(rows: list[dict[str, Any]]) -> Table:
+    said = "One file, by the bits that are used of its weights and activations; labels are compared with torch's."
+    head = ["bits", "test error", "ms for one image", "labels that differ"]
+    times = [f"{row['ms']:.4f}" if row["ms"] else "-" for row in rows]
+    body = [
+        [str(row["bits"]), f"{row['error']:.2f} %", time, str(row["labels_different"])]
+        for row, time in zip(rows, times, strict=True)
+    ]
+    return Table(said, head, body)
+
+
+def precisions(result: dict[str, Any], measurements: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each precision of the file: bits, test error, and milliseconds for one image if they were measured."""
+    times = (measurements.get("milliseconds") or {}).get("batches", {}).get("1", {})
+    rows = []
+    for bits, found in result.get("precisions", {}).items():
+        time = times.get(bits) or (times.get("engine") if bits == list(result["precisions"])[-1] else None)
+        rows.append({"bits": int(bits), **found, "ms": time and time["median"]})
+    return rows
 
 
 def _overflow(record: dict[str, Any]) -> Table:

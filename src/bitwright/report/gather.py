@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bitwright.report.features import first_features
+from bitwright.report.findings import precisions
 from bitwright.report.histograms import weight_pictures
 from bitwright.report.layers import layer_table, milliseconds
 
@@ -43,6 +44,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "overflow": [(s["label"], s["records"]["overflow"]) for s in steps if "overflow" in s["records"]],
         "low_rank": [(s["label"], s["records"]["low_rank"]) for s in steps if "low_rank" in s["records"]],
         "balance": [(s["label"], s["records"]["balance"]) for s in steps if "balance" in s["records"]],
+        "precisions": precisions(result, measurements),
         "features": first_features(folder / "packed.safetensors"),
         "pictures": weight_pictures(folder, list(dict.fromkeys(labels))),
         "recipe_text": recipe.to_yaml(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +62,21 @@ def load(
     except OSError as error:
         raise BitwrightError(f"can't read the packed file {path}: {error.strerror or error}", kind="file") from error
     container = read_container(data, limit)
-    if (packed := packed_bytes(container.graph, container.stored)) > max(limit, SMALL_WEIGHTS):
+    graphs = container.variants.values() or [container.graph]
+    if (packed := sum(packed_bytes(graph, container.stored) for graph in graphs)) > max(limit, SMALL_WEIGHTS):
         raise BitwrightError(
             f"{path} needs {packed:,} bytes for its weights when they are laid out for the kernels; max_bytes is "
             f"{limit:,}",
             kind="too-large",
         )
     return Model(
-        container.graph, container.stored, meta=container.meta, threads=threads, engine=engine, kernels=kernels
+        container.graph,
+        container.stored,
+        meta=container.meta,
+        threads=threads,
+        engine=engine,
+        kernels=kernels,
+        variants=container.variants,
     )
 
 
@@ -99,9 +107,10 @@ class Model:
     through in chunks, so memory stays bounded. Calls from several threads are safe and run side by side. The number of
     threads changes no bit of a result, the size of the batch may change the last ones of float layers.
 
-    Attributes: `graph`; `stored`, the tensors by name as they lie in the file; `classes`, names of the outputs or None;
+    Attributes: `graph`; `stored`, its tensors by name as they lie in the file; `classes`, names of the outputs or None;
     `input_shapes`, `output_shapes` without the batch axis; `engine`, "native" or "reference"; `threads`; `plan`, the
-    steps of the native engine, whose text says what each computes, how and on what.
+    steps of the native engine, whose text says what each computes, how and on what; `bits`, the precisions of a file
+    that has several, ascending, () of any other: `model(x, bits=2)`, `model.at(2)` is the model of one of them.
 
     `kernels` names a row, or rows, of the kernel table (`runtime/kernels.py`) to prefer where they can compute a layer.
     """
@@ -115,10 +124,25 @@ class Model:
         threads: int | None = None,
         engine: str = "native",
         kernels: str | Sequence[str] = (),
+        variants: Mapping[int, Graph] | None = None,
     ) -> None:
         stored = {n: Loose(np.asarray(t, np.float32)) if isinstance(t, Array) else t for n, t in tensors.items()}
-        shapes = validate(graph, {name: tuple(tensor.shape) for name, tensor in stored.items()})
-        self.graph, self.stored, self.engine = graph, stored, _engine_name(engine)
+        others = {bits: other for bits, other in (variants or {}).items() if other is not graph}
+        used = {name for node in graph.nodes for name in node.weights.values()} if others else set(stored)
+        own = {name: tensor for name, tensor in stored.items() if name in used}
+        shapes = validate(graph, {name: tuple(tensor.shape) for name, tensor in own.items()})
+        self.graph, self.stored, self.engine = graph, own, _engine_name(engine)
+        self.bits = tuple(sorted(variants or {}))
+        self._others: dict[int, Model] = {}
+        self._lock = threading.Lock()
+        self._make = lambda bits: Model(
+            others[bits],
+            {node.weights[role]: stored[node.weights[role]] for node in others[bits].nodes for role in node.weights},
+            meta=meta,
+            threads=threads,
+            engine=engine,
+            kernels=kernels,
+        )
         self.threads = _thread_count(threads)
         self.input_shapes = graph.inputs
         self.output_shapes = tuple(shapes[i] for i in graph.outputs)
@@ -128,13 +152,13 @@ class Model:
         self._plans: dict[frozenset[int], Any] = {}
         self._pass_bytes = CHUNK_BYTES
         if engine == "native":
-            self._bound = bind(graph, shapes, stored, [kernels] if isinstance(kernels, str) else kernels)
+            self._bound = bind(graph, shapes, own, [kernels] if isinstance(kernels, str) else kernels)
             self.plan = self._bound.steps
             self._prepare(frozenset())
             self._run = self._run_native
         else:
             self._run = self._run_reference
-            self._reference = prepare(graph, {name: tensor.dense() for name, tensor in stored.items()})
+            self._reference = prepare(graph, {name: tensor.dense() for name, tensor in own.items()})
             self._chunk = max(1, CHUNK_BYTES // (4 * sum(math.prod(shape) for shape in shapes)))
 
     def __repr__(self) -> str:
@@ -148,8 +172,22 @@ class Model:
             kind="engine",
         )
 
-    def __call__(self, *inputs: Any) -> Array | tuple[Array, ...]:
-        """The outputs for a batch; see the class."""
+    def at(self, bits: int) -> Model:
+        """The model of one of the precisions that the file has; made when it is first asked for."""
+        if bits not in self.bits:
+            known = f"the file has {', '.join(map(str, self.bits))}" if self.bits else "the file has one precision only"
+            raise BitwrightError(f"a precision of {bits!r} bits; {known}", kind="bits")
+        if bits == self.bits[-1]:
+            return self
+        with self._lock:
+            if bits not in self._others:
+                self._others[bits] = self._make(bits)
+            return self._others[bits]
+
+    def __call__(self, *inputs: Any, bits: int | None = None) -> Array | tuple[Array, ...]:
+        """The outputs for a batch, of a precision if the file has several (the highest); see the class."""
+        if bits is not None and (model := self.at(bits)) is not self:
+            return model(*inputs)
         arrays = self._check(inputs)
         count = len(arrays[0])
         outputs = [np.empty((count, *shape), FLOAT32) for shape in self.output_shapes]

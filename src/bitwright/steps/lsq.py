@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bitwright.ops import Quantize
+from bitwright.ops import Quantize, code_range
 from bitwright.steps.activations import QuantLayer, Range, input_ranges, quantise_inputs, training_inputs
 from bitwright.steps.grid import on_grid
 from bitwright.steps.latent import Latent, filter_mean, quantised_weights
@@ -67,16 +67,13 @@ class SteppedInput(nn.Module):
         if self.training:
             with torch.no_grad():
                 self.step.clamp_(min=_LEAST_STEP)
-        return on_grid(x.float(), self.step, self.low, self.high, 1 / math.sqrt(x[0].numel() * self.high))
+        numbers = x[0].numel() * max(self.high, 1)  # signed numbers of one bit are -1 and 0
+        return on_grid(x.float(), self.step, self.low, self.high, 1 / math.sqrt(numbers))
 
     def settle(self, plain: nn.Module) -> None:
         """Give the step to the quantiser that stays."""
         assert isinstance(plain, Quantize)
         plain.scale.fill_(self.step.clamp(min=_LEAST_STEP))
-
-
-def _grid(bits: int, signed: bool) -> tuple[int, int]:
-    return (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def first_step(magnitude: Tensor, high: int) -> Tensor:
@@ -148,7 +145,7 @@ class LSQ(Step):
             layers |= quantise_inputs(model, {name: chosen[name]}, "grid", low, high)
 
         def stepped_weight(name: str, weight: Tensor) -> SteppedWeight:
-            low, high = _grid(bits[name], signed=True)
+            low, high = code_range(bits[name], signed=True)
             magnitude = filter_mean(weight) if self.per_channel else weight.abs().mean()
             return SteppedWeight(weight, first_step(magnitude, high), low, high)
 
@@ -168,7 +165,7 @@ class LSQ(Step):
 
 def input_grids(bits: Mapping[str, int], ranges: Mapping[str, Range]) -> dict[str, tuple[int, int]]:
     """The lowest and the highest whole number of each layer's input: signed where it is ever below zero."""
-    return {name: _grid(bits[name], signed=ranges[name].low < 0) for name in ranges}
+    return {name: code_range(bits[name], signed=ranges[name].low < 0) for name in ranges}
 
 
 def _row(name: str, layer: QuantLayer, bits: int) -> dict[str, Any]:

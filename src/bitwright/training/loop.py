@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from bitwright.errors import BitwrightError
 from bitwright.training import augment, checkpoint, history
 from bitwright.training.batchnorm import frozen_norms, reestimate, telling_of_single_samples
 from bitwright.training.checkpoint import Checkpoint, Weights
+from bitwright.training.checks import check, identity
 from bitwright.training.devices import Devices
-from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
+from bitwright.training.evaluate import as_tensor, eval_mode, predict_logits
 from bitwright.training.history import Epoch, History
-from bitwright.training.losses import Outputs, main_logits, make_loss, with_heads
+from bitwright.training.losses import Outputs, main_logits, make_loss, soft_targets, with_heads
 from bitwright.training.optimizers import create_optimizer
 from bitwright.training.penalties import Penalties
 from bitwright.training.progress import Progress, default_progress
+from bitwright.training.rounds import ONE, Round
 from bitwright.training.schedules import factor
 from bitwright.training.seeds import derive_seed
 from bitwright.training.settings import TrainSettings
@@ -40,9 +43,6 @@ from bitwright.training.teacher import Teaching
 
 _UPDATE_EVERY = 32
 """Batches between two updates of the progress bar: it must not cost time."""
-
-_RULES = ("lr_factor", "decays")
-"""What a parameter may say about its own training: see optimizers.py and penalties.py."""
 
 
 def fit(
@@ -55,34 +55,37 @@ def fit(
     teacher: nn.Module | None = None,
     progress: Progress | None = None,
     label: str = "train",
+    rounds: Sequence[Round] = ONE,
 ) -> History:
     """Train `model` in place on `data.train` and leave the selected weights in it.
 
     `folder` takes one checkpoint, metrics.jsonl and TensorBoard files. Called again with the same arguments and folder,
     an interrupted training goes on after its last finished epoch and ends with equal bits, a finished one is loaded.
     `seed` and `label` decide the order of samples, their views and dropout; `teacher` is needed where
-    `settings.distill` is set. The model may carry parametrizations; it keeps its device and mode. After an exception it
-    holds the weights it came with if there is a folder to go on from, else those of the last step.
+    `settings.distill` is set. The model may carry parametrizations; it keeps its device and mode. Each batch goes
+    through all `rounds`; what is validated, and left, is the first one's state. After an exception the model holds
+    the weights it came with if there is a folder to go on from, else those of the last step.
 
     Raises BitwrightError for settings that don't fit model or data, a checkpoint of another training, and for a loss
     or weights that are no longer finite.
     """
-    _check(model, data, settings, teacher, label)
+    check(model, data, settings, teacher, label)
+    measured = partial(_measured, model, data, settings, seed, label, rounds)
     if settings.epochs == 0:
-        return _measured(model, data, settings, seed, label, History())
+        return measured(History())
     path = Path(folder) if folder is not None else None
-    identity = _identity(model, data, settings, seed, label, teacher) if path else {}
-    saved = checkpoint.read(path, identity) if path else None
+    own = identity(model, data, settings, seed, label, teacher, rounds) if path else {}
+    saved = checkpoint.read(path, own) if path else None
     if path and saved and saved.finished:
         model.load_state_dict(saved.model)
         epochs = history.with_seconds(saved.history, path)
-        return _measured(model, data, settings, seed, label, History(tuple(epochs), _selected(settings, epochs)))
+        return measured(History(tuple(epochs), _selected(settings, epochs)))
     start = checkpoint.frozen(model.state_dict()) if path else None
     with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
-        training = _Training(model, data, settings, seed, label, devices, teacher)
+        training = _Training(model, data, settings, seed, label, devices, teacher, rounds)
         try:
             shown = (progress or default_progress()) if devices.is_main else Progress()
-            return _measured(model, data, settings, seed, label, training.run(path, identity, saved, shown))
+            return measured(training.run(path, own, saved, shown))
         except BaseException:
             if start is not None:
                 model.load_state_dict(start)
@@ -109,8 +112,9 @@ class _Training:
         label: str,
         devices: Devices,
         teacher: nn.Module | None,
+        rounds: Sequence[Round],
     ) -> None:
-        self.model, self.data, self.settings = model, data, settings
+        self.model, self.data, self.settings, self.rounds = model, data, settings, rounds
         self.seed, self.label, self.devices = seed, label, devices
         self.images, self.labels = devices.keep(as_tensor(data.train.images), as_tensor(data.train.labels))
         self.bounds = batch_bounds(len(self.labels), settings.batch_size)
@@ -210,14 +214,13 @@ class _Training:
             with parametrize.cached() if self.parametrized else contextlib.nullcontext():
                 self.stepper.zero_grad()
                 self.penalties.watch()
-                outputs = self.wrapped(x)
-                loss = self._objective(outputs, y, soft)
+                logits, loss = self._forward(x, y, soft)
                 self.devices.backward(loss * share if share != 1.0 else loss)
             self.penalties.add_to_gradients()
             if self.settings.clip_norm is not None:
                 self.devices.clip(self.trainable, self.settings.clip_norm)
             if not figures:
-                wrong = (main_logits(outputs).detach().argmax(1) != y).sum()
+                wrong = (logits.argmax(1) != y).sum()
                 figures.append(torch.stack((loss.detach() * len(y), wrong)) * float(share > 0))
             return loss
 
@@ -236,6 +239,21 @@ class _Training:
         x: Tensor = self.data.preprocess.torch(images)
         return x.to(memory_format=torch.channels_last) if self.channels_last else x
 
+    def _forward(self, x: Tensor, y: Tensor, soft: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Logits of the first round, without their gradient, and the loss of all rounds."""
+        found: list[Tensor] = []
+        losses: list[Tensor] = []
+        for one in self.rounds:
+            one.begin()
+            outputs = self.wrapped(x)
+            if one.follows and found:
+                loss = soft_targets(main_logits(outputs), found[-1], 1.0)
+            else:
+                loss = self._objective(outputs, y, soft)
+            losses.append(loss if one.weight == 1 else one.weight * loss)
+            found.append(main_logits(outputs).detach())
+        return found[0], torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
     def _objective(self, outputs: Outputs, labels: Tensor, soft: Tensor | None) -> Tensor:
         """With auxiliary heads, without the penalties, whose gradients are added apart."""
         hard = with_heads(self.loss, outputs, labels)
@@ -247,6 +265,7 @@ class _Training:
         """Mean loss on the labels and error in percent; every process takes its share of the images."""
         split, part = self.data.validation, slice(self.devices.rank, None, self.devices.processes)
         labels = as_tensor(split.labels[part])
+        self.rounds[0].begin()
         sums = torch.zeros(2, dtype=torch.float64)
         if len(labels):
             logits = predict_logits(self.model, as_tensor(split.images[part]), self.data.preprocess)
@@ -311,7 +330,13 @@ class _Training:
 
 
 def _measured(
-    model: nn.Module, data: Dataset, settings: TrainSettings, seed: int, label: str, past: History
+    model: nn.Module,
+    data: Dataset,
+    settings: TrainSettings,
+    seed: int,
+    label: str,
+    rounds: Sequence[Round],
+    past: History,
 ) -> History:
     """The end of every training: batch norms are measured anew where that is wanted, on views as it was trained on.
 
@@ -322,7 +347,10 @@ def _measured(
         if settings.augment is not None:
             views = augment.Views(settings.augment, as_tensor(data.train.images))
             images = views(images, views.draw(len(images), derive_seed(seed, label, "norms")))
-        reestimate(model, images, data.preprocess)
+        for one in rounds:
+            one.begin()
+            reestimate(model, images, data.preprocess)
+    rounds[0].begin()
     return past
 
 
@@ -332,71 +360,3 @@ def _selected(settings: TrainSettings, epochs: list[Epoch]) -> int:
         return len(epochs)
     among = max(1, round(settings.select_among * settings.epochs))
     return history.best_epoch(epochs[settings.epochs - among :])
-
-
-def _check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.Module | None, label: str) -> None:
-    """Everything that can be found wrong before the first epoch."""
-    for name in ("train", "validation"):
-        if not len(data.split(name)):
-            raise BitwrightError(
-                f"the {name} split of {data.name!r} is empty; training {label!r} needs it", kind="empty"
-            )
-    if settings.augment is not None:
-        augment.check(settings.augment, data.shape)
-    if (settings.distill is None) != (teacher is None):
-        found = "no teacher" if teacher is None else "a teacher, but settings.distill is not set"
-        raise BitwrightError(
-            f"training {label!r} has {found}; distilling needs both: settings.distill and the teacher model",
-            kind="teacher",
-        )
-    if settings.distill is not None and settings.distill.cache is not None and settings.augment is not None:
-        raise BitwrightError(
-            f"training {label!r} keeps its teacher's logits (distill.cache), but augment shows other views in every "
-            "epoch; leave one out",
-            kind="teacher",
-        )
-    classes = _classes(model, data, "the model")
-    if teacher is not None and (taught := _classes(teacher, data, "the teacher")) != classes:
-        raise BitwrightError(
-            f"the teacher gives {taught} logits, the model {classes}; both must know the same classes", kind="teacher"
-        )
-
-
-def _classes(model: nn.Module, data: Dataset, who: str) -> int:
-    """The number of logits, tried on two images; the model must have one for every label."""
-    images, labels = as_tensor(data.train.images[:2]), (as_tensor(data.train.labels), as_tensor(data.validation.labels))
-    try:
-        logits = predict_logits(model, images, data.preprocess)
-    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
-        raise BitwrightError(
-            f"{who}, a {type(model).__name__}, can't take the images of {data.name!r}, {tuple(images.shape[1:])} each, "
-            f"and give one tensor of logits: {error}",
-            kind="input-shape",
-        ) from error
-    check_logits(logits.nan_to_num(), len(images), who)  # whether the weights are finite is told apart
-    check_classes(logits, torch.cat(labels), who)
-    return logits.shape[1]
-
-
-def _identity(
-    model: nn.Module, data: Dataset, settings: TrainSettings, seed: int, label: str, teacher: nn.Module | None
-) -> dict[str, Any]:
-    """What decides the result; a checkpoint is only continued where all of it is equal."""
-    weights, train = model.state_dict(), data.train
-    few = {"labels": as_tensor(train.labels), "images": as_tensor(train.images[:: max(1, len(train) // 64)])}
-    return {
-        "settings": asdict(settings),
-        "seed": seed,
-        "label": label,
-        "data": {
-            "name": data.name,
-            "counts": [len(train), len(data.validation)],
-            "fingerprint": checkpoint.fingerprint(few),
-        },
-        "preprocess": asdict(data.preprocess),
-        "architecture": checkpoint.text_fingerprint(repr(model)),
-        "parameters": {n: {k: vars(p)[k] for k in _RULES if k in vars(p)} for n, p in model.named_parameters()},
-        "model": {name: [str(t.dtype), *t.shape] for name, t in weights.items()},
-        "starting_weights": checkpoint.fingerprint(weights),
-        "teacher": checkpoint.fingerprint(teacher.state_dict()) if teacher else None,
-    }

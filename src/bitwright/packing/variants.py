@@ -1,0 +1,66 @@
+"""One network at several precisions in one file: what their tensors have in common is there once (FORMAT.md 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bitwright.errors import BitwrightError
+from bitwright.packing import nested
+from bitwright.runtime.graph import Graph
+
+MOST_BITS = 32
+Lowered = tuple[Graph, Mapping[str, np.ndarray]]
+"""A network as `lower` gives it."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """All tensors of a file by name; the graphs of fewer bits than `top`, by bits, the most first; and `cuts`.
+
+    A cut tensor needs no record: it is (name of another, its bits, and its own bits).
+    """
+
+    tensors: dict[str, np.ndarray]
+    graphs: dict[int, Graph]
+    top: int
+    cuts: dict[str, tuple[str, int, int]]
+
+
+def merge(graph: Graph, tensors: Mapping[str, np.ndarray], variants: Mapping[int, Lowered]) -> Merged:
+    """`graph` is the variant of the most bits. What others have that is equal is shared, what can be cut is cut out.
+
+    Raises BitwrightError for bits that are none, and for networks with other inputs or another number of outputs.
+    """
+    for bits in variants:
+        if type(bits) is not int or not 1 <= bits <= MOST_BITS:
+            raise BitwrightError(f"a variant of {bits!r} bits; expected 1 to {MOST_BITS}", kind="value")
+    merged = Merged(dict(tensors), {}, max(variants, default=0), {})
+    for bits in sorted(variants, reverse=True)[1:]:
+        own, numbers = variants[bits]
+        if graph.inputs != own.inputs or len(graph.outputs) != len(own.outputs):
+            raise BitwrightError(
+                f"the variants of {merged.top} and {bits} bits have other inputs or outputs; pack networks that do the "
+                "same",
+                kind="variants",
+            )
+        names = {name: _place(name, array, bits, merged) for name, array in numbers.items()}
+        nodes = (replace(n, weights={role: names[name] for role, name in n.weights.items()}) for n in own.nodes)
+        merged.graphs[bits] = replace(own, nodes=tuple(nodes))
+    return merged
+
+
+def _place(name: str, array: np.ndarray, bits: int, merged: Merged) -> str:
+    """The name in the file of a tensor that is called `name` in its network, as another may be in the highest one."""
+    base = merged.tensors.get(name)
+    if base is not None and np.array_equal(base, array):
+        return name
+    own = f"{name}@{bits}"
+    merged.tensors[own] = array
+    if base is not None and array.ndim > 1 and merged.top <= nested.MOST_BITS and base.shape == array.shape:
+        cut = nested.truncated(base, merged.top, bits)
+        if cut is not None and np.array_equal(cut, array):
+            merged.cuts[own] = name, merged.top, bits
+    return own

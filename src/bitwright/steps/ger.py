@@ -23,15 +23,14 @@ from bitwright.steps.low_rank import (
     balanced,
     choose_rank,
     damage,
-    distance,
     greedy,
-    output_error,
     row,
     saves,
     thin_layers,
 )
 from bitwright.steps.placement import trace
 from bitwright.steps.reconstruct import Fit, alternate, regress
+from bitwright.steps.recover import distance, output_error
 from bitwright.steps.step import Step
 from bitwright.steps.view import View, judging, look_at
 from bitwright.training.batchnorm import freezing

@@ -18,16 +18,13 @@ from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, QuantLinear
 from bitwright.steps.factors import matrices
 from bitwright.steps.layers import check_calls_of, per_layer, plain_layers, shapes_of
-from bitwright.training.batchnorm import carry_over
 from bitwright.training.evaluate import as_tensor, eval_mode
-from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
-    from bitwright.context import Context
     from bitwright.data.dataset import Dataset
 
 By = Literal["rate", "count", "energy", "greedy", "vbmf"]
-_JUDGING, _DAMAGED, _BATCH = 5000, 500, 250  # images
+_DAMAGED, _BATCH = 500, 250  # images
 NOISE = 1e-4
 """Of the inputs' mean power, added as noise: what images hardly show keeps the weights that it has (`noised_`)."""
 _RIDGE = 1e-6
@@ -326,35 +323,6 @@ def _price(error: float, saved: float) -> float:
 def saves(ranks: Ranks, layer: nn.Module, rank: int, scales: bool = False) -> bool:
     """Whether a layer gets factors: where they have fewer weights, or the rank itself was asked for."""
     return ranks.by == "count" or rank <= break_even(layer, scales)
-
-
-def output_error(model: nn.Module, float_model: nn.Module, context: Context) -> float:
-    """`distance` on validation images; without such, on training images."""
-    split = context.data.validation if len(context.data.validation.labels) else context.data.sample(_JUDGING)
-    return distance(model, float_model, context.data.preprocess.torch(as_tensor(split.images[:_JUDGING])))
-
-
-@torch.no_grad()
-def distance(model: nn.Module, float_model: nn.Module, images: Tensor) -> float:
-    """How far the network's outputs are from the float network's for preprocessed images: |x~ - x|^2 / |x|^2."""
-    wrong, whole = 0.0, 0.0
-    with eval_mode(model), eval_mode(float_model):
-        for batch in images.split(_BATCH):
-            found, wanted = model(batch), float_model(batch)
-            wrong += float((found - wanted).square().sum(dtype=torch.float64))
-            whole += float(wanted.square().sum(dtype=torch.float64))
-    return wrong / max(whole, 1e-300)
-
-
-def recover(
-    model: nn.Module, float_model: nn.Module, context: Context, norm_images: int, train: TrainSettings | None
-) -> None:
-    """What a model needs whose structure has changed: batch norms that follow the change, and training."""
-    if norm_images:
-        images = as_tensor(context.data.sample(norm_images).images)
-        carry_over(model, float_model, images, context.data.preprocess)
-    if train is not None:
-        context.train(model, train)
 
 
 def row(name: str, layer: nn.Module, rank: int | None, weights: int, **facts: Any) -> dict[str, Any]:

@@ -21,8 +21,6 @@ from bitwright.steps.low_rank import (
     choose_rank,
     damage,
     greedy,
-    output_error,
-    recover,
     reduced_rank,
     row,
     saves,
@@ -30,6 +28,7 @@ from bitwright.steps.low_rank import (
     truncated,
 )
 from bitwright.steps.moments import Moments, gather, noised_
+from bitwright.steps.recover import output_error, recover
 from bitwright.steps.step import Step
 from bitwright.training.settings import TrainSettings
 

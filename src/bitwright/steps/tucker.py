@@ -14,7 +14,8 @@ from bitwright.errors import BitwrightError
 from bitwright.measure.parts import engine_milliseconds
 from bitwright.steps.factors import Pair, Parts, factorise, kernel_of, macs_with, weights_with
 from bitwright.steps.layers import Shapes, check_count, per_layer, shapes_of
-from bitwright.steps.low_rank import Ranks, output_error, recover, tails, thin_layers
+from bitwright.steps.low_rank import Ranks, tails, thin_layers
+from bitwright.steps.recover import output_error, recover
 from bitwright.steps.step import Step
 from bitwright.steps.vbmf import vbmf
 from bitwright.training.settings import TrainSettings
@@ -153,7 +154,7 @@ class Tucker(Step):
             whole, thin = nn.Sequential(copy.deepcopy(layers[name])), nn.Sequential(copy.deepcopy(layers[name]))
             if found[name].first is not None or found[name].last is not None:
                 factorise(thin, "0", found[name].parts())
-            times[name] = engine_milliseconds([whole, thin], given)
+            times[name] = engine_milliseconds([whole, thin], [given, given])
         return times
 
     def _row(

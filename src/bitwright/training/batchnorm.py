@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,12 @@ def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_s
 
 
 def carry_over(
-    model: nn.Module, before: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int = 100
+    model: nn.Module,
+    before: nn.Module,
+    images: Tensor,
+    preprocess: Preprocess,
+    batch_size: int = 100,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Give the batch norms of a changed model the statistics of training, changed as the model has changed them.
 
@@ -59,7 +64,8 @@ def carry_over(
 
     t: what `before` holds, from its training; b, c: measured on `images` (N, C, H, W) in `before` and in `model`. Where
     the training saw other images than these, with black borders or other colours, measuring alone would lose that
-    (LOG.md: two points of a ResNet-20). Norms of `model` that `before` has not, by name, are those of `images`.
+    (LOG.md: two points of a ResNet-20). Norms of `model` that `before` has not, by name, are those of `images`. `kept`:
+    path -> which of the channels that it has in `before` a norm still has; all where it isn't there.
     """
     measured = copy.deepcopy(before)
     reestimate(measured, images, preprocess, batch_size)
@@ -69,11 +75,12 @@ def carry_over(
         if not isinstance(norm, _BatchNorm) or not norm.track_running_stats or name not in own:
             continue
         t, b = trained[name], own[name]
+        stay = (kept or {}).get(name, slice(None))
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        ratio = (norm.running_var + norm.eps) / (b.running_var + norm.eps)
-        norm.running_mean.add_((t.running_mean - b.running_mean) * ratio.sqrt())
-        norm.running_var.copy_(t.running_var * ratio)
+        ratio = (norm.running_var + norm.eps) / (b.running_var[stay] + norm.eps)
+        norm.running_mean.add_((t.running_mean - b.running_mean)[stay] * ratio.sqrt())
+        norm.running_var.copy_(t.running_var[stay] * ratio)
 
 
 def frozen_norms(model: nn.Module) -> list[_BatchNorm]:

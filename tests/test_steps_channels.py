@@ -273,6 +273,19 @@ def products_of(model: nn.Module, groups: list[Group]) -> Products:
     return Products(model, groups, shapes_of(model, layers, IMAGES[:1]))
 
 
+def test_a_price_may_be_per_product() -> None:
+    groups = groups_of("vgg")
+    products = products_of(NETWORKS["vgg"], groups)
+    scores = [torch.ones(group.channels, dtype=torch.float64) for group in groups]
+    scores[0] *= 0.9
+    assert cheapest(scores, 16, products, 0.01) == [16, 32, 32]
+    saved = [
+        products.saved(g, [20, 32, 32], after) for g, after in enumerate(([16, 32, 32], [20, 16, 32], [20, 32, 16]))
+    ]
+    assert saved[1] / 16 == max(saved[0] / 4 / 0.9, saved[1] / 16, saved[2] / 16)
+    assert cheapest(scores, 16, products, 0.01, per_product=True) == [20, 16, 32]
+
+
 def test_the_least_price_goes_first() -> None:
     model, groups = NETWORKS["vgg"], groups_of("vgg")
     products = products_of(model, groups)
@@ -437,3 +450,17 @@ def test_a_network_is_looked_at_without_labels() -> None:
     Channels(criterion="gradient").look_ahead(NETWORKS["vgg"], unlabelled)
     scores = score("l1", NETWORKS["vgg"], groups_of("vgg"), DIGITS.sample(1), DIGITS.preprocess)
     assert [len(s) for s in scores] == [20, 32, 32]
+
+
+def test_a_run_with_channels_reloads_and_reports(tmp_path: Path) -> None:
+    recipe = {
+        "name": "tiny",
+        "data": "digits",
+        "model": {"name": "mlp", "hidden": [24, 16]},
+        "steps": [{"train": {"epochs": 1}}, {"channels": {"fraction": 0.4}}, "half"],
+    }
+    folder = bw.run_recipe(recipe, tmp_path / "tiny").folder
+    page = (folder / "report.html").read_text("utf-8")
+    assert "<h2>Channels</h2>" in page
+    assert "<tr><td>fc1</td><td>24</td>" in page
+    assert "Other layers keep what they give: fc3." in page

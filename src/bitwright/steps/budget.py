@@ -66,10 +66,12 @@ def macs_of(layer: nn.Module, shapes: Shapes) -> int:
     return weight_of(layer).numel() * math.prod(given[:-1] if isinstance(layer, nn.Linear) else output[1:])
 
 
-def cheapest(scores: Sequence[Tensor], lanes: int, products: Products, fraction: float) -> list[int]:
+def cheapest(
+    scores: Sequence[Tensor], lanes: int, products: Products, fraction: float, per_product: bool = False
+) -> list[int]:
     """Counts with which at least `fraction` of the products go: always the block of channels of the least price next.
 
-    price = sum of the block's scores / products that go with it
+    The price is the mean of the block's scores, or `per_product` their sum by the products that go with it.
     """
     counts = [len(score) for score in scores]
     ways = [allowed(count, lanes) for count in counts]
@@ -82,7 +84,7 @@ def cheapest(scores: Sequence[Tensor], lanes: int, products: Products, fraction:
     def price(g: int) -> float:
         size, after = len(scores[g]), smaller(g)
         lost = sums[g][size - after[g]] - sums[g][size - counts[g]]
-        return lost / max(products.saved(g, counts, after), 1)
+        return lost / (max(products.saved(g, counts, after), 1) if per_product else counts[g] - after[g])
 
     while left > (1 - fraction) * whole:
         able = [g for g, way in enumerate(ways) if counts[g] > way[-1]]

@@ -47,9 +47,10 @@ class Channels(Step):
     criterion        how much a channel matters: "l1", the sum of its filters' magnitudes as a share of the group's
                      mean (Li et al. 2017); "norm", the scale of its batch norm (Liu et al. 2017); "gradient", the
                      squared first-order change of the loss without it (Molchanov et al. 2019; reads labels).
-    scope            where fraction is a number: "global", the blocks of channels that matter least per
-                     multiply-accumulate that goes with them, over all groups; "layer", the same share of the channels
-                     of each group. Within a group those of least score go.
+    scope            where fraction is a number: "global", the blocks of channels that matter least over all groups,
+                     by the mean of their scores, and by "gradient" by their sum per multiply-accumulate that goes with
+                     them; "layer", the same share of the channels of each group. Within a group those of least score
+                     go.
     lanes            counts that stay are multiples of it, as the engine computes so many outputs at once; below it,
                      where only the readers get faster, of an eighth of it.
     skip             "ms": a group stays whole where the engine would not be faster in its layers and their readers, one
@@ -163,7 +164,7 @@ class Channels(Step):
             shares = _shares(self.fraction, groups, layers)
             counts = [count_for(size, self.lanes, share) for size, share in zip(channels, shares, strict=True)]
         elif self.scope == "global":
-            counts = cheapest(scores, self.lanes, products, self.fraction)
+            counts = cheapest(scores, self.lanes, products, self.fraction, self.criterion == "gradient")
         else:
             counts = alike(channels, self.lanes, products, self.fraction)
         if counts == channels:

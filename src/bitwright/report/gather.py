@@ -11,7 +11,7 @@ from bitwright.report.findings import precisions
 from bitwright.report.histograms import weight_pictures
 from bitwright.report.layers import layer_table, milliseconds
 
-DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow", "low_rank", "balance")
+DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow", "low_rank", "channels", "balance")
 """Records of steps that have a chart or table of their own."""
 
 
@@ -43,6 +43,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "accumulators": [(s["label"], s["records"]["accumulator"]) for s in steps if "accumulator" in s["records"]],
         "overflow": [(s["label"], s["records"]["overflow"]) for s in steps if "overflow" in s["records"]],
         "low_rank": [(s["label"], s["records"]["low_rank"]) for s in steps if "low_rank" in s["records"]],
+        "channels": [(s["label"], s["records"]["channels"]) for s in steps if "channels" in s["records"]],
         "balance": [(s["label"], s["records"]["balance"]) for s in steps if "balance" in s["records"]],
         "precisions": precisions(result, measurements),
         "features": first_features(folder / "packed.safetensors"),

@@ -182,6 +182,12 @@ def test_all_weights_zero_hide_nothing() -> None:
     assert [group.layers for group in find_groups(model, IMAGES[:1])] == [("d",), ("e",)]
 
 
+def test_groups_that_only_go_alone_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitwright.steps.dependencies._holds", lambda model, groups, images: len(groups) == 1)
+    with pytest.raises(BitwrightError, match="can be removed one group at a time but not together"):
+        groups_of("vgg")
+
+
 # --- how much a channel matters
 
 

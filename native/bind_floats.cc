@@ -11,13 +11,6 @@ namespace {
 
 std::string text(Pair p) { return std::to_string(p.first) + " x " + std::to_string(p.second); }
 
-void check_float_finish(const Finish& f) {
-  if (!f.multiplier.empty() || !f.negative.empty())
-    refuse("finish has a multiplier, expected none: sums of floats have no scale of their own");
-  if (f.encode) refuse("finish has an encode, expected none: float operations are followed by an EncodeOp");
-  check_simple(f);
-}
-
 const float* weight_data(const Array& weight, const Sizes& shape) {
   const float* w = data<float>(weight, static_cast<int>(shape.size()), "weight");
   std::string expected;

@@ -263,6 +263,13 @@ void check_finish(const Finish& f, const Conv2dShape& s) {
     refuse("the layout of the encoded result is not that of the window's output");
 }
 
+void check_float_finish(const Finish& f) {
+  if (!f.multiplier.empty() || !f.negative.empty())
+    refuse("finish has a multiplier, expected none: sums of floats have no scale of their own");
+  if (f.encode) refuse("finish has an encode, expected none: float operations are followed by an EncodeOp");
+  check_simple(f);
+}
+
 const int8_t* conv_weights(const Array& weights, const Conv2dShape& s) {
   const auto* values = data<int8_t>(weights, 4, "weights");
   const int64_t expected[] = {s.out_c, s.in_c / s.groups, s.kernel_h, s.kernel_w};

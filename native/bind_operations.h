@@ -19,6 +19,8 @@ void check_input_layout(const CodeLayout& layout, const Conv2dShape& shape);
 // Refuses what only operations on exact sums can end in.
 void check_simple(const Finish& finish);
 void check_finish(const Finish& finish, const Conv2dShape& shape);
+// Of operations on floats.
+void check_float_finish(const Finish& finish);
 
 // The whole numbers of a convolution's weight, [O][C / groups][kernel_h][kernel_w] of the window: refuses other shapes.
 const int8_t* conv_weights(const Array& weights, const Conv2dShape& shape);

@@ -12,6 +12,7 @@ void bind_floats(nb::module_& m);
 void bind_channels(nb::module_& m);
 void bind_training(nb::module_& m);
 void bind_sparse(nb::module_& m);
+void bind_patterns(nb::module_& m);
 void bind_exact(nb::module_& m);
 void bind_plan(nb::module_& m);
 
@@ -27,6 +28,7 @@ NB_MODULE(_native, m) {
   bind_channels(m);
   bind_training(m);
   bind_sparse(m);
+  bind_patterns(m);
   bind_exact(m);
   bind_plan(m);
 }

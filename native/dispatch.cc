@@ -22,10 +22,6 @@ constexpr int64_t kElementsPerTask = 1 << 15;
 // Tasks to aim at. Several per thread, so that one that the system holds up leaves its share to the others.
 int64_t wanted_tasks(int threads) { return threads > 1 ? 4 * int64_t{threads} : 1; }
 
-int useful_threads(int threads, int64_t multiplications) {
-  return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
-}
-
 // Output rows per task: the input rows they need stay in the second-level cache, beside a block of weights, while all
 // output channels pass over them.
 int64_t conv_rows(const Conv2dShape& s, int threads) {
@@ -47,6 +43,24 @@ int64_t conv_scratch(const Conv2dShape& s, const Conv2dWeights& weights, int64_t
 }
 
 }  // namespace
+
+int useful_threads(int threads, int64_t multiplications) {
+  return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
+}
+
+int64_t conv_task_rows(const Conv2dShape& s, int threads) { return conv_rows(s, threads); }
+
+void run_conv_tasks(const Conv2dShape& s, int64_t blocks, int threads,
+                    const std::function<void(const Conv2dTask&)>& body) {
+  const int64_t rows = conv_rows(s, threads), row_tasks = ceil_div(s.out_h, rows);
+  // Few rows: the channels are divided too.
+  const int64_t parts = std::clamp<int64_t>(ceil_div(wanted_tasks(threads), s.batch * row_tasks), 1, blocks);
+  parallel_for(s.batch * row_tasks * parts, threads, [&](int64_t index) {
+    const int64_t part = index % parts, chunk = index / parts % row_tasks, image = index / parts / row_tasks;
+    body({image, chunk * rows, std::min((chunk + 1) * rows, s.out_h), blocks * part / parts,
+          blocks * (part + 1) / parts});
+  });
+}
 
 bool has_tiles() { return current_isa() >= Isa::amx; }
 
@@ -79,15 +93,8 @@ void run_conv2d(Conv2dKernel kernel, const Conv2dShape& s, const Conv2dWeights& 
                 const float* x, float* out, int threads) {
   if (s.batch == 0) return;
   threads = conv2d_threads(s, weights, threads);
-  const int64_t blocks = conv_blocks(s, weights);
-  const int64_t rows = conv_rows(s, threads), row_tasks = ceil_div(s.out_h, rows);
-  // Few rows: the channels are divided too.
-  const int64_t parts = std::clamp<int64_t>(ceil_div(wanted_tasks(threads), s.batch * row_tasks), 1, blocks);
-  const size_t scratch = conv_scratch(s, weights, rows);
-  parallel_for(s.batch * row_tasks * parts, threads, [&](int64_t index) {
-    const int64_t part = index % parts, chunk = index / parts % row_tasks, image = index / parts / row_tasks;
-    const Conv2dTask task = {image, chunk * rows, std::min((chunk + 1) * rows, s.out_h), blocks * part / parts,
-                             blocks * (part + 1) / parts};
+  const size_t scratch = conv_scratch(s, weights, conv_rows(s, threads));
+  run_conv_tasks(s, conv_blocks(s, weights), threads, [&](const Conv2dTask& task) {
     kernel(&s, weights.packed.data(), &epilogue, x, out, &task, thread_scratch(scratch));
   });
 }

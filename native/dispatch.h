@@ -1,6 +1,7 @@
 // The dispatched kernels: whole calls, divided among threads. Arguments are trusted.
 #pragma once
 #include <cstdint>
+#include <functional>
 
 #include "kernels.h"
 #include "weights.h"
@@ -14,7 +15,13 @@ LinearKernel linear_kernel();
 
 void run_conv2d(Conv2dKernel kernel, const Conv2dShape& shape, const Conv2dWeights& weights, const Epilogue& epilogue,
                 const float* x, float* out, int threads);
+// Calls body(task) for the tasks that a convolution is cut into: some output rows of an image, some of its `blocks` of
+// weights. conv_task_rows: of output rows at most in one.
+int64_t conv_task_rows(const Conv2dShape& shape, int threads);
+void run_conv_tasks(const Conv2dShape& shape, int64_t blocks, int threads,
+                    const std::function<void(const Conv2dTask&)>& body);
 // How many of `threads` are worth waking.
+int useful_threads(int threads, int64_t multiplications);
 int conv2d_threads(const Conv2dShape& shape, const Conv2dWeights& weights, int threads);
 // Rows [row0, row1) of one image; x and out: the batch. scratch: conv2d_rows_scratch bytes for so many rows.
 void run_conv2d_rows(Conv2dKernel kernel, const Conv2dShape& shape, const Conv2dWeights& weights,

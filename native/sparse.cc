@@ -15,13 +15,6 @@
 
 namespace {
 
-// Below this many multiplications a call takes less time than waking a thread.
-constexpr int64_t kWorthThread = 200'000;
-
-int useful_threads(int threads, int64_t multiplications) {
-  return static_cast<int>(std::clamp<int64_t>(multiplications / kWorthThread, 1, threads));
-}
-
 std::vector<int64_t> input_sizes(int64_t in, int64_t out, const Finish& finish) {
   std::vector<int64_t> inputs = {in * static_cast<int64_t>(sizeof(float))}, outputs;
   finish.append_bytes(out / finish.channels, &inputs, &outputs);

@@ -14,7 +14,7 @@ static inline void prepare_rows(const Conv2dShape* s, const float* image, const 
   const float** rows = (const float**)scratch;
   float* zeros = (float*)((char*)scratch + (count * sizeof(float*) + 63) / 64 * 64);
   float* copy = zeros + length;
-  memset(zeros, 0, length * sizeof(float));
+  if (s->pad_h) memset(zeros, 0, length * sizeof(float));
   for (int64_t i = 0; i < count; ++i) {
     const int64_t iy = task->row0 * s->stride_h - s->pad_h + i;
     if (iy < 0 || iy >= s->in_h) {

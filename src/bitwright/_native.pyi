@@ -339,6 +339,15 @@ class SparseConvOp(Operation):
         self, window: Window, positions: np.ndarray, codes: np.ndarray | None, values: np.ndarray, finish: Finish
     ) -> None: ...
 
+# A float weight [O, C / groups, kernel_h, kernel_w] whose zeros follow a pattern; x [N, H, W, C] -> [N, H', W', O].
+# PatternConvOp: of every 16 neighbouring channels of C / groups at most 8 are not zero in a row, at each tap.
+class PatternConvOp(Operation):
+    def __init__(self, window: Window, weight: np.ndarray, finish: Finish) -> None: ...
+
+# Any weight; a tap costs its time for each 16 output channels where one of them is not zero.
+class BlockedConvOp(Operation):
+    def __init__(self, window: Window, weight: np.ndarray, finish: Finish) -> None: ...
+
 # codes [rows, cols] uint8 stand for finite table entries (1 to 256), times scale [rows] if given; with negative [rows],
 # entries below zero are times that instead. x [N, cols] -> [N, rows]
 class CodedLinearOp(Operation):

@@ -21,7 +21,17 @@ import numpy as np
 from bitwright import _native
 from fuzz.channels import joined
 from fuzz.codes import bit_conv, byte_conv, encode, exact_conv, pool_codes
-from fuzz.floats import coded_linear, float_conv, float_linear, product_linear, sparse_conv, sparse_linear
+from fuzz.floats import (
+    blocked_conv,
+    coded_linear,
+    float_conv,
+    float_linear,
+    pattern_conv,
+    pattern_linear,
+    product_linear,
+    sparse_conv,
+    sparse_linear,
+)
 from fuzz.training import training
 from fuzz.trial import Array, Call, Random, Trial, chance, pick
 from fuzz.unweighted import average_pool, elementwise, max_pool, movers, reductions
@@ -35,6 +45,9 @@ FAMILIES: dict[str, tuple[Callable[[Random], Trial | Call], float]] = {
     "float_linear": (float_linear, 1),
     "sparse_linear": (sparse_linear, 1),
     "sparse_conv": (sparse_conv, 1),
+    "pattern_conv": (pattern_conv, 1),
+    "pattern_linear": (pattern_linear, 1),
+    "blocked_conv": (blocked_conv, 1),
     "coded_linear": (coded_linear, 1),
     "product_linear": (product_linear, 1),
     "exact_conv": (exact_conv, 1),

@@ -94,6 +94,7 @@ void PatternedConv<Weights>::run_samples(const Epilogue& epilogue, const float* 
     Conv2dShape shape = shape_;
     shape.batch = 1;
     shape.in_w = shape.out_w = n1 - n0;
+    shape.stride_w = 1;
     Epilogue own = epilogue;
     if (own.residual) own.residual += n0 * shape.out_c;
     const Conv2dTask task = {0, 0, 1, blocks * part / parts, blocks * (part + 1) / parts};

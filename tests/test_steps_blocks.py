@@ -42,6 +42,20 @@ def test_every_element_keeps_the_same_share(rows: int, count: int, zeros: float,
         assert not kept.any() or kept.all() or own[kept].min() >= own[~kept].max()
 
 
+@given(st.integers(1, 40), st.sampled_from([1, 2, 16]), st.sampled_from([(1, 4), (2, 4), (2, 5)]), st.integers(0, 99))
+def test_rows_of_a_pattern_keep_the_same_inputs(outputs: int, rows: int, pattern: tuple[int, int], seed: int) -> None:
+    kept, of = pattern
+    scores = torch.rand(outputs, 3 * of, 2, 2, generator=torch.Generator().manual_seed(seed)) + 0.01
+    mask = Pattern(kept, of, rows).keep(scores, 1.0)
+    assert (mask.view(outputs, 3, of, 4).sum(2) == kept).all()
+    for own, block in zip(mask.split(rows), scores.split(rows), strict=True):
+        assert (own == own[0]).all()
+        places = block.sum(0).view(3, of, 4)
+        assert torch.equal(own[0].view(3, of, 4), places >= places.sort(1, descending=True).values[:, kept - 1, None])
+    scores[0, 0] = 0  # may not be kept
+    assert not Pattern(kept, of, rows).keep(scores, 1.0)[0, 0].any()
+
+
 @given(groups=st.integers(1, 5), kept=st.integers(1, 3), more=st.integers(1, 5), seed=st.integers(0, 99))
 def test_a_pattern_keeps_the_largest_of_each_block(groups: int, kept: int, more: int, seed: int) -> None:
     of = kept + more
@@ -92,6 +106,8 @@ def test_two_of_four_in_convolutions_and_linear_layers() -> None:
     ("options", "message"),
     [
         ({"pattern": [4, 2]}, r"pattern is \[4, 2\]; expected \[n, m\], whole numbers with 1 <= n < m"),
+        ({"rows": 16, "fraction": 0.5}, "rows is 16; expected a pattern beside it, or 1"),
+        ({"rows": 0, "pattern": [2, 4]}, "prune: rows"),
         ({"pattern": [2, 4], "fraction": 0.5}, "expected no quality, fraction, threshold or elements beside it"),
         ({"elements": 4}, "elements is 4; expected a fraction beside it"),
         ({"elements": 4, "quality": 1.0}, "expected a fraction beside it"),

@@ -6,7 +6,7 @@ import numpy as np
 
 from bitwright import _native
 from fuzz.endings import near, random_ending, vector
-from fuzz.shapes import random_window
+from fuzz.shapes import Window, random_window
 from fuzz.trial import Array, Random, Trial, chance, count, pick
 
 
@@ -87,6 +87,59 @@ def sparse_conv(random: Random) -> Trial:
         batch,
         check,
         f"{window} {len(positions)} {ending}",
+    )
+
+
+def pattern_weight(random: Random, shape: tuple[int, ...]) -> Array:
+    """Of every 16 neighbouring inputs (axis 1) at most 8 are not zero."""
+    places = random.random((*shape[:1], -(-shape[1] // 16), 16, *shape[2:])).argsort(axis=2)
+    kept = (places < count(random, 0, 8)).reshape(shape[0], -1, *shape[2:])[:, : shape[1]]
+    return (random.standard_normal(shape) * kept).astype(np.float32)
+
+
+def pattern_conv(random: Random) -> Trial:
+    """A convolution with few weights in every window of inputs."""
+    window = random_window(random)
+    return _patterned(random, "PatternConvOp", window, pattern_weight(random, window.weight_shape))
+
+
+def blocked_conv(random: Random) -> Trial:
+    """A convolution whose output channels share in sixteens where most of their weights are."""
+    window = random_window(random)
+    outputs, *filters = window.weight_shape
+    shared = random.random((-(-outputs // 16), *filters)) < random.random()
+    kept = shared.repeat(16, axis=0)[:outputs] | (random.random(window.weight_shape) < 0.01)
+    weight = (random.standard_normal(window.weight_shape) * kept).astype(np.float32)
+    return _patterned(random, "BlockedConvOp", window, weight)
+
+
+def _patterned(random: Random, operation: str, window: Window, w: Array) -> Trial:
+    batch = count(random, 1, 3)
+    x = random.standard_normal((batch, *window.image, window.in_c)).astype(np.float32)
+    ending = random_ending(random, (batch, *window.output, window.out_c), False)
+    check = near(ending, window.sums(x, w), window.sums(np.abs(x), np.abs(w)))
+    return Trial(
+        lambda: getattr(_native, operation)(window.native(), w, ending.native()),
+        [x, *ending.inputs()],
+        batch,
+        check,
+        f"{window} {np.count_nonzero(w)} {ending}",
+    )
+
+
+def pattern_linear(random: Random) -> Trial:
+    """A matrix with few weights in every window of inputs, in either layout."""
+    batch, cols, rows = count(random, 1, 160), count(random, 1, 300), count(random, 1, 150)
+    w = pattern_weight(random, (rows, cols))
+    x = random.standard_normal((batch, cols)).astype(np.float32)
+    ending = random_ending(random, (batch, rows), False)
+    make = _native.PatternConvOp if chance(random, 0.7) else _native.BlockedConvOp
+    return Trial(
+        lambda: make(_native.Window((1, 1), cols, rows), w.reshape(rows, cols, 1, 1), ending.native()),
+        [x, *ending.inputs()],
+        batch,
+        near(ending, x.astype(np.float64) @ w.T.astype(np.float64), np.abs(x) @ np.abs(w.T)),
+        f"{batch} {rows} {cols} {np.count_nonzero(w)} {ending}",
     )
 
 

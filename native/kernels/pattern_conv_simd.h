@@ -41,6 +41,8 @@ struct Pattern {
     for (int64_t slot = 0; slot < w->slots; slot += 2) {
       const ints next = shifted(place, 4);
       const vec even_value = load(at.values), odd_value = load(at.values + HALF_BLOCK);
+      prefetch(at.values + AHEAD * HALF_BLOCK);
+      prefetch(at.values + (AHEAD + 1) * HALF_BLOCK);
 #pragma GCC unroll 32
       for (int m = 0; m < RY * RX; ++m) {
         const Inputs inputs = load_inputs(pixel_value(x[m / RX], odd, m % RX), valid);

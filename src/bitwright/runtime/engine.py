@@ -14,7 +14,7 @@ import numpy as np
 
 from bitwright.errors import BitwrightError
 from bitwright.runtime.graph import Graph, validate
-from bitwright.runtime.kernels import Tensor
+from bitwright.runtime.layer import Tensor
 from bitwright.runtime.native import Step, bind, packed_bytes
 from bitwright.runtime.reference import prepare
 

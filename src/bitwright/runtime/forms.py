@@ -19,7 +19,8 @@ from bitwright.runtime.checks import LARGEST_FLOAT
 from bitwright.runtime.domains import SIGNS, Domain, domains, integer_layer
 from bitwright.runtime.fuse import LAYERS, Chain, Coder, find_coders, fuse
 from bitwright.runtime.graph import Graph, Node
-from bitwright.runtime.kernels import Form, Layer, Pair, Row, Tensor, choose
+from bitwright.runtime.kernels import Form, Row, choose
+from bitwright.runtime.layer import Layer, Pair, Tensor
 
 Shape = tuple[int, ...]
 

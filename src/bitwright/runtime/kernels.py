@@ -1,44 +1,26 @@
 """Which kernel computes a layer: a table of what each can do and about how long it takes.
 
 What decides is the domain of the activations (floats, or codes of so many levels), the form of the weights (any floats,
-mostly zeros, a small codebook, whole numbers) and the shape. A row is a name, the kernel's estimate for a layer (None
-where it can't compute it) and what makes the operation; the quickest row is taken. `Model(..., kernels=[...])` prefers
-rows by name, wherever they can compute the layer: that is how tests run every kernel on every layer.
+mostly zeros, zeros in a pattern, a small codebook, whole numbers) and the shape. A row is a name, the kernel's estimate
+for a layer (None where it can't compute it) and what makes the operation; the quickest row is taken. `Model(...,
+kernels=[...])` prefers rows by name, wherever they can compute the layer: that is how tests run every kernel on every
+layer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from bitwright.errors import unknown
-from bitwright.packing.lattice import Lattice, find_lattice
-from bitwright.packing.runs import Runs, find_runs
 from bitwright.runtime.domains import Domain
-from bitwright.runtime.graph import Node
-
-if TYPE_CHECKING:
-    from bitwright.packing.encodings import Sparse
+from bitwright.runtime.layer import LANES, MOST_SLOTS, Layer
 
 Array = np.ndarray
-Pair = tuple[int, int]
-
-_SAMPLE = 4096  # numbers that turn away most weights of many different ones
-_MOST_CODES = 32
-
-
-class Tensor(Protocol):
-    """A weight as a file stores it."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def dense(self) -> Array: ...
-    def sparse(self) -> Sparse | None: ...
 
 
 @dataclass(frozen=True)
@@ -50,108 +32,6 @@ class Form:
 
     def __str__(self) -> str:
         return f"{self.planes} bit" if self.planes else "bytes"
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A matrix as `codes` (uint8) into a `table` of at most 32 numbers, times a scale per row if there are `scales`:
-    "scale", and "negative" if table entries below zero have one of their own."""
-
-    codes: Array
-    table: Array
-    scales: dict[str, Array] = field(default_factory=dict)
-
-
-def find_codes(weight: Array) -> Codes | None:
-    """The codes of a matrix of few different numbers, or of whole ones up to 15 times a scale per row."""
-    if (lattice := find_lattice(weight, 15)) is not None:
-        table, codes = np.unique(lattice.integers, return_inverse=True)
-        scales = {"scale": lattice.positive} | ({"negative": lattice.negative} if lattice.two_magnitudes else {})
-        return Codes(codes.reshape(weight.shape).astype(np.uint8), table.astype(np.float32), scales)
-    table = np.unique(weight.reshape(-1)[:_SAMPLE])
-    while len(table) <= _MOST_CODES:
-        codes = np.minimum(np.searchsorted(table, weight), len(table) - 1).astype(np.uint8)
-        others = weight[table[codes] != weight]
-        if not others.size:
-            return Codes(codes, table)
-        table = np.union1d(table, others[:_SAMPLE])
-    return None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A conv2d or linear node as kernels see it. A linear layer is a convolution of an image of one pixel.
-
-    `domain` and `lattice` are set for integer layers only; then `outside` is the m around the image, of which the
-    window takes `padding` on each side.
-    """
-
-    node: Node
-    tensor: Tensor
-    image: Pair
-    padding: Pair
-    domain: Domain | None = None
-    lattice: Lattice | None = None
-    outside: int = 0
-    pixels: int = 1
-    """Of the output."""
-
-    @property
-    def groups(self) -> int:
-        return int(self.node.attributes.get("groups", 1))
-
-    @property
-    def channels(self) -> Pair:
-        """Of the input, of the output."""
-        return self.tensor.shape[1] * self.groups, self.tensor.shape[0]
-
-    @property
-    def kernel(self) -> Pair:
-        shape = self.tensor.shape
-        return (shape[2], shape[3]) if len(shape) == 4 else (1, 1)
-
-    @cached_property
-    def window(self) -> Any:
-        """The geometry for native operations."""
-        from bitwright import _native
-
-        given = self.node.attributes
-        pairs: Any = {name: tuple(given[name]) for name in ("stride", "dilation") if name in given}
-        return _native.Window(
-            self.image, *self.channels, kernel=self.kernel, padding=self.padding, groups=self.groups, **pairs
-        )
-
-    def products(self, unit: int = 1) -> float:
-        """Multiplications per image, where the input channels of a group are rounded up to a multiple of `unit`."""
-        outputs, inputs, *kernel = self.tensor.shape
-        return self.pixels * outputs * -(-inputs // unit) * unit * math.prod(kernel)
-
-    @cached_property
-    def codes(self) -> Codes | None:
-        """The weight as codes, if it has few different numbers."""
-        return find_codes(self.tensor.dense())
-
-    @cached_property
-    def runs(self) -> Runs | None:
-        """The weight of a linear layer as runs of two or four columns with at most 16 values each."""
-        weight = self.tensor.dense()
-        found = (find_runs(weight, width, 16) for width in (2, 4))
-        return next((runs for runs in found if runs is not None), None)
-
-    @cached_property
-    def integers(self) -> Array:
-        """The whole numbers of the lattice, (O, C / groups, height, width)."""
-        assert self.lattice is not None
-        outputs, inputs, *_ = self.tensor.shape
-        return np.ascontiguousarray(self.lattice.integers.reshape(outputs, inputs, *self.kernel))
-
-    @cached_property
-    def weight_planes(self) -> int:
-        """Planes of bits that the whole numbers of the lattice take: n for odd symmetric grids (signs: 1), else as
-        many as two's complement."""
-        k = self.integers
-        most = int(np.abs(k.astype(np.int16)).max(initial=1))
-        return most.bit_length() + (0 if (k & 1).all() else 1)
 
 
 @dataclass(frozen=True)
@@ -202,6 +82,15 @@ PRODUCT_SPEED = 7.0
 """The same for runs of columns with 16 values each."""
 SPARSE_OUTPUT = 70
 """An output of a sparse convolution takes as long as so many dense products, besides its own."""
+PATTERN_SPEED = {"ref": 0.3, "avx2": 0.28, "amx": 0.5}
+"""Products with weights of an N:M pattern per nanosecond, as a share of the speed of dense floats; others 0.6. A
+product needs a permutation: beside the multiply-adds on processors with units for both (2:4 is 1.1 to 1.25 times as
+quick as dense on Zen 5), in their place on those that, as Intel's, permute with one of the units that multiply."""
+PATTERN_SAMPLE = {"ref": 0.3, "avx2": 0.6}
+"""The same of linear layers, which wait for weights where samples are few; others 0.9."""
+BLOCKED_SPEED = {"ref": 0.3, "amx": 0.5}
+"""The same for weights at the same places in 16 output channels, beside dense convolutions, some of them on tiles
+(amx); others 0.73. Not of linear layers: a single sample waits for each product."""
 
 
 def _speed(which: int) -> float:
@@ -238,6 +127,39 @@ def _build_sparse(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
     if layer.node.op == "linear":
         return native.SparseLinearOp(*layer.tensor.shape, *entries, finish)
     return native.SparseConvOp(layer.window, *entries, finish)
+
+
+def _pattern(layer: Layer) -> float | None:
+    if layer.domain or layer.slots > MOST_SLOTS:
+        return None
+    speeds, default = (PATTERN_SAMPLE, 0.9) if layer.node.op == "linear" else (PATTERN_SPEED, 0.6)
+    return layer.products(LANES) * layer.slots / LANES / (_share(speeds, default) * _speed(0))
+
+
+def _blocked(layer: Layer) -> float | None:
+    if layer.domain or layer.node.op == "linear":
+        return None
+    return layer.pixels * layer.shared_taps * LANES / (_share(BLOCKED_SPEED, 0.73) * _speed(0))
+
+
+def _share(shares: Mapping[str, float], default: float) -> float:
+    from bitwright import _native
+
+    return shares.get(_native.isa(), default)
+
+
+def _build_pattern(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    return native.PatternConvOp(layer.window, _as_filters(layer), finish)
+
+
+def _build_blocked(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
+    return native.BlockedConvOp(layer.window, _as_filters(layer), finish)
+
+
+def _as_filters(layer: Layer) -> Array:
+    """The weight, (O, C / groups, height, width)."""
+    weight = layer.tensor.dense()
+    return np.ascontiguousarray(weight.reshape(*weight.shape[:2], *layer.kernel))
 
 
 def _coded(layer: Layer) -> float | None:
@@ -330,6 +252,8 @@ def _build_exact(native: Any, layer: Layer, finish: Any, x: Any) -> Any:
 TABLE = (
     Row("float", _float, _build_float, pools=True),
     Row("sparse", _sparse, _build_sparse),
+    Row("pattern", _pattern, _build_pattern),
+    Row("blocked", _blocked, _build_blocked),
     Row("coded", _coded, _build_codes),
     Row("product", _product, _build_product),
     Row(

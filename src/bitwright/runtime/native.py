@@ -18,7 +18,8 @@ from bitwright.runtime.domains import SIGNS
 from bitwright.runtime.forms import Choice, Forms
 from bitwright.runtime.fuse import LAYERS, Chain, Coder
 from bitwright.runtime.graph import Graph, Node
-from bitwright.runtime.kernels import Form, Tensor
+from bitwright.runtime.kernels import Form
+from bitwright.runtime.layer import Tensor
 from bitwright.runtime.shapes import limits
 
 Array = np.ndarray

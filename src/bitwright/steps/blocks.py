@@ -1,4 +1,4 @@
-"""Which weights are the largest: of all, of each processing element's rows, or n of every m inputs."""
+"""Which weights are the largest: of all, of each processing element's rows, or n of every m inputs of rows."""
 
 from __future__ import annotations
 
@@ -49,11 +49,13 @@ class Elements:
 class Pattern:
     """Of every `of` inputs in a row at most `kept` stay (Mishra et al. 2021: 2 of 4).
 
-    In a convolution that is of every `of` input channels of one group, at each place of the kernel by itself.
+    In a convolution that is of every `of` input channels of one group, at each place of the kernel by itself. So many
+    `rows`, output channels 0 to rows - 1 and so on, keep the same inputs: those with the largest sums of scores.
     """
 
     kept: int
     of: int
+    rows: int = 1
 
     def check(self, name: str, weight: Tensor) -> None:
         """Raise BitwrightError for a layer whose inputs are no multiple."""
@@ -67,11 +69,20 @@ class Pattern:
         """Mask of scores (O, I, ...): on the way to the pattern, with fewer zeros, more of each `of` stay."""
         rows = scores.flatten(2).transpose(1, 2) if scores.ndim > 2 else scores
         count = max(self.kept, self.of - round(zeros * self.of))
-        mask = _largest_of_rows(rows.reshape(-1, self.of), count).view_as(rows)
+        shared = _sums_of_rows(rows, self.rows)
+        mask = _largest_of_rows(shared.reshape(-1, self.of), count).view_as(shared)
+        mask = mask.repeat_interleave(self.rows, 0)[: len(rows)] & (rows > 0)
         return (mask.transpose(1, 2) if scores.ndim > 2 else mask).reshape(scores.shape)
 
 
 Blocks = Elements | Pattern
+
+
+def _sums_of_rows(scores: Tensor, rows: int) -> Tensor:
+    """The sums of every `rows` scores along the first axis; the last may have fewer."""
+    if rows == 1:
+        return scores
+    return torch.stack([part.sum(0) for part in scores.split(rows)])
 
 
 def _largest_of_rows(scores: Tensor, count: int) -> Tensor:

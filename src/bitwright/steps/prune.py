@@ -53,6 +53,8 @@ class Prune(Step):
     fraction      the zero share of the layer's weights at the end, 0 <= f < 1; "auto" as above.
     threshold     the smallest |w| that stays.
     pattern       [n, m]: n of every m inputs of a row stay, the zero share is 1 - n/m; instead of the three above.
+    rows          so many rows (output channels) keep the same inputs of a pattern, those of the largest magnitudes
+                  together: 16 is what the engine computes in as much less time as there are fewer weights.
     elements      a fraction of each processing element's rows, for so many of them, row r on element r mod P: all have
                   the same number of weights, and none waits for another (load-balance-aware pruning, Han et al. 2017).
     scope         "layer", or "global": one std, or one fraction with the largest weights over all layers together.
@@ -103,6 +105,7 @@ class Prune(Step):
     fraction: Amount | None = None
     threshold: float | dict[str, float] | None = None
     pattern: tuple[int, int] | None = None
+    rows: int = 1
     elements: int | None = None
     scope: Literal["layer", "global"] = "layer"
     std_of: Literal["surviving", "all"] = "surviving"
@@ -171,6 +174,9 @@ class Prune(Step):
             object.__setattr__(self, "pattern", tuple(pair))
             if any(other is not None for other in (self.quality, self.fraction, self.threshold, self.elements)):
                 raise _wrong("pattern", self.pattern, "no quality, fraction, threshold or elements beside it")
+        check_count("prune: rows", self.rows, 1)
+        if self.rows > 1 and self.pattern is None:
+            raise _wrong("rows", self.rows, "a pattern beside it, or 1")
         if self.elements is not None:
             check_count("prune: elements", self.elements, 1)
             if self.fraction is None or self.fraction == "auto":
@@ -181,7 +187,7 @@ class Prune(Step):
     @property
     def _blocks(self) -> Blocks | None:
         if self.pattern is not None:
-            return Pattern(*self.pattern)
+            return Pattern(*self.pattern, self.rows)
         return None if self.elements is None else Elements(self.elements)
 
     def _goal(self) -> tuple[By, Any]:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from bitwright import BitwrightError
+from bitwright.measure.balance import loads
 from bitwright.packing import encodings
 from bitwright.packing.bits import Cursor, varint
-from bitwright.packing.coders import NAMES, write_stream
+from bitwright.packing.coders import NAMES, read_stream, write_stream
 from bitwright.packing.encodings import Weight, decode, encode, list_encodings
 from bitwright.packing.positions import View, from_gaps, to_gaps
 from bitwright.packing.profile import Profile
@@ -34,6 +35,8 @@ PROFILES = st.sampled_from(
         Profile(coders=("raw",), positions=("mask",)),
         Profile(coders=("rans",), positions=("gaps",), values=("float32",)),
         Profile(positions=("context",), values=("float16", "float32")),
+        Profile.ese(elements=1),
+        Profile(elements=3),
     ]
 )
 
@@ -74,8 +77,10 @@ def test_the_smallest_is_never_much_larger_than_float32(tensor):
     assert encode(Weight.of("w", tensor.copy(order="F")), Profile()) == (name, record)
 
 
-def test_all_eight_are_found():
-    assert list(list_encodings()) == ["codebook", "dense", "fixed", "half", "product", "signs", "sparse", "ternary"]
+def test_all_nine_are_found():
+    assert list(list_encodings()) == [
+        "codebook", "dense", "ese", "fixed", "half", "product", "signs", "sparse", "ternary"
+    ]  # fmt: skip
 
 
 def test_two_encodings_of_one_name_are_refused(monkeypatch):
@@ -178,7 +183,7 @@ def test_raw_trits_take_eight_fifths_of_a_bit():
     assert decode("ternary", record, weight.shape).numbers.tolist() == ternary.numbers.tolist()
 
 
-@pytest.mark.parametrize("name", ["half", "codebook", "sparse", "signs", "ternary", "fixed"])
+@pytest.mark.parametrize("name", ["half", "codebook", "sparse", "signs", "ternary", "fixed", "ese"])
 def test_an_encoding_that_cannot_hold_a_tensor_says_so(name):
     dense = np.arange(1, 70_002, dtype=np.float32)
     with pytest.raises(BitwrightError, match=rf"tensor 'w'.*encoding '{name}' cannot hold it exactly") as caught:
@@ -199,11 +204,13 @@ def test_wrong_tensors_are_refused_with_their_name():
 
 def test_unknown_names_list_the_known():
     with pytest.raises(
-        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, product, signs, sparse, ternary"
+        BitwrightError,
+        match=r"unknown encoding 'zip'.*dense, ese, fixed, half, product, signs, sparse, ternary",
     ):
         encode(Weight.of("w", NORMAL), Profile(), "zip")
     with pytest.raises(
-        BitwrightError, match=r"unknown encoding 'zip'.*codebook, dense, fixed, half, product, signs, sparse, ternary"
+        BitwrightError,
+        match=r"unknown encoding 'zip'.*dense, ese, fixed, half, product, signs, sparse, ternary",
     ):
         encode(Weight.of("w", NORMAL), Profile(preferred="zip"))
     for field, names in {"coders": "huffman", "positions": "context", "values": "float16"}.items():
@@ -273,6 +280,90 @@ def test_the_paper_profile_writes_gaps_of_the_given_width():
         assert {stream.coder for stream in trace} <= {"huffman", "raw"}
 
 
+# --- the words of ESE
+
+
+def words_of(record: bytes, elements: int, columns: int, exponent: int) -> tuple[list[int], list[int]]:
+    """Counts and words of a record with raw streams."""
+    cursor = Cursor(record)
+    zigzag = 2 * exponent if exponent >= 0 else -2 * exponent - 1
+    assert (cursor.varint(), cursor.varint()) == (elements, zigzag)
+    counts = read_stream(cursor, elements * columns).tolist()
+    words = read_stream(cursor, sum(counts)).tolist()
+    cursor.end()
+    return counts, words
+
+
+def test_a_column_of_eie_is_words_of_16_bits():
+    """[0,0,1,2,0 x 18,3]: v = [1,2,0,3], z = [2,0,15,2]."""
+    column = np.zeros((23, 1), np.float32)
+    column[[2, 3, 22], 0] = [1, 2, 3]
+    name, record = encode(Weight.of("w", column / 4), Profile.ese(elements=1))
+    assert name == "ese"
+    assert words_of(record, 1, 1, -2) == ([4], [1 + (2 << 12), 2, 15 << 12, 3 + (2 << 12)])
+
+
+def test_rows_are_interleaved_over_processing_elements():
+    weight = np.array([[1, 0], [0, -2048], [0, 0], [3, 0], [2047, 5]], np.float32)
+    _, record = encode(Weight.of("w", weight), Profile.ese(elements=2), "ese")
+    # element 0: rows 0, 2, 4; element 1: rows 1, 3
+    expected = [1, 2047 + (1 << 12), 5 + (2 << 12), 3 + (1 << 12), 2048]
+    assert words_of(record, 2, 2, 0) == ([2, 1, 1, 1], expected)
+
+
+@given(
+    st.integers(1, 60),
+    st.integers(1, 8),
+    st.integers(1, 9),
+    st.floats(0, 1),
+    st.integers(-149, 100),
+    st.integers(0, 99),
+)
+def test_ese_is_the_layout_that_balance_counts(rows, columns, elements, density, exponent, seed):
+    elements = min(elements, rows)
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-2048, 2048, (rows, columns)) * (rng.random((rows, columns)) < density * 0.2)
+    weight = Weight.of("w", np.ldexp(codes.astype(np.float64), exponent).astype(np.float32))
+    record = encode(weight, Profile.ese(elements), "ese")[1]
+    assert decode("ese", record, (rows, columns)).numbers.tolist() == weight.numbers.tolist()
+    cursor = Cursor(record)
+    cursor.varint(), cursor.varint()
+    counts = read_stream(cursor, elements * columns).reshape(elements, columns)
+    np.testing.assert_array_equal(counts, loads(codes.astype(np.float32), elements))
+
+
+def test_only_a_profile_can_ask_for_ese():
+    weight = Weight.of("w", np.eye(64, dtype=np.float32))
+    assert not list(list_encodings()["ese"].candidates(weight, Profile()))
+    assert encode(weight, Profile.ese(65))[0] != "ese"
+    assert encode(Weight.of("w", np.arange(4098, dtype=np.float32).reshape(2, -1)), Profile.ese(2))[0] != "ese"
+    with pytest.raises(BitwrightError, match="0 processing elements in a profile"):
+        Profile.ese(0)
+
+
+def test_a_sparse_layer_of_a_tenth_takes_a_twentieth():
+    """10 % of the weights, 16 of 32 bits: 20 times (ESE), besides the fillers and the counts."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(1, 2048, (1024, 153)) * (rng.random((1024, 153)) < 0.1)
+    name, record = encode(Weight.of("w", (codes * 2.0**-10).astype(np.float32)), Profile.ese(32))
+    assert name == "ese"
+    assert 4 * codes.size / len(record) == pytest.approx(20, rel=0.25)
+
+
+@given(st.integers(0, 2**32), st.data())
+def test_damaged_words_are_refused_or_mean_something_else(seed, data):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(-2048, 2048, (40, 3)) * (rng.random((40, 3)) < 0.1)
+    record = bytearray(encode(Weight.of("w", codes.astype(np.float32)), Profile.ese(2), "ese")[1])
+    at = data.draw(st.integers(0, len(record) - 1))
+    record[at] = data.draw(st.integers(0, 255))
+    try:
+        content = decode("ese", bytes(record[: data.draw(st.integers(0, len(record)))]), (40, 3))
+    except BitwrightError:
+        return
+    assert content.numbers.shape == (120,)
+
+
 # --- refusals of section 4
 
 
@@ -291,6 +382,10 @@ def stream(symbols, width):
 def codes(table, symbols, kind=0):
     data = np.array(table, "<f4").tobytes()
     return varint(len(table) - 1) + bytes([kind]) + data + stream(symbols, 3)
+
+
+def ese(counts, words, elements=2, zigzag=0):
+    return varint(elements) + varint(zigzag) + stream(counts, 4) + stream(words, 16)
 
 
 def runs(sizes, numbers, symbols):
@@ -339,6 +434,14 @@ BROKEN = {
     "from 0 to 0 with stride 1099511627776": ("lattice", "fixed", b"\0\0" + varint(1 << 40) + ONE + stream([0] * 8, 1)),
     "from 0 to 16777217": ("lattice", "fixed", b"\x00\x00" + varint((1 << 24) + 1) + ONE + stream([1] * 8, 1)),
     "from -16777217 to": ("lattice", "fixed", b"\x00" + varint((1 << 25) + 1) + b"\x01" + ONE + stream([1] * 8, 1)),
+    "3 processing elements for 2 rows": ("sparse", "ese", b"\x03\x00"),
+    "0 processing elements": ("sparse", "ese", b"\x00\x00"),
+    r"a step of 2\^128": ("sparse", "ese", b"\x01" + varint(256)),
+    r"a step of 2\^-150": ("sparse", "ese", b"\x01" + varint(299)),
+    "a column with more entries than rows": ("sparse", "ese", ese([2] + [0] * 7, [1, 1])),
+    "an entry beyond the rows": ("sparse", "ese", ese([1] + [0] * 7, [1 + 4096])),
+    "a filler without the widest": ("sparse", "ese", ese([2, 0, 0, 0], [0, 1], elements=1)),
+    "value that is not finite": ("value", "ese", ese([1] + [0] * 7, [2], zigzag=254)),
     "values of kind 2": ("codebook", "product", b"\x02"),
     "runs of 0 columns": ("codebook", "product", b"\x00\x00"),
     "runs of 5 columns, expected 1 to 4": ("codebook", "product", b"\x00\x05"),
@@ -370,6 +473,12 @@ def test_broken_records_are_refused(message):
     assert caught.value.kind == kind
     assert "tensor 'w'" in str(caught.value)
     assert "pack the model again" in str(caught.value)
+
+
+def test_a_filler_of_ese_cannot_end_a_column():
+    with pytest.raises(BitwrightError, match="a filler at the end of a column") as caught:
+        decode("ese", ese([1], [15 << 12], elements=1), (20, 1))
+    assert caught.value.kind == "sparse"
 
 
 def test_fillers_need_their_own_code():

@@ -215,6 +215,7 @@ def test_one_step_from_the_command_line() -> None:
 def test_profiles() -> None:
     assert make_profile({}) == Profile()
     assert make_profile({"profile": "paper"}) == Profile.paper()
+    assert make_profile({"profile": "ese"}) == Profile.ese()
     assert make_profile({"profile": {"coders": ["huffman"]}}) == Profile(coders=("huffman",))
     with pytest.raises(BitwrightError, match=r"pack\.profile: unknown coder 'zip'"):
         make_profile({"profile": {"coders": ["zip"]}})

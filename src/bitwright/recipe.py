@@ -293,7 +293,8 @@ def _step(entry: Any, place: str) -> Step:
 
 
 def make_profile(pack: Mapping[str, Any]) -> Profile:
-    """The packer's profile from a recipe's `pack`: {} (the smallest file), {profile: paper}, or {profile: {fields}}."""
+    """The packer's profile from a recipe's `pack`: {} (the smallest file), {profile: paper} or ese, or
+    {profile: {fields}}."""
     from bitwright.packing.profile import Profile
 
     unexpected = sorted(set(pack) - {"profile"})
@@ -303,9 +304,10 @@ def make_profile(pack: Mapping[str, Any]) -> Profile:
     if chosen is None:
         return Profile()
     if isinstance(chosen, str):
-        if chosen != "paper":
-            raise unknown("pack.profile", chosen, ["paper"])
-        return Profile.paper()
+        named = {"ese": Profile.ese, "paper": Profile.paper}
+        if chosen not in named:
+            raise unknown("pack.profile", chosen, named)
+        return named[chosen]()
     return checked(Profile, chosen, "pack.profile")
 
 

@@ -34,6 +34,8 @@ class Profile:
         Width of the relative index of tensors with at most two, and with more dimensions; None: the cheapest.
     column_order, drop_dead
         Whether sparse tensors may be visited column by column, and all-zero rows and columns be left out first.
+    elements
+        For how many processing elements `ese` lays out matrices; None: it is not considered.
     """
 
     coders: tuple[str, ...] = CODERS
@@ -46,6 +48,7 @@ class Profile:
     conv_index_bits: int | None = None
     column_order: bool = True
     drop_dead: bool = True
+    elements: int | None = None
 
     def __post_init__(self) -> None:
         for what, given, known in (("coder", self.coders, CODERS), ("positions", self.positions, POSITIONS)):
@@ -58,6 +61,8 @@ class Profile:
         for bits in (self.linear_index_bits, self.conv_index_bits):
             if bits is not None and not 1 <= bits <= 16:
                 raise BitwrightError(f"an index of {bits} bits in a profile; 1 to 16 are possible", kind="profile")
+        if self.elements is not None and self.elements < 1:
+            raise BitwrightError(f"{self.elements} processing elements in a profile; at least 1", kind="profile")
 
     @classmethod
     def paper(cls, linear_index_bits: int = 5, conv_index_bits: int = 8) -> Profile:
@@ -76,6 +81,14 @@ class Profile:
             column_order=False,
             drop_dead=False,
         )
+
+    @classmethod
+    def ese(cls, elements: int = 32) -> Profile:
+        """The storage of ESE (Han et al., FPGA 2017) for so many processing elements: words of 16 bits, uncompressed.
+
+        Tensors that it can't hold (no 12-bit fixed point, fewer rows than elements) are stored otherwise.
+        """
+        return cls(coders=("raw",), preferred="ese", elements=elements)
 
     def encoding_of(self, name: str) -> str | None:
         """The encoding that the tensor called `name` must have, or None."""

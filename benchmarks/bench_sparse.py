@@ -2,10 +2,12 @@
 
 Claims, one thread, beside the faster of onnxruntime and torch in float32. The first linear layer of VGG-16 (25088 to
 4096) with 4 % of its weights, of 32 values: 15 times as fast at batch 1, 4 times at batch 16. 3x3 convolutions: 3 times
-with 90 % zeros, 1.5 times with 80 %. 3x3 convolutions of a ResNet-20 with 2:4 patterns, beside our own dense ones: 1.3
-times where 16 output channels share the pattern, and without that at 64 channels 1.15 times (measured on Zen 5, whose
-permutations have a unit of their own; no claim elsewhere). 2:4 linear layers: 1.6 times at batch 1. Linear layers whose weights are codes of at most 5 bits: 3 times at batch 1, where
+with 90 % zeros, 1.5 times with 80 %. Linear layers whose weights are codes of at most 5 bits: 3 times at batch 1, where
 the weights are too many for the first caches.
+
+2:4 patterns, beside our own dense layers, on Zen 5: linear layers 1.4 times at batch 1. 3x3 convolutions 1.3 times
+where 16 output channels share the pattern; otherwise 1.15 times at 64 channels, as Zen 5 permutes beside its
+multiply-adds.
 
     python benchmarks/bench_sparse.py [--only "linear 25088"] [--json FILE]
 """

@@ -67,6 +67,19 @@ void make_sparse_linear(SparseLinear* self, int64_t rows, int64_t cols, const Ar
   new (self) SparseLinear(rows, cols, entries, finish);
 }
 
+std::vector<double> part_seconds(const SparseLinear& self, const Array& x, int threads, int64_t repeats,
+                                 bool equal_rows) {
+  const auto* values = data<float>(x, 2, "x");
+  const auto batch = static_cast<int64_t>(x.shape(0)), row = self.input_bytes()[0] / int64_t{sizeof(float)};
+  if (batch < 1 || static_cast<int64_t>(x.shape(1)) != row)
+    refuse("x has shape " + shape_text(x) + ", expected at least one row of " + std::to_string(row));
+  check_threads(threads);
+  check_pair({repeats, repeats}, 1, "repeats");
+  std::vector<float> out(static_cast<size_t>(batch * self.output_bytes()[0]) / sizeof(float));
+  nb::gil_scoped_release release;
+  return self.part_seconds(values, out.data(), batch, threads, repeats, equal_rows);
+}
+
 void make_sparse_conv(SparseConv* self, const Conv2dShape& window, const Array& positions, const Optional& codes,
                       const Array& values, const Finish& finish) {
   const int64_t filter = product({window.in_c / window.groups, window.kernel_h, window.kernel_w}, "the filter");
@@ -123,7 +136,9 @@ CodedLinear* make_product_linear(const Array& codes, const Array& books, int64_t
 void bind_sparse(nb::module_& m) {
   nb::class_<SparseLinear, Operation>(m, "SparseLinearOp")
       .def("__init__", &make_sparse_linear, nb::arg("rows"), nb::arg("cols"), nb::arg("positions"),
-           nb::arg("codes").none(), nb::arg("values"), nb::arg("finish"));
+           nb::arg("codes").none(), nb::arg("values"), nb::arg("finish"))
+      .def("part_seconds", &part_seconds, nb::arg("x"), nb::arg("threads"), nb::arg("repeats") = 1,
+           nb::arg("equal_rows") = false);
   nb::class_<SparseConv, Operation>(m, "SparseConvOp")
       .def("__init__", &make_sparse_conv, nb::arg("window"), nb::arg("positions"), nb::arg("codes").none(),
            nb::arg("values"), nb::arg("finish"));

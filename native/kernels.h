@@ -98,6 +98,8 @@ void linear_avx512(LINEAR_ARGUMENTS);
 // that of blocks, in which many samples pass them. One of each pair of pointers is null (codes: perhaps both). The
 // arrays may be read up to SPARSE_SLACK entries past their end.
 enum { SPARSE_SLACK = 16, SPARSE_COLUMNS = 128, SPARSE_LANES = 64, SPARSE_OUT_ROWS = 16 };
+// Up to so many samples entries are gathered row by row.
+enum { SPARSE_FEW = 2 };
 
 // A second layout, for few samples, in which nothing is gathered from memory: 16 rows are the lanes of a register, each
 // lane a queue of entries. A step takes the next entry of every lane whose column lies in a window of four registers of

@@ -6,6 +6,7 @@
 #include "sparse.h"
 
 #include <algorithm>
+#include <ctime>
 #include <limits>
 
 #include "ceil_div.h"
@@ -41,13 +42,42 @@ const char* float_level() {
   return isa_name(std::min(isa, Isa::avx512));
 }
 
+// A row takes as long as so many of its entries, beside these.
+constexpr int64_t kRow = 20;
+
 // Whether one sample takes less time by strips than by gathering entries row by row. Measured on 10x100 to 4096x4096;
 // the unit is the time of a gathered entry. A few samples together, which share what a step looks up, gain two to nine
 // times as much.
 bool worth_strips(const Strips& strips, int64_t rows, const SparseEntries& e) {
-  constexpr int64_t kRow = 20, kStep = 8, kGatheringStep = 13;
+  constexpr int64_t kStep = 8, kGatheringStep = 13;
   const bool in_registers = e.coded() && e.table_size <= 64;
   return strips.steps() * (in_registers ? kStep : kGatheringStep) < e.count + rows * kRow;
+}
+
+// For more samples, a run of entries (see SparseMatrix) takes as long as so many entries, beside its own.
+constexpr int64_t kRun = 11;
+
+// The work of all rows before each, and of all: entries, and `beside` for the row.
+std::vector<int64_t> work_before(int64_t rows, int64_t cols, const SparseEntries& e, int64_t beside) {
+  std::vector<int64_t> before(rows + 1, 0);
+  for (int64_t i = 0; i < e.count; ++i) ++before[e.positions[i] / cols + 1];
+  for (int64_t row = 0; row < rows; ++row) before[row + 1] += before[row] + beside;
+  return before;
+}
+
+// The same for groups of rows in strips.
+std::vector<int64_t> work_before(const Strips& strips) {
+  std::vector<int64_t> before = strips.steps_before();
+  for (size_t g = 0; g < before.size(); ++g) before[g] += static_cast<int64_t>(g);
+  return before;
+}
+
+// The unit with which part `part` of `parts` begins, so that all have about equal work. `before` rises strictly.
+int64_t part_begin(const std::vector<int64_t>& before, int64_t part, int64_t parts) {
+  const int64_t goal = before.back() * part / parts;
+  auto found = std::lower_bound(before.begin(), before.end(), goal);
+  if (found != before.begin() && goal - *(found - 1) < *found - goal) --found;
+  return found - before.begin();
 }
 
 std::optional<Strips> strips_if_worth(int64_t rows, int64_t cols, const SparseEntries& e) {
@@ -63,38 +93,74 @@ SparseLinear::SparseLinear(int64_t rows, int64_t cols, const SparseEntries& e, c
       finish_(finish),
       strips_(strips_if_worth(rows, cols, e)),
       weights_(rows, cols, e.count, e.positions, e.codes8, e.codes16, e.table, e.table_size, strips_.has_value()),
+      row_work_(work_before(rows, cols, e, kRow)),
+      run_work_(work_before(rows, cols, e, kRun * ceil_div(cols, SPARSE_COLUMNS))),
+      group_work_(strips_ ? work_before(*strips_) : std::vector<int64_t>()),
       kernel_(sparse_linear_variant()),
       kernel_name_(std::string("sparse ") + float_level() + (strips_ ? " strips" : "")) {}
+
+SparseLinear::Cut SparseLinear::cut(int64_t batch, int threads, bool equal_rows) const {
+  Cut cut = {};
+  cut.by_strips = strips_ && batch <= STRIP_BATCH;
+  cut.samples = cut.by_strips ? +STRIP_SAMPLES : +SPARSE_LANES;
+  cut.unit = cut.by_strips ? +STRIP_ROWS : 1;
+  cut.chunks = ceil_div(batch, cut.samples);
+  cut.parts = std::clamp<int64_t>(ceil_div(threads, cut.chunks), 1, ceil_div(weights_.rows, SPARSE_OUT_ROWS));
+  const std::vector<int64_t>& work = cut.by_strips ? group_work_ : batch <= SPARSE_FEW ? row_work_ : run_work_;
+  const auto units = static_cast<int64_t>(work.size()) - 1;
+  int64_t most = 0;
+  for (int64_t part = 0; part <= cut.parts; ++part) {
+    cut.begins.push_back(equal_rows ? units * part / cut.parts : part_begin(work, part, cut.parts));
+    if (part > 0) most = std::max(most, cut.begins[part] - cut.begins[part - 1]);
+  }
+  cut.scratch = cut.by_strips ? sparse_strips_scratch(weights_.cols, most) : sparse_linear_scratch(most);
+  return cut;
+}
+
+void SparseLinear::run_part(const Cut& cut, int64_t chunk, int64_t part, const float* x, float* out,
+                            int64_t batch) const {
+  Epilogue epilogue = finish_.rest(nullptr);
+  if (finish_.residual) epilogue.relu = false;
+  const SparseStrips strips = strips_ ? strips_->view() : SparseStrips{};
+  SparseMatrix matrix = weights_.matrix;
+  matrix.strips = strips_ ? &strips : nullptr;
+  const int64_t first = chunk * cut.samples;
+  const SparseTask task = {first, std::min(first + cut.samples, batch), cut.begins[part] * cut.unit,
+                           cut.begins[part + 1] * cut.unit};
+  kernel_(&matrix, &epilogue, x, out, batch, &task, thread_scratch(cut.scratch));
+}
+
+std::vector<double> SparseLinear::part_seconds(const float* x, float* out, int64_t batch, int threads,
+                                               int64_t repeats, bool equal_rows) const {
+  const auto now = [] {
+    timespec time;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  const Cut cut = this->cut(batch, threads, equal_rows);
+  std::vector<double> seconds;
+  for (int64_t part = 0; part < cut.parts; ++part) {
+    const double start = now();
+    for (int64_t i = 0; i < repeats * cut.chunks; ++i) run_part(cut, i % cut.chunks, part, x, out, batch);
+    seconds.push_back((now() - start) / static_cast<double>(repeats));
+  }
+  return seconds;
+}
 
 void SparseLinear::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {
   if (batch == 0) return;
   const auto* x = static_cast<const float*>(inputs[0]);
   auto* out = static_cast<float*>(outputs[0]);
-  const int64_t rows = weights_.rows, cols = weights_.cols;
-  Epilogue epilogue = finish_.rest(nullptr);
-  if (finish_.residual) epilogue.relu = false;  // comes after the residual
-  const bool by_strips = strips_ && batch <= STRIP_BATCH;
-  const SparseStrips strips = strips_ ? strips_->view() : SparseStrips{};
-  SparseMatrix matrix = weights_.matrix;
-  matrix.strips = strips_ ? &strips : nullptr;
   threads = useful_threads(threads, batch * weights_.entries);
-  const int64_t samples = by_strips ? +STRIP_SAMPLES : +SPARSE_LANES, unit = by_strips ? +STRIP_ROWS : 1;
-  const int64_t chunks = ceil_div(batch, samples), units = ceil_div(rows, unit);
-  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, chunks), 1, ceil_div(units * unit, SPARSE_OUT_ROWS));
-  const int64_t part_units = ceil_div(units, parts);
-  const size_t scratch = by_strips ? sparse_strips_scratch(cols, part_units) : sparse_linear_scratch(part_units);
-  parallel_for(chunks * parts, threads, [&](int64_t index) {
-    const int64_t part = index % parts, chunk = index / parts;
-    const SparseTask task = {chunk * samples, std::min((chunk + 1) * samples, batch), units * part / parts * unit,
-                             units * (part + 1) / parts * unit};
-    kernel_(&matrix, &epilogue, x, out, batch, &task, thread_scratch(scratch));
-  });
+  const Cut cut = this->cut(batch, threads);
+  parallel_for(cut.chunks * cut.parts, threads,
+               [&](int64_t index) { run_part(cut, index / cut.parts, index % cut.parts, x, out, batch); });
   if (finish_.residual) {
     const auto kernel = elementwise_kernel();
     const auto* residual = static_cast<const float*>(inputs[1]);
     Elementwise work = {};
     work.kind = ELEMENTWISE_ADD;
-    work.rows = batch * rows;
+    work.rows = batch * weights_.rows;
     work.channels = 1;
     work.x = work.out = out;
     work.other = residual;

@@ -133,3 +133,11 @@ SparseStrips Strips::view() const {
 int64_t Strips::bytes() const {
   return rows_.bytes() + starts_.bytes() + slots_.bytes() + windows_.bytes() + table_.bytes();
 }
+
+std::vector<int64_t> Strips::steps_before() const {
+  std::vector<int64_t> before(groups_ + 1, 0);
+  const uint32_t* starts = starts_.data();
+  for (int64_t i = 0; i < blocks_ * groups_; ++i) before[i % groups_ + 1] += 2 * (int64_t{starts[i + 1]} - starts[i]);
+  for (int64_t g = 0; g < groups_; ++g) before[g + 1] += before[g];
+  return before;
+}

@@ -28,6 +28,8 @@ class Strips {
   int64_t steps() const { return 2 * static_cast<int64_t>(pairs_); }
   int64_t bytes() const;
   SparseStrips view() const;
+  // Steps of all groups before each, and of all.
+  std::vector<int64_t> steps_before() const;
 
   // Whether a matrix has a form that strips can take: not too wide, and a finite value for lanes without an entry.
   static bool possible(int64_t cols, const SparseEntries& entries);

@@ -130,6 +130,26 @@ def test_sparse_linear_finishes_like_separate_operations(isa: str, batch: int) -
         np.testing.assert_array_equal(found, finished(plain, None, relu, **vectors))
 
 
+@pytest.mark.parametrize("table", [None, 8])
+@pytest.mark.parametrize("batch", [1, 16, 40, 70])
+def test_parts_of_unequal_rows_are_the_whole(isa: str, batch: int, table: int | None) -> None:
+    """The first rows have most of the entries; however many threads share them, no bit changes."""
+    rng = np.random.default_rng(0)
+    counts = np.sort(np.exp(rng.standard_normal(320)) * 100).astype(int)[::-1]
+    positions = np.flatnonzero(rng.random((320, 3000)).argsort(axis=1) < counts[:, None])
+    codes = None if table is None else rng.integers(0, table, len(positions)).astype(np.uint8)
+    values = numbers(len(positions) if table is None else table)
+    operation = _native.SparseLinearOp(320, 3000, positions, codes, values, _native.Finish(320))
+    x = numbers(batch, 3000)
+    whole = run(operation, x)
+    for threads in (2, 3, 7, 40):
+        np.testing.assert_array_equal(run(operation, x, threads=threads), whole)
+        for equal_rows in (False, True):
+            assert len(operation.part_seconds(x, threads, equal_rows=equal_rows)) <= threads
+    with pytest.raises(ValueError, match=r"x has shape \(1, 2\), expected at least one row of 3000"):
+        operation.part_seconds(numbers(1, 2), 2)
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_sparse_linear_of_more_columns_than_16_bits_can_name(isa: str, batch: int) -> None:
     weight = sparse_weight((7, 70_001), 0.01, 20)

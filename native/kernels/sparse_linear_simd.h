@@ -8,8 +8,6 @@
 
 #include "transpose.h"
 
-enum { FEW_SAMPLES = 2 };
-
 static inline ints indices(const uint8_t* p) { return ints_u8(p); }
 static inline ints indices(const uint16_t* p) { return ints_u16(p); }
 static inline ints indices(const uint32_t* p) { return ints_u32(p); }
@@ -107,7 +105,7 @@ static void sparse_product(const Values values, const Column* columns, const Spa
   const int64_t samples = task->n1 - task->n0;
   x += task->n0 * m->cols;
   out += task->n0 * m->rows;
-  if (batch <= FEW_SAMPLES) {
+  if (batch <= SPARSE_FEW) {
     for (int64_t n = 0; n < samples; ++n)
       for (int64_t row = task->row0; row < task->row1; ++row)
         out[n * m->rows + row] = finish_one(

@@ -332,6 +332,9 @@ class SparseLinearOp(Operation):
         values: np.ndarray,
         finish: Finish,
     ) -> None: ...
+    # of each part that so many threads would be given, this thread's seconds for it; equal_rows: if all had equal
+    # numbers of rows instead of equal work
+    def part_seconds(self, x: np.ndarray, threads: int, repeats: int = 1, equal_rows: bool = False) -> list[float]: ...
 
 # weight [O, C / groups, kernel_h, kernel_w]; x [N, H, W, C] -> [N, H', W', O]
 class SparseConvOp(Operation):

@@ -4,8 +4,8 @@ Processing elements with rows of their own wait for the one with most to do, whi
 (Han et al. 2017). Threads are given equal work instead of equal numbers of rows, so they hardly wait either way. Timed
 is the busier of two threads, alone and in its own CPU time, which other programs do not lengthen: unequal rows
 ("bitwright"), as many weights in equal rows, and unequal rows cut into equal numbers of rows. Claims: the first takes
-at most 1.2 times the second, and at batch 1 the third at least 1.2 times the first. With --wall both threads run, on two CPUs that
-nobody else uses: unequal against equal rows.
+at most 1.2 times the second, and at batch 1 the third at least 1.2 times the first. With --wall both threads run, on
+two CPUs that nobody else uses: unequal against equal rows.
 
     python benchmarks/bench_balance.py [--wall] [--json FILE]
 """

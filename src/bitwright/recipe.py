@@ -304,10 +304,10 @@ def make_profile(pack: Mapping[str, Any]) -> Profile:
     if chosen is None:
         return Profile()
     if isinstance(chosen, str):
-        named = {"ese": Profile.ese, "paper": Profile.paper}
+        named = {"ese": Profile.ese(), "paper": Profile.paper()}
         if chosen not in named:
             raise unknown("pack.profile", chosen, named)
-        return named[chosen]()
+        return named[chosen]
     return checked(Profile, chosen, "pack.profile")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import nn
 
 import bitwright as bw
 from bitwright.cli import main
+from bitwright.compare import compare, plan
+from bitwright.compare.table import table
 from bitwright.context import Context
 from bitwright.data import load_dataset
 from bitwright.errors import BitwrightError
@@ -211,6 +214,22 @@ def test_one_file_has_all_precisions(three: tuple[nn.Module, Context], tmp_path:
     assert single.bits == ()
     with pytest.raises(BitwrightError, match="one precision only"):
         single(pixels, bits=3)
+
+
+def test_a_comparison_has_a_column_for_each_precision(tmp_path: Path) -> None:
+    recipe = {
+        "name": "several",
+        "data": {"name": "digits", "limit": 300},
+        "model": {"name": "mlp", "hidden": [16, 16], "norm": "batch"},
+        "steps": [{"progressive": {"train": {"epochs": 1, "batch_size": 50}}}],
+    }
+    variants = {"both": {"set": {"progressive.bits": [1, 2]}}, "one": {"set": {"progressive.bits": [1]}}}
+    (tmp_path / "c.yaml").write_text(json.dumps({"name": "c", "recipe": recipe, "variants": variants}))
+    record = json.loads((compare(plan([tmp_path / "c.yaml"]), tmp_path / "out") / "comparison.json").read_text())
+    head, rows = table(record)
+    assert head[-5:] == ["test error", "with 1 bit", "with 2 bits", "bytes", "ms for one image"]
+    assert rows[1][head.index("with 2 bits")] == "-"
+    assert rows[0][head.index("with 2 bits")] == rows[0][head.index("test error")]
 
 
 def test_a_run_says_what_each_precision_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ COLUMNS = {
     "traffic": "bits of values, %",
     "weight_bits": "bits of weights, %",
     "error": "test error",
+    **{f"error_{bits}": f"with {bits} bit{'s' if bits > 1 else ''}" for bits in range(1, 9)},
     "bytes": "bytes",
     "ms": "ms for one image",
 }

@@ -205,6 +205,7 @@ def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
     if curves["train"]:
         figures["train_error"] = curves["train"][-1]
     figures |= _recorded(folder, recipe)
+    figures |= {f"error_{bits}": found["error"] for bits, found in result.get("precisions", {}).items()}
     if recipe.last:
         figures["validation_error"] = result["steps"][recipe.last]["error"]
     times = (measurements.get("milliseconds") or {}).get("batches", {}).get("1")

@@ -151,7 +151,7 @@ def write_container(
     entries, records = _encode_all(ordered, profile, merged.cuts)
     number = {weight.name: i for i, weight in enumerate(ordered)}
     content = {"i": graph.inputs, "n": _nodes_to_json(graph, number), "o": graph.outputs, **entries, "m": meta}
-    if merged.graphs:
+    if variants:
         lower = [[bits, _nodes_to_json(own, number), own.outputs] for bits, own in merged.graphs.items()]
         content["v"] = [merged.top, *lower]
     data = wrap(content, b"".join(records))

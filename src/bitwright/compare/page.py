@@ -14,6 +14,9 @@ _BESIDE = {
 }
 """Of the networks beside: name, keys of both axes, and symbol."""
 _MOST_LINES = 30
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up")
+_FAR = 4
+"""Times the least error: with larger ones among them errors are drawn on a logarithmic axis."""
 _MOST_NAMES = 12
 """With more variants their names would cover each other, and only hovering shows them."""
 
@@ -46,6 +49,11 @@ def _hover(row: Record) -> str:
 
 def _colour(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
+
+
+def _symbol(number: int) -> str:
+    """Another one each time that the colours begin again."""
+    return _SYMBOLS[number // len(COLOURS) % len(_SYMBOLS)]
 
 
 def _errors(record: Record) -> tuple[str, str, Chart]:
@@ -108,7 +116,7 @@ def _against(record: Record, key: str, words: str, y: str = "error") -> Chart:
             "error_y": _spread(members, y),
             "text": [row["name"] for row in members],
             "textposition": "top center",
-            "marker": {"color": _colour(number), "size": 10 if len(members) == 1 else 7},
+            "marker": {"color": _colour(number), "symbol": _symbol(number), "size": 10 if len(members) == 1 else 7},
             "line": {"color": _colour(number), "width": 1.5},
             "customdata": [_hover(row) for row in members],
             "hovertemplate": "%{customdata}<extra></extra>",
@@ -130,10 +138,21 @@ def _against(record: Record, key: str, words: str, y: str = "error") -> Chart:
             for name, keys, symbol in _BESIDE[key]
             if (points := _points(rows, keys))
         ]
-    layout = {
-        "height": 460,
+    errors = [mean_of(row, y) or 0 for row in rows]
+    far = min(errors, default=0) > 0 and max(errors) > _FAR * min(errors)
+    below = 24 * -(-len(data) // 4) if len(rows) > _MOST_NAMES else 0  # a legend of so many names covers the points
+    layout: Record = {
+        "height": 460 + below,
         "xaxis": {"title": {"text": words}, "type": "log"},
-        "yaxis": {"title": {"text": "test error, %"}},
+        "yaxis": {"title": {"text": "test error, %"}, **({"type": "log"} if far else {})},
+        **(
+            {
+                "legend": {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
+                "margin": {"l": 52, "r": 12, "t": 12, "b": 60 + below},
+            }
+            if below
+            else {}
+        ),
     }
     if y != "error":
         layout["yaxis"] = {"title": {"text": "difference of the outputs, %"}, "type": "log"}

@@ -12,18 +12,8 @@ from fuzz.trial import Array, Random, Trial, chance, count, pick
 
 def float_conv(random: Random) -> Trial:
     """float32 convolution."""
-    window, batch = random_window(random), count(random, 1, 3)
-    x = random.standard_normal((batch, *window.image, window.in_c)).astype(np.float32)
-    w = random.standard_normal(window.weight_shape).astype(np.float32)
-    ending = random_ending(random, (batch, *window.output, window.out_c), False)
-    check = near(ending, window.sums(x, w), window.sums(np.abs(x), np.abs(w)))
-    return Trial(
-        lambda: _native.FloatConvOp(window.native(), w, ending.native()),
-        [x, *ending.inputs()],
-        batch,
-        check,
-        f"{window} {ending}",
-    )
+    window = random_window(random)
+    return _convolution(random, "FloatConvOp", window, random.standard_normal(window.weight_shape).astype(np.float32))
 
 
 def float_linear(random: Random) -> Trial:
@@ -100,7 +90,7 @@ def pattern_weight(random: Random, shape: tuple[int, ...]) -> Array:
 def pattern_conv(random: Random) -> Trial:
     """A convolution with few weights in every window of inputs."""
     window = random_window(random)
-    return _patterned(random, "PatternConvOp", window, pattern_weight(random, window.weight_shape))
+    return _convolution(random, "PatternConvOp", window, pattern_weight(random, window.weight_shape))
 
 
 def blocked_conv(random: Random) -> Trial:
@@ -110,10 +100,11 @@ def blocked_conv(random: Random) -> Trial:
     shared = random.random((-(-outputs // 16), *filters)) < random.random()
     kept = shared.repeat(16, axis=0)[:outputs] | (random.random(window.weight_shape) < 0.01)
     weight = (random.standard_normal(window.weight_shape) * kept).astype(np.float32)
-    return _patterned(random, "BlockedConvOp", window, weight)
+    return _convolution(random, "BlockedConvOp", window, weight)
 
 
-def _patterned(random: Random, operation: str, window: Window, w: Array) -> Trial:
+def _convolution(random: Random, operation: str, window: Window, w: Array) -> Trial:
+    """Of float32 with these weights, by one of the operations."""
     batch = count(random, 1, 3)
     x = random.standard_normal((batch, *window.image, window.in_c)).astype(np.float32)
     ending = random_ending(random, (batch, *window.output, window.out_c), False)

@@ -125,38 +125,43 @@ def _against(record: Record, key: str, words: str, y: str = "error") -> Chart:
         for number, (group, members) in enumerate(groups.items())
     ]
     if y == "error":
-        data += [
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": name,
-                "x": [x for x, _ in points],
-                "y": [y for _, y in points],
-                "marker": {"color": "muted", "size": 9, "symbol": symbol},
-                "hovertemplate": f"{name}: %{{y:.2f}} %, %{{x:,}}<extra></extra>",
-            }
-            for name, keys, symbol in _BESIDE[key]
-            if (points := _points(rows, keys))
-        ]
+        data += _networks_beside(rows, key)
+    return {"id": f"{y}-{key}", "data": data, "layout": _layout(rows, words, y, len(data))}
+
+
+def _networks_beside(rows: list[Record], key: str) -> list[Record]:
+    """The points of the networks before compression."""
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": [x for x, _ in points],
+            "y": [y for _, y in points],
+            "marker": {"color": "muted", "size": 9, "symbol": symbol},
+            "hovertemplate": f"{name}: %{{y:.2f}} %, %{{x:,}}<extra></extra>",
+        }
+        for name, keys, symbol in _BESIDE[key]
+        if (points := _points(rows, keys))
+    ]
+
+
+def _layout(rows: list[Record], words: str, y: str, names: int) -> Record:
+    """Axes, and below them the legend if it has so many names that it would cover the points."""
     errors = [mean_of(row, y) or 0 for row in rows]
     far = min(errors, default=0) > 0 and max(errors) > _FAR * min(errors)
-    below = 24 * -(-len(data) // 4) if len(rows) > _MOST_NAMES else 0  # a legend of so many names covers the points
+    title = "test error, %" if y == "error" else "difference of the outputs, %"
     layout: Record = {
-        "height": 460 + below,
+        "height": 460,
         "xaxis": {"title": {"text": words}, "type": "log"},
-        "yaxis": {"title": {"text": "test error, %"}, **({"type": "log"} if far else {})},
-        **(
-            {
-                "legend": {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
-                "margin": {"l": 52, "r": 12, "t": 12, "b": 60 + below},
-            }
-            if below
-            else {}
-        ),
+        "yaxis": {"title": {"text": title}, **({"type": "log"} if far or y != "error" else {})},
     }
-    if y != "error":
-        layout["yaxis"] = {"title": {"text": "difference of the outputs, %"}, "type": "log"}
-    return {"id": f"{y}-{key}", "data": data, "layout": layout}
+    if len(rows) > _MOST_NAMES:
+        below = 24 * -(-names // 4)
+        layout["height"] += below
+        layout["legend"] = {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"}
+        layout["margin"] = {"l": 52, "r": 12, "t": 12, "b": 60 + below}
+    return layout
 
 
 def _points(rows: list[Record], keys: tuple[str, str]) -> list[tuple[float, float]]:

@@ -62,12 +62,6 @@ auto finish_variant() {
 
 int64_t block_width_at(int64_t group_lanes, int64_t lane) { return std::min<int64_t>(group_lanes - lane, BITS_BLOCK); }
 
-std::vector<int64_t> sizes(const Finish& f, int64_t pixels, int64_t x_bytes, bool of_outputs) {
-  std::vector<int64_t> inputs = {x_bytes}, outputs;
-  f.append_bytes(pixels, &inputs, &outputs);
-  return of_outputs ? outputs : inputs;
-}
-
 }  // namespace
 
 int64_t BitConvOp::channel_of(int64_t lane) const {
@@ -85,8 +79,8 @@ std::vector<float> BitConvOp::lane_vector(const std::vector<float>& channels) co
 
 BitConvOp::BitConvOp(const Conv2dShape& s, const CodeLayout& x, int low, int step, const int8_t* weights, int padding,
                      const Finish& finish, const std::string& kernel)
-    : Operation(sizes(finish, s.out_h * s.out_w, code_image_bytes(&x), false),
-                sizes(finish, s.out_h * s.out_w, code_image_bytes(&x), true)),
+    : Operation(finish.input_bytes(code_image_bytes(&x), s.out_h * s.out_w),
+                finish.output_bytes(s.out_h * s.out_w)),
       shape_(s),
       x_(x),
       finish_(finish),

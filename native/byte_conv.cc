@@ -129,18 +129,6 @@ Aligned<uint8_t> pack_weights(const ByteConv& c, const int8_t* weights, const Va
   return packed;
 }
 
-std::vector<int64_t> input_sizes(const Conv2dShape& s, const CodeLayout& x, const Finish& finish) {
-  std::vector<int64_t> inputs = {code_image_bytes(&x)}, outputs;
-  finish.append_bytes(s.out_h * s.out_w, &inputs, &outputs);
-  return inputs;
-}
-
-std::vector<int64_t> output_sizes(const Conv2dShape& s, const Finish& finish) {
-  std::vector<int64_t> inputs, outputs;
-  finish.append_bytes(s.out_h * s.out_w, &inputs, &outputs);
-  return outputs;
-}
-
 // Bits of a packed weight, 0 if words are better.
 int choose_bits(const ByteConv& c, const int8_t* weights, const Variant& variant) {
   const Conv2dShape& s = c.shape;
@@ -190,7 +178,8 @@ int64_t task_rows(const ByteConv& c, int64_t wanted) {
 
 ByteConvOp::ByteConvOp(const Conv2dShape& window, const CodeLayout& x, int32_t low, int32_t step, int32_t padding,
                        int32_t largest, const int8_t* weights, Finish finish)
-    : RowOperation(input_sizes(window, x, finish), output_sizes(window, finish)), finish_(std::move(finish)) {
+    : RowOperation(finish.input_bytes(code_image_bytes(&x), window.out_h * window.out_w),
+                   finish.output_bytes(window.out_h * window.out_w)), finish_(std::move(finish)) {
   const bool two = !finish_.negative.empty();
   const bool depthwise = !two && window.groups == window.in_c && window.groups == window.out_c && window.groups > 1;
   conv_ = {window, x,       low,     step,    padding, largest, two, depthwise, nullptr,

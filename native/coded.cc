@@ -18,12 +18,6 @@ constexpr int64_t kExpandSamples = 256;
 constexpr int64_t kRegisters = 8;  // of rows that a kernel works on at once
 
 
-std::vector<int64_t> sizes(int64_t cols, const Finish& finish, bool of_inputs) {
-  std::vector<int64_t> inputs = {cols * static_cast<int64_t>(sizeof(float))}, outputs;
-  finish.append_bytes(1, &inputs, &outputs);
-  return of_inputs ? inputs : outputs;
-}
-
 auto variant(Isa isa) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return coded_linear_avx512;
@@ -80,7 +74,7 @@ const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr :
 }  // namespace
 
 CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
-    : Operation(sizes(w.cols, finish, true), sizes(w.cols, finish, false)),
+    : Operation(finish.input_bytes(w.cols * static_cast<int64_t>(sizeof(float)), 1), finish.output_bytes(1)),
       finish_(finish),
       scale_(w.scale),
       negative_(w.negative) {
@@ -111,7 +105,8 @@ CodedLinear::CodedLinear(const CodedWeight& w, const Finish& finish)
 }
 
 CodedLinear::CodedLinear(const ProductWeight& w, const Finish& finish)
-    : Operation(sizes(w.cols, finish, true), sizes(w.cols, finish, false)), finish_(finish) {
+    : Operation(finish.input_bytes(w.cols * static_cast<int64_t>(sizeof(float)), 1), finish.output_bytes(1)),
+      finish_(finish) {
   const Isa isa = std::min(current_isa(), Isa::avx512);
   CodedMatrix& m = matrix_;
   m.rows = w.rows;

@@ -12,15 +12,7 @@ namespace {
 // Adding and subtracting it rounds what is below 2^22 to the nearest whole number, ties to even; 0.0 for -0.0.
 constexpr float kRounder = 12582912.0f;
 
-using Sizes = std::vector<int64_t>;
-
 int64_t pixels(const Conv2dShape& s) { return s.out_h * s.out_w; }
-
-Sizes input_sizes(const Conv2dShape& s, const Finish& finish) {
-  Sizes inputs = {s.in_h * s.in_w * s.in_c * 4}, outputs;
-  finish.append_bytes(pixels(s), &inputs, &outputs);
-  return inputs;
-}
 
 }  // namespace
 
@@ -59,7 +51,8 @@ void QuantizeOp::run(const void* const* inputs, void* const* outputs, int64_t ba
 
 ExactConvOp::ExactConvOp(const Conv2dShape& shape, float reciprocal, const int8_t* weights, int32_t padding,
                          const Finish& finish)
-    : Operation(input_sizes(shape, finish), {pixels(shape) * shape.out_c * 4}),
+    : Operation(finish.input_bytes(shape.in_h * shape.in_w * shape.in_c * 4, pixels(shape)),
+                {pixels(shape) * shape.out_c * 4}),
       shape_(shape),
       reciprocal_(reciprocal),
       padding_(padding),

@@ -40,9 +40,15 @@ SumEpilogue Finish::view(const float* residual, void* const* outputs) const {
   return e;
 }
 
-void Finish::append_bytes(int64_t pixels, std::vector<int64_t>* inputs, std::vector<int64_t>* outputs) const {
-  const int64_t bytes = pixels * channels * static_cast<int64_t>(sizeof(float));
-  if (residual) inputs->push_back(bytes);
-  if (out) outputs->push_back(bytes);
-  if (encode) outputs->push_back(code_image_bytes(&encode->layout));
+std::vector<int64_t> Finish::input_bytes(int64_t x, int64_t pixels) const {
+  std::vector<int64_t> bytes = {x};
+  if (residual) bytes.push_back(pixels * channels * static_cast<int64_t>(sizeof(float)));
+  return bytes;
+}
+
+std::vector<int64_t> Finish::output_bytes(int64_t pixels) const {
+  std::vector<int64_t> bytes;
+  if (out) bytes.push_back(pixels * channels * static_cast<int64_t>(sizeof(float)));
+  if (encode) bytes.push_back(code_image_bytes(&encode->layout));
+  return bytes;
 }

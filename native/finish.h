@@ -39,6 +39,8 @@ struct Finish {
   // All of it. `outputs`: the buffers of the operation's outputs.
   SumEpilogue view(const float* residual, void* const* outputs) const;
 
-  // Bytes per image of a residual (if there is one) and of the outputs, for an Operation with `pixels` output pixels.
-  void append_bytes(int64_t pixels, std::vector<int64_t>* inputs, std::vector<int64_t>* outputs) const;
+  // Bytes per image of an Operation's inputs, an image of `x` bytes and a residual if there is one, and of its outputs,
+  // for `pixels` output pixels.
+  std::vector<int64_t> input_bytes(int64_t x, int64_t pixels) const;
+  std::vector<int64_t> output_bytes(int64_t pixels) const;
 };

@@ -21,17 +21,6 @@ int64_t count_of(Sizes::const_iterator begin, Sizes::const_iterator end) {
 }
 int64_t count_of(const Sizes& shape) { return count_of(shape.begin(), shape.end()); }
 
-// Bytes per image of the inputs or outputs of an operation with an epilogue.
-Sizes inputs_of(const Finish& f, int64_t x_count, int64_t pixels) {
-  Sizes in = {x_count * kFloat}, out;
-  f.append_bytes(pixels, &in, &out);
-  return in;
-}
-Sizes outputs_of(const Finish& f, int64_t pixels) {
-  Sizes in, out;
-  f.append_bytes(pixels, &in, &out);
-  return out;
-}
 const float* residual_of(const Finish& f, const void* const* inputs) {
   return f.residual ? floats(inputs[1]) : nullptr;
 }
@@ -80,8 +69,8 @@ void for_rows(const Sizes& shape, const Sizes& strides, const Body& body) {
 }  // namespace
 
 FloatConvOp::FloatConvOp(const Conv2dShape& s, const float* weight, Finish finish)
-    : RowOperation(inputs_of(finish, s.in_h * s.in_w * s.in_c, s.out_h * s.out_w),
-                   outputs_of(finish, s.out_h * s.out_w)),
+    : RowOperation(finish.input_bytes(s.in_h * s.in_w * s.in_c * kFloat, s.out_h * s.out_w),
+                   finish.output_bytes(s.out_h * s.out_w)),
       shape_(s), weights_(weight, s, has_tiles()),
       finish_(std::move(finish)), kernel_(conv2d_kernel(weights_)),
       level_(weights_.in_parts ? "amx" : float_level()) {}
@@ -111,7 +100,7 @@ void FloatConvOp::run_rows(const void* const* inputs, int64_t image, int64_t row
 }
 
 FloatLinearOp::FloatLinearOp(int64_t in_c, const float* weight, Finish finish)
-    : Operation(inputs_of(finish, in_c, 1), outputs_of(finish, 1)), weights_(weight, finish.channels, in_c),
+    : Operation(finish.input_bytes(in_c * kFloat, 1), finish.output_bytes(1)), weights_(weight, finish.channels, in_c),
       finish_(std::move(finish)), kernel_(linear_kernel()), level_(float_level()) {}
 
 void FloatLinearOp::run(const void* const* inputs, void* const* outputs, int64_t batch, int threads) const {

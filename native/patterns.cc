@@ -14,18 +14,6 @@ constexpr int64_t kFloat = sizeof(float);
 // Samples of a linear layer per task: their inputs stay in the second-level cache while all weights pass over them.
 constexpr int64_t kSamples = 70;
 
-std::vector<int64_t> input_sizes(const Conv2dShape& s, const Finish& finish) {
-  std::vector<int64_t> inputs = {s.in_h * s.in_w * s.in_c * kFloat}, outputs;
-  finish.append_bytes(s.out_h * s.out_w, &inputs, &outputs);
-  return inputs;
-}
-
-std::vector<int64_t> output_sizes(const Conv2dShape& s, const Finish& finish) {
-  std::vector<int64_t> inputs, outputs;
-  finish.append_bytes(s.out_h * s.out_w, &inputs, &outputs);
-  return outputs;
-}
-
 // The kernel of the current level.
 template <class Kernel>
 Kernel variant(Kernel ref, Kernel avx2, Kernel avx512) {
@@ -64,7 +52,8 @@ struct Filters {
 
 template <class Weights>
 PatternedConv<Weights>::PatternedConv(const Conv2dShape& shape, const Finish& finish, Kernel kernel, std::string name)
-    : Operation(input_sizes(shape, finish), output_sizes(shape, finish)),
+    : Operation(finish.input_bytes(shape.in_h * shape.in_w * shape.in_c * kFloat, shape.out_h * shape.out_w),
+                finish.output_bytes(shape.out_h * shape.out_w)),
       shape_(shape), finish_(finish), kernel_(kernel), kernel_name_(std::move(name)) {}
 
 template <class Weights>

@@ -16,18 +16,6 @@
 
 namespace {
 
-std::vector<int64_t> input_sizes(int64_t in, int64_t out, const Finish& finish) {
-  std::vector<int64_t> inputs = {in * static_cast<int64_t>(sizeof(float))}, outputs;
-  finish.append_bytes(out / finish.channels, &inputs, &outputs);
-  return inputs;
-}
-
-std::vector<int64_t> output_sizes(int64_t out, const Finish& finish) {
-  std::vector<int64_t> inputs, outputs;
-  finish.append_bytes(out / finish.channels, &inputs, &outputs);
-  return outputs;
-}
-
 auto sparse_linear_variant() {
 #if defined(__x86_64__)
   const Isa isa = current_isa();
@@ -89,7 +77,7 @@ std::optional<Strips> strips_if_worth(int64_t rows, int64_t cols, const SparseEn
 }  // namespace
 
 SparseLinear::SparseLinear(int64_t rows, int64_t cols, const SparseEntries& e, const Finish& finish)
-    : Operation(input_sizes(cols, rows, finish), output_sizes(rows, finish)),
+    : Operation(finish.input_bytes(cols * static_cast<int64_t>(sizeof(float)), 1), finish.output_bytes(1)),
       finish_(finish),
       strips_(strips_if_worth(rows, cols, e)),
       weights_(rows, cols, e.count, e.positions, e.codes8, e.codes16, e.table, e.table_size, strips_.has_value()),
@@ -240,8 +228,8 @@ SparseConvWeights conv_layout(const Conv2dShape& s, Isa isa) {
 }  // namespace
 
 SparseConv::SparseConv(const Conv2dShape& s, const SparseEntries& e, const Finish& finish)
-    : Operation(input_sizes(s.in_h * s.in_w * s.in_c, s.out_h * s.out_w * s.out_c, finish),
-                output_sizes(s.out_h * s.out_w * s.out_c, finish)),
+    : Operation(finish.input_bytes(s.in_h * s.in_w * s.in_c * static_cast<int64_t>(sizeof(float)), s.out_h * s.out_w),
+                finish.output_bytes(s.out_h * s.out_w)),
       finish_(finish),
       entries_(e.count),
       offsets_(e.count),

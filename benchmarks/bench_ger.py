@@ -74,15 +74,13 @@ def measure(case: Case) -> dict[str, Any]:
     source = Source(case)
     begun = time.perf_counter()
     layer = nn.Linear(case.inputs, case.outputs, device="meta")
-    moments, kept = Moments(layer), []
-    for number in range(-(-case.samples // BATCH)):
-        x, y = source.batch(number, min(BATCH, case.samples - number * BATCH))
+    moments, samples = Moments(layer), Samples.room(case.alternated, case.inputs, case.outputs)
+    for first in range(0, case.samples, BATCH):
+        x, y = source.batch(first // BATCH, min(BATCH, case.samples - first))
         moments.add_windows(x.T.contiguous(), y.T.contiguous())
-        if number * BATCH < case.alternated:
-            kept.append((x, y))
+        if (left := case.alternated - first) > 0:
+            samples.x[first : first + BATCH], samples.y[first : first + BATCH] = x[:left], y[:left]
     held = Samples(*source.batch(1 << 20, BATCH))
-    samples = Samples(*(torch.cat([pair[i] for pair in kept])[: case.alternated] for i in range(2)))
-    del kept
     means = moments.mean_x[0], moments.mean_y[0]
     count, (gram, cross) = moments.count, moments.centred_()
     del moments

@@ -265,6 +265,44 @@ class TestDistillation:
         expected = 0.75 * nn.functional.cross_entropy(zs, y) + 0.25 * soft_targets(zs, zt, 3)
         assert found == pytest.approx(expected.item(), rel=1e-5)
 
+    @pytest.mark.parametrize("views", [None, Augment()])
+    def test_outputs_inside_are_compared_in_place_of_logits(self, views):
+        data = blobs()
+        student, teacher = (
+            nn.Sequential(nn.Flatten(), nn.Linear(data.train.images[0].size, 8), nn.ReLU(), nn.Linear(8, 3))
+            for _ in "st"
+        )
+        settings = TrainSettings(
+            epochs=1,
+            batch_size=90,
+            augment=views,
+            weight_decay=0,
+            optimizer=Optimizer("SGD", 1e-12, {}),
+            distill=Distill(kind="logits", at="2", weight=1.0),
+        )
+        found = fit(student, data, settings, teacher=teacher).epochs[0].train_loss
+        x = data.preprocess.torch(torch.from_numpy(data.train.images))
+        difference = student[:3](x) - teacher[:3](x)
+        assert found == pytest.approx(difference.square().sum(1).mean().item() / 2, rel=1e-5)
+        settings = dataclasses.replace(settings, epochs=30, optimizer=Optimizer("SGD", 0.05, {}))
+        last = weights(student)["3.weight"]
+        assert fit(student, data, settings, teacher=teacher).epochs[-1].train_loss < 0.5 * found
+        assert torch.equal(weights(student)["3.weight"], last), "what lies behind gets no gradient"
+        assert not student[2]._forward_hooks
+        assert not teacher[2]._forward_hooks
+
+    def test_a_module_that_is_not_in_both_is_refused(self):
+        def fails(match, student, **kind):
+            with pytest.raises(BitwrightError, match=match):
+                fit(student, blobs(), TrainSettings(epochs=1, distill=Distill(**kind)), teacher=small_net())
+
+        fails("distill.at is 'relu', and the model calls no module", small_net(), kind="logits", at="relu")
+        fails("'1' gives 3 numbers in the model and", linear_net(), kind="logits", at="1")
+        with pytest.raises(BitwrightError, match=r"distill\.at compares numbers as they are"):
+            Distill(at="1")
+        with pytest.raises(BitwrightError, match=r"distill\.at is 3; expected the name"):
+            Distill(kind="logits", at=3)
+
     def test_a_file_keeps_the_teachers_logits(self, tmp_path, monkeypatch):
         data, teacher, path = blobs(), small_net(), tmp_path / "logits.safetensors"
         plain, cached = (TrainSettings(epochs=2, distill=Distill(cache=cache)) for cache in (None, str(path)))

@@ -65,7 +65,9 @@ class GER(Step):
 
     Stage 2, all factors P_l Q_l together by back-propagation, the other layers as they are:
 
-        J = 1/2 sum_i || x_i^L - x~_i^L ||^2      of the network's outputs, logits where these are the last
+        J = 1/2 sum_i || x_i^L - x~_i^L ||^2      of the network's outputs, logits where these are the last;
+
+    those of a module inside, such as the last hidden ReLU, where `joint.distill.at` names it.
 
     Convolutions are matrices over their windows (im2col): a D x D to k channels and a 1 x 1.
 

@@ -85,16 +85,19 @@ def look_at(
     scale, shift = _affine(norm, weight_of(layer).shape[0])
     groups = groups_of(layer)
     moments, cut = Moments(layer), judging(len(images))
-    kept: tuple[list[Samples], list[Samples]] = ([], [])
+    kept: list[_Kept] = []  # of the judges, of the others
     for part, chosen in enumerate((images[:cut], images[cut:] if cut < len(images) else images)):
-        for i, batch in enumerate(chosen.split(_BATCH)):
+        batches = chosen.split(_BATCH)
+        for i, batch in enumerate(batches):
             given, wanted = both_at(model, float_model, name, batch)
             x, y = windows(layer, given), outputs(layer, wanted) * scale.float()[:, None] + shift.float()[:, None]
             if part:
                 moments.add_windows(x, y)
-            share = min(1.0, samples * len(batch) / (len(images) * x.shape[1]))
-            some = _some(x.shape[1], share, derive_seed(seed, "ger", f"{name}/{part}/{i}"))
-            kept[part].append(Samples(*(t[:, some].T.reshape(len(some), groups, -1) for t in (x, y))))
+            each = x.shape[1] // len(batch)
+            share = min(1.0, samples / (len(images) * each))
+            if not i:
+                kept.append(_Kept(groups, sum(_how_many(len(b) * each, share) for b in batches), len(x), len(y)))
+            kept[part].add(x, y, _some(x.shape[1], share, derive_seed(seed, "ger", f"{name}/{part}/{i}")))
     movable = norm is not None or "bias" in dict(layer.named_parameters())
     moments.check(name)
     count, means = moments.count, (moments.mean_x * movable, moments.mean_y)
@@ -109,8 +112,8 @@ def look_at(
         shift,
         None if norm is None or norm.running_mean is None else norm.running_mean.clone(),
         [Sums(count, means[0][g], means[1][g], cross[g], factor[g], movable) for g in range(groups)],
-        _by_group(kept[1], groups),
-        _by_group(kept[0], groups),
+        kept[1].groups,
+        kept[0].groups,
         singular,
     )
 
@@ -120,10 +123,23 @@ def judging(count: int) -> int:
     return max(count // _JUDGES, 1)
 
 
-def _by_group(kept: list[Samples], groups: int) -> list[Samples]:
-    """From batches of all groups (n, g, ...) to all samples of each."""
-    x, y = torch.cat([one.x for one in kept]), torch.cat([one.y for one in kept])
-    return [Samples(x[:, g].contiguous(), y[:, g].contiguous()) for g in range(groups)]
+class _Kept:
+    """Samples of each group, filled batch by batch."""
+
+    def __init__(self, groups: int, count: int, inputs: int, outputs: int) -> None:
+        self.groups = [Samples.room(count, inputs // groups, outputs // groups) for _ in range(groups)]
+        self.filled = 0
+
+    def add(self, x: Tensor, y: Tensor, some: Tensor) -> None:
+        """Some of the windows of a batch, which are columns of all groups' x and y."""
+        to = slice(self.filled, self.filled + len(some))
+        for one, inputs, wanted in zip(self.groups, x.chunk(len(self.groups)), y.chunk(len(self.groups)), strict=True):
+            one.x[to], one.y[to] = inputs[:, some].T, wanted[:, some].T
+        self.filled = to.stop
+
+
+def _how_many(count: int, share: float) -> int:
+    return count if share >= 1 else max(round(count * share), 1)
 
 
 def _some(count: int, share: float, seed: int) -> Tensor:
@@ -131,7 +147,7 @@ def _some(count: int, share: float, seed: int) -> Tensor:
     if share >= 1:
         return torch.arange(count)
     shuffled = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return shuffled[: max(round(count * share), 1)].sort().values
+    return shuffled[: _how_many(count, share)].sort().values
 
 
 def _affine(norm: _BatchNorm | None, channels: int) -> tuple[Tensor, Tensor]:

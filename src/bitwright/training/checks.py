@@ -12,7 +12,8 @@ from torch import nn
 from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
 from bitwright.training import augment, checkpoint
-from bitwright.training.evaluate import as_tensor, check_classes, check_logits, predict_logits
+from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
+from bitwright.training.inside import check_inside
 from bitwright.training.rounds import Round
 from bitwright.training.settings import TrainSettings
 
@@ -46,6 +47,9 @@ def check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.
         raise BitwrightError(
             f"the teacher gives {taught} logits, the model {classes}; both must know the same classes", kind="teacher"
         )
+    if teacher is not None and settings.distill is not None and settings.distill.at is not None:
+        with eval_mode(model), eval_mode(teacher):
+            check_inside(model, teacher, settings.distill.at, data.preprocess.torch(as_tensor(data.train.images[:2])))
 
 
 def _classes(model: nn.Module, data: Dataset, who: str) -> int:

@@ -211,7 +211,11 @@ class _Training:
         figures: list[Tensor] = []
 
         def closure() -> Tensor:
-            with parametrize.cached() if self.parametrized else contextlib.nullcontext():
+            with contextlib.ExitStack() as inside:
+                if self.parametrized:
+                    inside.enter_context(parametrize.cached())
+                if self.teaching is not None:
+                    inside.enter_context(self.teaching.watching(self.model))
                 self.stepper.zero_grad()
                 self.penalties.watch()
                 logits, loss = self._forward(x, y, soft)

@@ -129,6 +129,9 @@ class Distill:
     of the class have over the training images: Ba & Caruana's regression on standardised targets, with the mean and
     the scale put back into the student's last layer.
 
+    `at` is the name of a module, in both models, whose outputs are compared in place of the logits, with kind "logits"
+    alone: the response behind the last hidden ReLU, for `GER` (its paper reconstructs network outputs x^L), or a hint.
+
     `cache` is a file for the teacher's logits of the training images, made where it isn't there and read where it is;
     trainings without augmentation only, where a student sees nothing else. None: they are computed for each training.
 
@@ -142,6 +145,7 @@ class Distill:
     weight: float = 0.5
     others: float = 8.0
     standardise: bool = False
+    at: str | None = None
     cache: str | None = None
 
     def __post_init__(self) -> None:
@@ -152,6 +156,13 @@ class Distill:
             raise BitwrightError(
                 "distill.standardise is for regressions (logits, centred, log-probabilities), and distill.kind is "
                 f"{self.kind}; leave it out",
+                kind="setting",
+            )
+        if self.at is not None and (not isinstance(self.at, str) or not self.at):
+            raise BitwrightError(f"distill.at is {self.at!r}; expected the name of a module", kind="setting")
+        if self.at is not None and self.kind != "logits":
+            raise BitwrightError(
+                f'distill.at compares numbers as they are, and distill.kind is {self.kind}; take "logits"',
                 kind="setting",
             )
         if self.cache is not None and (not isinstance(self.cache, str) or not self.cache):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from bitwright.files import write_atomic
 from bitwright.training.checkpoint import fingerprint, text_fingerprint
 from bitwright.training.devices import Devices
 from bitwright.training.evaluate import predict_logits
+from bitwright.training.inside import Inside, hearing
 from bitwright.training.losses import make_soft_loss, spread_of
 from bitwright.training.settings import Distill
 
@@ -48,25 +50,39 @@ class Teaching:
         *,
         fixed: bool,
     ) -> None:
-        self.weight = distill.weight
+        self.weight, self.at = distill.weight, distill.at
         known = None
+        if distill.at is not None:
+            teacher = Inside(teacher, distill.at)
         if fixed or distill.standardise:
-            known = _kept(teacher, distill.cache, images, labels, preprocess, devices)
+            known = _kept(teacher, distill, images, labels, preprocess, devices)
         spread = spread_of(distill, known).to(devices.device) if distill.standardise and known is not None else 1.0
         self.soft_loss = make_soft_loss(distill, spread)
+        self.heard: list[Tensor] = []
         self.targets = (
             computed_once(known, images, devices)
             if fixed and known is not None
             else computed_each_time(teacher, images, preprocess, devices)
         )
 
+    @contextlib.contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """While inside, forwards of the student leave behind what is compared, if it isn't the logits."""
+        if self.at is None:
+            yield
+            return
+        with hearing(model, self.at) as self.heard:
+            yield
+
     def mixed(self, hard: Tensor, student: Tensor, targets: Tensor, labels: Tensor) -> Tensor:
         """The loss on the labels and that on the targets, by the weight of `Distill`."""
+        if self.at is not None:
+            student = self.heard.pop()
         return (1 - self.weight) * hard + self.weight * self.soft_loss(student, targets, labels)
 
 
 def _kept(
-    teacher: nn.Module, cache: str | None, images: Tensor, labels: Tensor, preprocess: Preprocess, devices: Devices
+    teacher: nn.Module, distill: Distill, images: Tensor, labels: Tensor, preprocess: Preprocess, devices: Devices
 ) -> Tensor:
     """The teacher's logits (N, K) for all training images, from a file if there is one for them."""
 
@@ -76,15 +92,15 @@ def _kept(
         teacher.to(home)
         return logits
 
-    if cache is None:
+    if distill.cache is None:
         return compute()
     some = {"images": images[:: max(1, len(images) // 64)], "labels": labels}
     identity = {
-        "teacher": fingerprint(teacher.state_dict()),
+        "teacher": [fingerprint(teacher.state_dict()), distill.at],
         "data set or seed": [len(images), fingerprint(some)],
         "preprocessing": text_fingerprint(json.dumps(asdict(preprocess), sort_keys=True)),
     }
-    return read_or_make(Path(cache), identity, compute)
+    return read_or_make(Path(distill.cache), identity, compute)
 
 
 def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:

@@ -209,7 +209,7 @@ def test_moments_are_those_of_the_windows(layer: nn.Conv2d | nn.Linear) -> None:
     moments = Moments(layer)
     for part in (slice(0, 3), slice(3, 7)):
         moments.add(layer, x[part], y[part])
-    groups = len(moments.x)
+    groups = len(moments.mean_x)
     columns = windows(layer, x).view(groups, -1, moments.count).double()
     centred = columns - columns.mean(2, keepdim=True)
     torch.testing.assert_close(moments.gram, centred @ centred.mT, rtol=1e-4, atol=1e-4)
@@ -217,6 +217,20 @@ def test_moments_are_those_of_the_windows(layer: nn.Conv2d | nn.Linear) -> None:
     torch.testing.assert_close(moments.cross, weight @ moments.gram, rtol=1e-3, atol=1e-3)
     bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
     torch.testing.assert_close(moments.bias(layer.weight.detach()), bias.double(), rtol=1e-3, atol=1e-4)
+
+
+def test_moments_of_a_wide_layer_are_symmetric_whenever_they_are_asked_for() -> None:
+    layer = nn.Linear(5000, 2)  # several blocks of rows
+    x = torch.rand(2300, 5000, generator=torch.Generator().manual_seed(0))
+    moments = Moments(layer)
+    for part in (slice(0, 100), slice(100, 2250), slice(2250, 2300)):
+        moments.add(layer, x[part], x[part, :2])
+        gram = moments.gram[0]
+        assert torch.equal(gram, gram.T)
+        assert moments.count == part.stop
+    centred = (x - x.mean(0)).double()
+    torch.testing.assert_close(gram[-100:], centred.T[-100:] @ centred, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(moments.cross[0], gram[:2], rtol=1e-3, atol=1e-2)
 
 
 def squared_error(codes: torch.Tensor, scale: torch.Tensor, moments: Moments, rows: torch.Tensor) -> float:

@@ -18,6 +18,7 @@ from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, QuantLinear
 from bitwright.steps.factors import matrices
 from bitwright.steps.layers import check_calls_of, per_layer, plain_layers, shapes_of
+from bitwright.steps.moments import finite
 from bitwright.training.evaluate import as_tensor, eval_mode
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def cholesky(gram: Tensor) -> tuple[Tensor, bool]:
 
     That means few windows, or inputs that repeat or never change.
     """
-    if not bool(torch.isfinite(gram).all()):
+    if not finite(gram):
         raise BitwrightError("the layer's inputs are NaN or infinite for some training image", kind="not-finite")
     diagonal = gram.diagonal(dim1=1, dim2=2)
     ridge = (_RIDGE * diagonal.mean(1)).clamp(min=1e-30)

@@ -11,6 +11,7 @@ up image by image: memory does not grow with the number of images.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,11 @@ from torch.nn import functional as F
 
 from bitwright.errors import BitwrightError
 from bitwright.training.evaluate import eval_mode
+
+_COLUMNS = 2048
+"""Windows whose products are made at once: the sums of a wide layer are gigabytes, too many to go through for few."""
+_BLOCK = 2048
+"""Rows of a Gram matrix that are computed at once, up to the diagonal; above it are the same numbers."""
 
 
 class Moments:
@@ -33,9 +39,11 @@ class Moments:
         groups = getattr(layer, "groups", 1)
         outputs, inputs = layer.weight.shape[0] // groups, layer.weight[0].numel()
         self.count = 0
-        self.shift_x, self.shift_y = (torch.zeros(groups, size, dtype=torch.float64) for size in (inputs, outputs))
-        self.x, self.y = torch.zeros_like(self.shift_x), torch.zeros_like(self.shift_y)
-        self.xx, self.yx = self.x.new_zeros(groups, inputs, inputs), self.x.new_zeros(groups, outputs, inputs)
+        self._shift_x, self._shift_y = (torch.zeros(groups, size, dtype=torch.float64) for size in (inputs, outputs))
+        self._x, self._y = torch.zeros_like(self._shift_x), torch.zeros_like(self._shift_y)
+        self._xx, self._yx = self._x.new_zeros(groups, inputs, inputs), self._x.new_zeros(groups, outputs, inputs)
+        self._waiting: list[tuple[Tensor, Tensor]] = []  # windows that no sum has yet
+        self._halved = False  # whether the Gram matrix is known below its diagonal alone
 
     def add(self, layer: nn.Conv2d | nn.Linear, given: Tensor, wanted: Tensor) -> None:
         """The windows of a batch: what the layer is given, (N, C, H, W) or (N, ..., I), and what it should give."""
@@ -43,21 +51,40 @@ class Moments:
 
     def add_windows(self, x: Tensor, y: Tensor) -> None:
         """Windows as columns: (groups K, windows) and (O, windows), float32."""
-        x = x.view(len(self.x), -1, x.shape[1])  # (g, K, windows)
-        y = y.view(len(self.y), -1, y.shape[1])
+        x = x.view(len(self._x), -1, x.shape[1])  # (g, K, windows)
+        y = y.view(len(self._y), -1, y.shape[1])
         if not self.count:
-            self.shift_x, self.shift_y = (t.mean(2, dtype=torch.float64) for t in (x, y))
-        x, y = x - self.shift_x.float()[:, :, None], y - self.shift_y.float()[:, :, None]
+            self._shift_x, self._shift_y = (t.mean(2, dtype=torch.float64) for t in (x, y))
         self.count += x.shape[2]
-        self.x += x.sum(2, dtype=torch.float64)
-        self.y += y.sum(2, dtype=torch.float64)
-        self.xx += x @ x.mT
-        self.yx += y @ x.mT
+        self._waiting.append((x - self._shift_x.float()[:, :, None], y - self._shift_y.float()[:, :, None]))
+        if sum(part.shape[2] for part, _ in self._waiting) >= _COLUMNS:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        x, y = (parts[0] if len(parts) == 1 else torch.cat(parts, 2) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        self._halved = True
+        self._x += x.sum(2, dtype=torch.float64)
+        self._y += y.sum(2, dtype=torch.float64)
+        self._yx += y @ x.mT
+        for rows in _blocks(x.shape[1]):
+            self._xx[:, rows, : rows.stop] += x[:, rows] @ x[:, : rows.stop].mT
+
+    def _settle(self) -> None:
+        """All windows into the sums, and the Gram matrix above its diagonal."""
+        if self._waiting:
+            self._sum_up()
+        if not self._halved:
+            return
+        self._halved = False
+        for rows in _blocks(self._xx.shape[1]):
+            self._xx[:, : rows.start, rows] = self._xx[:, rows, : rows.start].mT
 
     def check(self, name: str) -> None:
         """Raise BitwrightError, naming the layer, where a sum is not finite."""
-        for what, sums in (("is given", (self.x, self.xx)), ("gives", (self.y, self.yx))):
-            if not all(bool(torch.isfinite(t).all()) for t in sums):
+        self._settle()
+        for what, sums in (("is given", (self._x, self._xx)), ("gives", (self._y, self._yx))):
+            if not all(finite(t) for t in sums):
                 raise BitwrightError(
                     f"layer {name!r}: what it {what} for training images is NaN, infinite or too large for float32; "
                     "look at the images and at the weights up to this layer",
@@ -66,42 +93,60 @@ class Moments:
 
     def centred_(self) -> tuple[Tensor, Tensor]:
         """`gram` and `cross` in the memory of the sums, which are used up: wide layers have gigabytes of them."""
-        for xx, yx, x, y in zip(self.xx, self.yx, self.x, self.y, strict=True):
+        self._settle()
+        for xx, yx, x, y in zip(self._xx, self._yx, self._x, self._y, strict=True):
             xx.addr_(x, x, alpha=-1 / self.count)
             yx.addr_(y, x, alpha=-1 / self.count)
-        return self.xx, self.yx
+        return self._xx, self._yx
 
-    def around_zero(self) -> tuple[Tensor, Tensor]:
-        """sum x x^T and sum y x^T, for layers without a bias."""
-        x, y = self.shift_x.float().double(), self.shift_y.float().double()
-        xx = self.xx + _outer(x, self.x) + _outer(self.x, x) + self.count * _outer(x, x)
-        return xx, self.yx + _outer(y, self.x) + _outer(self.y, x) + self.count * _outer(y, x)
+    def around_zero_(self) -> tuple[Tensor, Tensor]:
+        """sum x x^T and sum y x^T, for layers without a bias, in the memory of the sums as well."""
+        self._settle()
+        shifts = self._shift_x.float().double(), self._shift_y.float().double()
+        for xx, yx, x, y, at_x, at_y in zip(self._xx, self._yx, self._x, self._y, *shifts, strict=True):
+            xx.addr_(at_x, x).addr_(x, at_x).addr_(at_x, at_x, alpha=self.count)
+            yx.addr_(at_y, x).addr_(y, at_x).addr_(at_y, at_x, alpha=self.count)
+        return self._xx, self._yx
 
     @property
     def mean_x(self) -> Tensor:
         """(g, K)."""
-        return self.shift_x.float().double() + self.x / self.count
+        self._settle()
+        return self._shift_x.float().double() + self._x / self.count
 
     @property
     def mean_y(self) -> Tensor:
         """(g, O / g)."""
-        return self.shift_y.float().double() + self.y / self.count
+        self._settle()
+        return self._shift_y.float().double() + self._y / self.count
 
     @property
     def gram(self) -> Tensor:
         """Of x around its mean, (g, K, K)."""
-        return self.xx - _outer(self.x, self.x) / self.count
+        self._settle()
+        return self._xx - _outer(self._x, self._x) / self.count
 
     @property
     def cross(self) -> Tensor:
         """Of y and x around their means, (g, O / g, K)."""
-        return self.yx - _outer(self.y, self.x) / self.count
+        self._settle()
+        return self._yx - _outer(self._y, self._x) / self.count
 
     def bias(self, weight: Tensor) -> Tensor:
         """The best bias of a weight (O, ...): mean y - W mean x, (O,)."""
-        groups, outputs = self.y.shape
+        groups, outputs = self._y.shape
         rows = weight.double().reshape(groups, outputs, -1)
         return (self.mean_y - (rows @ self.mean_x[:, :, None])[:, :, 0]).flatten()
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    for start in range(0, size, _BLOCK):
+        yield slice(start, min(start + _BLOCK, size))
+
+
+def finite(numbers: Tensor) -> bool:
+    """Whether all are, without a copy of them: NaN and infinity stay in a sum."""
+    return bool(torch.isfinite(numbers.sum()))
 
 
 def noised_(gram: Tensor, cross: Tensor, rows: Tensor, share: float) -> None:

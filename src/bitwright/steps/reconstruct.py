@@ -101,13 +101,15 @@ def _error(z: Tensor, y: Tensor, rectified: bool) -> float:
 
 def regress(sums: Sums, rank: int | None = None) -> Fit:
     """Step I: the V of a rank, or of any, that is nearest to the wanted outputs."""
-    solved = solve(sums.factor[None], sums.cross[None])[0]
     if rank is None:
+        solved = solve(sums.factor[None], sums.cross[None])[0]
         left = torch.eye(len(solved), dtype=torch.float64)
         return Fit(left, solved, sums.bias(left, solved))
-    m = solved @ sums.cross.T
-    left = torch.linalg.eigh((m + m.T) / 2)[1].flip(1)[:, :rank]
-    right = left.T @ solved
+    # H G^-1 H^T from half of a solution: all of it is for the directions that count
+    half = torch.linalg.solve_triangular(sums.factor, sums.cross.T, upper=False)
+    left = torch.linalg.eigh(half.T @ half)[1].flip(1)[:, :rank]
+    del half
+    right = solve(sums.factor[None], (left.T @ sums.cross)[None])[0]
     return Fit(left, right, sums.bias(left, right))
 
 
@@ -136,11 +138,12 @@ def alternate(
     too. Where they are all, the objective never rises at one penalty.
     """
     best, least = fit, error(fit, judges, True)
-    descent = []
+    half = fit.right @ sums.factor
+    gram, descent = half @ half.T, []
     for penalty in penalties:
         before = None
         for _ in range(alternations):
-            fit, objective = _alternation(sums, samples, fit, penalty)
+            fit, gram, objective = _alternation(sums, samples, fit, gram, penalty)
             descent.append((penalty, objective))
             if (found := error(fit, judges, True)) < least:
                 best, least = fit, found
@@ -150,19 +153,22 @@ def alternate(
     return Alternated(best, descent)
 
 
-def _alternation(sums: Sums, samples: Samples, fit: Fit, penalty: float) -> tuple[Fit, float]:
-    """Step II and the best left factor for it, step II and the best right one; and the objective for the fit given."""
+def _alternation(sums: Sums, samples: Samples, fit: Fit, gram: Tensor, penalty: float) -> tuple[Fit, Tensor, float]:
+    """Step II and the best left factor, step II and the best right one; its Q G Q^T; the objective for the fit given.
+
+    gram   Q G Q^T of the fit given, (k, k)
+    """
     inner = samples.x @ fit.right.T.float()
-    # sum (moved) (Q (x - mean))^T: what the y of step II add to H Q^T
     added, moved, objective = _gather(samples, inner, fit, penalty, None, inner, fit.right @ sums.x)
     share = sums.count / len(samples.x)
-    inside = fit.right @ sums.factor
-    left = (sums.cross @ fit.right.T + share * added) @ torch.linalg.pinv(inside @ inside.T, hermitian=True)
+    left = (sums.cross @ fit.right.T + share * added) @ torch.linalg.pinv(gram, hermitian=True)
     fit = Fit(left, fit.right, replace(sums, y=sums.y + moved).bias(left, fit.right))
     basis = torch.linalg.qr(left)[0]
     added, moved, _ = _gather(samples, inner, fit, penalty, basis.float(), samples.x, sums.x)
-    right = solve(sums.factor[None], (basis.T @ sums.cross + share * added)[None])[0]
-    return Fit(basis, right, replace(sums, y=sums.y + moved).bias(basis, right)), objective
+    cross = basis.T @ sums.cross + share * added  # P^T H
+    right = solve(sums.factor[None], cross[None])[0]
+    gram = right @ cross.T
+    return Fit(basis, right, replace(sums, y=sums.y + moved).bias(basis, right)), (gram + gram.T) / 2, objective
 
 
 def _gather(

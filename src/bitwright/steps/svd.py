@@ -180,7 +180,7 @@ def _set_bias(layer: nn.Module, moments: Moments | None, matrix: Tensor) -> None
 
 def sums(layer: nn.Module, moments: Moments) -> tuple[Tensor, Tensor]:
     """Gram and cross moments: around the means where a bias can make up for them; with `NOISE`."""
-    gram, cross = (moments.gram, moments.cross) if layer.bias is not None else moments.around_zero()
+    gram, cross = (moments.gram, moments.cross) if layer.bias is not None else moments.around_zero_()
     noised_(gram, cross, weight_of(layer).detach().flatten(1), NOISE)
     return gram, cross
 

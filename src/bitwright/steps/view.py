@@ -101,7 +101,7 @@ def look_at(
     movable = norm is not None or "bias" in dict(layer.named_parameters())
     moments.check(name)
     count, means = moments.count, (moments.mean_x * movable, moments.mean_y)
-    gram, cross = moments.centred_() if movable else moments.around_zero()
+    gram, cross = moments.centred_() if movable else moments.around_zero_()
     noised_(gram, cross, weight_of(layer).detach().flatten(1) * scale[:, None], NOISE)
     factor, singular = cholesky(gram)
     return View(

@@ -247,6 +247,25 @@ def test_methods_share_a_sweep_and_a_line(tmp_path):
     assert '"lines+markers"' in page
 
 
+def test_a_variant_may_have_a_sweep_of_its_own(tmp_path):
+    variants = {
+        "SVD": None,
+        "narrow": {"set": {"steps.1": {"half": {}}}, "sweep": {"model.hidden": [[8], [4]]}},
+        "half": {"set": {"steps.1": {"half": {}}}, "sweep": {}},
+    }
+    recipe = {"name": "t", "data": "digits", "model": {"name": "mlp", "hidden": [32]}, "steps": ["train", "svd"]}
+    outline = {"name": "own", "recipe": recipe, "variants": variants, "sweep": {"svd.ranks.value": [2, 4]}}
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(outline, sort_keys=False))
+    assert [(one.name, one.group) for one in plan([file]).variants] == [
+        ("SVD value=2", "SVD"),
+        ("SVD value=4", "SVD"),
+        ("narrow hidden=[8]", "narrow"),
+        ("narrow hidden=[4]", "narrow"),
+        ("half", ""),
+    ]
+
+
 def test_recipes_and_runs_go_together_and_a_sweep_is_for_each(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(json.dumps({**RECIPE, "seed": 3}))

@@ -173,6 +173,46 @@ def test_alternating_never_rises_and_beats_one_regression() -> None:
         assert error(found.fit, judges, True) < 0.99 * error(linear, judges, True)
 
 
+def wide_problem(count: int, movable: bool = True, inputs: int = 120) -> tuple[Sums, Samples, Samples]:
+    """Mixed inputs behind a ReLU; sums of 3,000 windows, `count` of which are known, and others."""
+    x = (random(4000, 16) @ random(16, inputs, seed=1) / 4 + random(4000, inputs, seed=4) / 2).clamp(min=0).float()
+    y = x @ random(inputs, 40, seed=2).float() / inputs**0.5
+    means = [t[:3000].double().mean(0) * movable for t in (x, y)]
+    dx, dy = x[:3000].double() - means[0], y[:3000].double() - means[1]
+    factor, _ = cholesky((dx.T @ dx)[None])
+    sums = Sums(3000, means[0], means[1], dy.T @ dx, factor[0], movable)
+    return sums, Samples(x[:count], y[:count]), Samples(x[3000:], y[3000:])
+
+
+@pytest.mark.parametrize("movable", [True, False])
+def test_few_samples_stand_for_all(movable: bool) -> None:
+    sums, _, others = wide_problem(400, movable)
+    linear = regress(sums, 6)
+    gained = {}
+    for count in (400, 1000, 3000):
+        samples = wide_problem(count, movable)[1]
+        descent = alternate(sums, samples, others, linear, (0.01, 1.0), 25)
+        gained[count] = 1 - error(descent.fit, others, True) / error(linear, others, True)
+    assert gained[3000] > 0.15
+    assert gained[1000] > 0.6 * gained[3000]
+    assert gained[400] > 0.3 * gained[3000]
+
+
+def test_alternating_never_rises_without_a_bias_or_where_inputs_repeat() -> None:
+    for movable, inputs in ((False, 120), (True, 20)):
+        sums, samples, others = wide_problem(3000, movable, inputs)
+        if inputs == 20:  # each twice: a Gram matrix of half the rank
+            samples, others = (Samples(one.x.repeat(1, 2), one.y) for one in (samples, others))
+            dx = samples.x.double() - samples.x.double().mean(0)
+            factor, _ = cholesky((dx.T @ dx)[None])
+            sums = dataclasses.replace(sums, x=sums.x.repeat(2), cross=sums.cross.repeat(1, 2), factor=factor[0])
+        found = alternate(sums, samples, others, regress(sums, 6), (0.01, 1.0), 25)
+        for penalty in (0.01, 1.0):
+            objective = [value for p, value in found.descent if p == penalty]
+            assert all(b <= a * (1 + 1e-5) for a, b in pairwise(objective))
+        assert error(found.fit, others, True) < 0.99 * error(regress(sums, 6), others, True)
+
+
 def test_a_full_rank_has_no_error() -> None:
     sums, samples, _ = problem(outputs=8, noise=0)
     fit = regress(sums, 8)
@@ -485,6 +525,23 @@ def test_settings_that_are_refused(make: Any, message: str) -> None:
         make()
 
 
+INSIDE = dataclasses.replace(JOINT, distill=Distill("start", "logits", weight=1.0, at="nowhere"))
+
+
+def test_outputs_that_are_not_numbers_are_refused(net: nn.Module) -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = copy.deepcopy(net)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x).sqrt()  # type: ignore[no-any-return]
+
+    for step in (SVD(), SVD(ranks=Ranks("rate", 4)), Tucker(layers=("Linear",))):
+        with pytest.raises(BitwrightError, match=r"outputs are NaN, infinite or too large|not a convolution"):
+            run(step, Root())
+
+
 def test_networks_that_are_refused(net: nn.Module, convnet: nn.Module) -> None:
     for step, model, message in (
         (SVD(ranks=Ranks("count", 65)), net, "has rank 64 at most, and ranks.value is 65; take less"),
@@ -497,6 +554,7 @@ def test_networks_that_are_refused(net: nn.Module, convnet: nn.Module) -> None:
         (Tucker(layers=("*",)), convnet, "layer '11' is a Linear, not a convolution of images"),
         (SVD(layers=("*",), factors=3), convnet, "'0' is a convolution, and factors is 3"),
         (GER(joint=None), Twice(), "layer 'a' is called 2 times"),
+        (GER(joint=INSIDE), net, "distill.at is 'nowhere', and the model calls no module"),
         (SVD(), copy.deepcopy(net).double(), "is torch.float64; give a float32 model"),
     ):
         with pytest.raises(BitwrightError, match=message):
@@ -648,11 +706,11 @@ def test_outputs_that_are_too_large_are_named() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     with torch.no_grad():
         model[3].weight.mul_(1e38)  # type: ignore[operator]
-    for step in (SVD(data_aware=True), GER(joint=None)):
-        with pytest.raises(
-            BitwrightError, match="layer '3': what it gives for training images is NaN, infinite or too"
-        ):
-            run(step, model)
+    ranks = Ranks("count", 3)
+    with pytest.raises(BitwrightError, match="layer '3': what it gives for training images is NaN, infinite or too"):
+        run(SVD(data_aware=True, ranks=ranks), model)
+    with pytest.raises(BitwrightError, match="the network's outputs are NaN, infinite or too large"):
+        run(GER(joint=None, ranks=ranks), model)
 
 
 def test_norms_without_parameters_stay_as_they_are_in_the_joint_stage(net: nn.Module) -> None:

@@ -291,6 +291,23 @@ class TestDistillation:
         assert not student[2]._forward_hooks
         assert not teacher[2]._forward_hooks
 
+    def test_what_is_compared_is_not_what_works_in_place_behind_it(self):
+        data = blobs()
+        student, teacher = (
+            nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(inplace=True), nn.Linear(8, 3)) for _ in "st"
+        )
+        settings = TrainSettings(
+            epochs=1,
+            batch_size=90,
+            weight_decay=0,
+            optimizer=Optimizer("SGD", 1e-12, {}),
+            distill=Distill(kind="logits", at="1", weight=1.0),
+        )
+        found = fit(student, data, settings, teacher=teacher).epochs[0].train_loss
+        x = data.preprocess.torch(torch.from_numpy(data.train.images))
+        difference = student[:2](x) - teacher[:2](x)
+        assert found == pytest.approx(difference.square().sum(1).mean().item() / 2, rel=1e-5)
+
     def test_a_module_that_is_not_in_both_is_refused(self):
         def fails(match, student, **kind):
             with pytest.raises(BitwrightError, match=match):

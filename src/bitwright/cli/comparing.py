@@ -28,7 +28,7 @@ def compare(
         list[str], typer.Option("--sweep", metavar="PATH=A,B,C", help="Values to try; several make a grid.")
     ] = [],  # noqa: B006
     out: Annotated[
-        Path | None, typer.Option("--out", help="The comparison's folder [default: runs/NAME-comparison].")
+        Path | None, typer.Option("--out", help="The comparison's folder \\[default: runs/NAME-comparison].")
     ] = None,
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin those runs again whose recipe is another than it was.")

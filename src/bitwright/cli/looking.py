@@ -116,9 +116,9 @@ def _notes(found: Summary) -> list[str]:
 @app.command()
 def probe(
     what: Annotated[str, typer.Argument(metavar="MODEL|RUN", help="As `summary` takes it, or the folder of a run.")],
-    dataset: Annotated[str | None, typer.Argument(metavar="[DATA]", help="For a MODEL [default: noise].")] = None,
+    dataset: Annotated[str | None, typer.Argument(metavar="[DATA]", help="For a MODEL \\[default: noise].")] = None,
     option: Options = [],  # noqa: B006
-    step: Annotated[str | None, typer.Option(help='Of a RUN: "1-train", or "start" [default: the last].')] = None,
+    step: Annotated[str | None, typer.Option(help='Of a RUN: "1-train", or "start" \\[default: the last].')] = None,
     images: Annotated[int, typer.Option(help="Training images in the batch.", min=2)] = 256,
     surface: Annotated[int, typer.Option(help="Also the loss around the weights, at so many points a side.")] = 0,
     seed: Annotated[int, typer.Option(help="Of a MODEL's weights, noise, dropout and directions.")] = 0,

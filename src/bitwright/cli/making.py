@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from bitwright.run import RunResult
 
 Settings = Annotated[list[str], typer.Option("--set", metavar="PATH=VALUE", help="Change one value; may be repeated.")]
-Out = Annotated[Path | None, typer.Option("--out", help="The run's folder [default: runs/NAME].")]
+Out = Annotated[Path | None, typer.Option("--out", help="The run's folder \\[default: runs/NAME].")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Another seed than the recipe's.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Clear the folder's run and begin again.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Where the data is [default: $BITWRIGHT_DATA].")]
+Data = Annotated[Path | None, typer.Option("--data", help="Where the data is \\[default: $BITWRIGHT_DATA].")]
 
 
 @app.command()

@@ -23,7 +23,7 @@ def results(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the speed of everything in results/ anew, on this machine.")
     ] = False,
-    data: Annotated[Path | None, typer.Option("--data", help="Where the data is [default: $BITWRIGHT_DATA].")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Where the data is \\[default: $BITWRIGHT_DATA].")] = None,
     project: Annotated[Path, typer.Option(help="The project's folder, with results/, docs/ and README.md.")] = Path(),
 ) -> None:
     """Publish runs, then write docs/results.md and the README's table from everything in results/."""

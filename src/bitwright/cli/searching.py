@@ -34,7 +34,9 @@ def search(
     storage: Annotated[
         str | None, typer.Option(metavar="URL", help="Another database; machines given the same one share the trials.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="The search's folder [default: runs/NAME-search].")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The search's folder \\[default: runs/NAME-search].")
+    ] = None,
     data: Data = None,
 ) -> None:
     """Try settings of a recipe and keep the one with the least validation error; goes on where it was stopped."""

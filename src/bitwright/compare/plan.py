@@ -11,7 +11,7 @@
       dropout:                           # the recipe as it is
     sweep: {model.hidden: [[200], [500]]}     # every variant with each of these, or the recipe where there are none
 
-Paths are those of --set. A variant may have a `recipe` of its own.
+Paths are those of --set. A variant may have a `recipe` of its own, and a `sweep` in place of that of all.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ class _Variant:
     recipe: str | dict[str, Any] | None = None
     set: dict[str, Any] = field(default_factory=dict)
     published: Published = Published()
+    sweep: dict[str, list[Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -200,15 +201,15 @@ def _planned(raw: dict[str, Any], starts: tuple[Path, ...] = (), taken: Sequence
 
 
 def _variants(outline: _Outline) -> Iterator[Variant]:
-    for path, values in outline.sweep.items():
-        if not values:
-            raise BitwrightError(f"sweep.{path} has no values; expected a list of those to try")
     listed = outline.variants or ({"": None} if outline.sweep else {})
     slugs: set[str] = set()
     for name, variant in listed.items():
         given = variant or _Variant()
-        for point in itertools.product(*outline.sweep.values()):
-            swept = dict(zip(outline.sweep, point, strict=True))
+        sweep = outline.sweep if given.sweep is None else given.sweep
+        if empty := [path for path, values in sweep.items() if not values]:
+            raise BitwrightError(f"sweep.{empty[0]} has no values; expected a list of those to try")
+        for point in itertools.product(*sweep.values()):
+            swept = dict(zip(sweep, point, strict=True))
             whole = " ".join(part for part in (name, _words(swept)) if part)
             slug = _slug(whole, slugs)
             slugs.add(slug)

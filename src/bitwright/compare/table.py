@@ -11,6 +11,7 @@ COLUMNS = {
     "train_error": "training error",
     "validation_error": "validation error",
     "output_error": "outputs, %",
+    "products": "products, %",
     "evaluations": "evaluations",
     "traffic": "bits of values, %",
     "weight_bits": "bits of weights, %",

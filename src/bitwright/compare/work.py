@@ -223,6 +223,10 @@ def _recorded(folder: Path, recipe: Recipe) -> dict[str, float]:
     found: dict[str, float] = {}
     if low_rank := records.get("low_rank"):
         found["output_error"] = 100 * low_rank.get("output_error_joint", low_rank["output_error"])
+        if counted := [row for row in low_rank["layers"] if "macs" in row]:
+            found["products"] = 100 * sum(row["macs_after"] for row in counted) / sum(row["macs"] for row in counted)
+    if channels := records.get("channels"):
+        found["products"] = 100 * channels["macs_after"] / channels["macs"]
     if search := records.get("bit_search"):
         found["evaluations"] = search["evaluations"]
         found["traffic"] = 100 * search["answer"]["traffic"]

@@ -34,12 +34,16 @@ from bitwright.steps.recover import distance, output_error
 from bitwright.steps.step import Step
 from bitwright.steps.view import View, judging, look_at
 from bitwright.training.batchnorm import freezing
+from bitwright.training.evaluate import as_tensor, eval_mode
+from bitwright.training.inside import check_inside
 from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
     from bitwright.data.dataset import Dataset
 
+_FEW = 2
+"""Windows that are kept where sums are all that is needed."""
 _JOINT = TrainSettings(
     epochs=20,
     batch_size=128,
@@ -87,8 +91,8 @@ class GER(Step):
     own settings aren't published.
 
     Records: "low_rank" (per layer: rank, weights, relative error behind f on judging samples after step I and after
-    alternating, whether inputs repeat so much that their Gram matrix is singular; the relative error of the network's
-    outputs before and after stage 2).
+    alternating, whether inputs are so few or so alike that their Gram matrix is singular; the relative error of the
+    network's outputs before and after stage 2).
 
     Raises BitwrightError for a layer that is called twice, and for a model whose operations can't be followed.
     """
@@ -126,6 +130,11 @@ class GER(Step):
     def look_ahead(self, model: nn.Module, data: Dataset) -> None:
         """Refuse layers without thin forms, and operations that can't be followed."""
         following(trace(model), thin_layers("ger", model, self.layers, self.ignore, self.ranks, data))
+        if self.joint is not None and self.joint.distill is not None and self.joint.distill.at is not None:
+            with eval_mode(model):
+                check_inside(
+                    model, model, self.joint.distill.at, data.preprocess.torch(as_tensor(data.sample(1).images))
+                )
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = thin_layers("ger", model, self.layers, self.ignore, self.ranks, context.data)
@@ -143,6 +152,7 @@ class GER(Step):
             else:
                 error = trial.refit() if any(done["rank"] for done in rows) else 0.0
                 rows.append(row(name, view.layer, None, weight_of(view.layer).numel(), error=error))
+            del view, trial
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         changed = [row["layer"] for row in rows if row["rank"]]
         if self.joint is not None and changed:
@@ -172,11 +182,12 @@ class GER(Step):
         assert not isinstance(self.ranks.value, dict)
         errors, changed = {}, copy.deepcopy(model)
         for name in layers:
-            view = look_at(changed, model, name, behind[name], images, self.samples, seed)
+            view = look_at(changed, model, name, behind[name], images, _FEW, seed)
             trial = _Trial(changed, model, images, name, view)
             split = view.split()
             errors[name] = damage(changed, partial(trial.put_rank, split), split.full, images)
             trial.restore()
+            del view, trial, split  # gigabytes for wide layers; the next ones come on top
         chosen = greedy(errors, layers, self.ranks.value)
         return lambda name, view: chosen[name] or 0
 

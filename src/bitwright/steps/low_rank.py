@@ -308,6 +308,12 @@ def damage(model: nn.Module, put: Callable[[int], None], full: int, images: Tens
         error = (_outputs(model, images) - wanted).square().sum(dtype=torch.float64) / wanted.square().sum(
             dtype=torch.float64
         )
+        if not math.isfinite(error):
+            raise BitwrightError(
+                f"the network's outputs are NaN, infinite or too large for some training image, with rank {rank} of a "
+                "layer; look at the images and at the weights",
+                kind="not-finite",
+            )
         errors.append(math.log(max(float(error), 1e-12)))
     return torch.from_numpy(np.exp(np.interp(np.arange(full + 1), ranks, errors)))
 

@@ -31,10 +31,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bitwright.steps.low_rank import solve
+from bitwright.steps.low_rank import cholesky, solve
 
 _ROWS, _CACHED = 4096, 128
 """Samples whose products are made at once, and those worked on number by number, in the cache."""
+_PER_INPUT = 10
+"""Samples for each input number: with fewer, what step II changes of some says little about the others."""
 _ENOUGH = 3e-4
 """An alternation that gains less than this share of the objective is the last of its penalty."""
 
@@ -123,7 +125,7 @@ def nearest_response(z: Tensor, r: Tensor, penalty: float) -> tuple[Tensor, floa
 
 @dataclass(frozen=True)
 class Alternated:
-    """The best fit, and the objective with its penalty after every alternation: [(lambda, objective)]."""
+    """The best fit, and the objective with its penalty before every alternation: [(lambda, objective)]."""
 
     fit: Fit
     descent: list[tuple[float, float]]
@@ -134,9 +136,33 @@ def alternate(
 ) -> Alternated:
     """Steps I and II in turn, from a fit; the result is the one with the least `error` on `judges`, `fit` included.
 
-    `samples` may be fewer than those that `sums` were made of: what step II changes of their y stands for the others,
-    too. Where they are all, the objective never rises at one penalty.
+    `samples` may be n of the N that `sums` were made of. What step II changes of their y then stands for the others,
+    too, shrunk by n / (n + K) for what is chance in it; and where n < 10 K the inputs are first reduced to what a
+    regression of all ranks makes of them, at most n / 2 numbers. Where n = N the objective never rises at one penalty.
     """
+    if len(samples.x) >= min(sums.count, _PER_INPUT * samples.x.shape[1]):
+        return _alternate(sums, samples, judges, fit, penalties, alternations)
+    features, sums = reduced(sums, max(len(samples.x) // 2, fit.left.shape[1]))
+    few, few_judges = (Samples(one.x @ features.T.float(), one.y) for one in (samples, judges))
+    found = _alternate(sums, few, few_judges, regress(sums, fit.left.shape[1]), penalties, alternations)
+    best = Fit(found.fit.left, found.fit.right @ features, found.fit.bias)
+    return replace(found, fit=min(fit, best, key=lambda one: error(one, judges, True)))
+
+
+def reduced(sums: Sums, most: int) -> tuple[Tensor, Sums]:
+    """Numbers made of the inputs, (m, K), that a regression's outputs are made of, at most so many; and their sums."""
+    solved = solve(sums.factor[None], sums.cross[None])[0]
+    m = solved @ sums.cross.T
+    m = (m + m.T) / 2
+    left = torch.linalg.eigh(m)[1].flip(1)[:, :most] if most < len(m) else torch.eye(len(m), dtype=m.dtype)
+    features = left.T @ solved
+    factor, _ = cholesky((left.T @ m @ left)[None])
+    return features, replace(sums, x=features @ sums.x, cross=m @ left, factor=factor[0])
+
+
+def _alternate(
+    sums: Sums, samples: Samples, judges: Samples, fit: Fit, penalties: tuple[float, ...], alternations: int
+) -> Alternated:
     best, least = fit, error(fit, judges, True)
     half = fit.right @ sums.factor
     gram, descent = half @ half.T, []
@@ -159,16 +185,18 @@ def _alternation(sums: Sums, samples: Samples, fit: Fit, gram: Tensor, penalty: 
     gram   Q G Q^T of the fit given, (k, k)
     """
     inner = samples.x @ fit.right.T.float()
+    known, inputs = samples.x.shape
+    trust = known / (known + inputs) if known < sums.count else 1.0
+    share = trust * sums.count / known
     added, moved, objective = _gather(samples, inner, fit, penalty, None, inner, fit.right @ sums.x)
-    share = sums.count / len(samples.x)
     left = (sums.cross @ fit.right.T + share * added) @ torch.linalg.pinv(gram, hermitian=True)
-    fit = Fit(left, fit.right, replace(sums, y=sums.y + moved).bias(left, fit.right))
+    fit = Fit(left, fit.right, replace(sums, y=sums.y + trust * moved).bias(left, fit.right))
     basis = torch.linalg.qr(left)[0]
     added, moved, _ = _gather(samples, inner, fit, penalty, basis.float(), samples.x, sums.x)
     cross = basis.T @ sums.cross + share * added  # P^T H
     right = solve(sums.factor[None], cross[None])[0]
     gram = right @ cross.T
-    return Fit(basis, right, replace(sums, y=sums.y + moved).bias(basis, right)), (gram + gram.T) / 2, objective
+    return Fit(basis, right, replace(sums, y=sums.y + trust * moved).bias(basis, right)), (gram + gram.T) / 2, objective
 
 
 def _gather(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from bitwright.errors import BitwrightError
 from bitwright.training.batchnorm import carry_over
 from bitwright.training.evaluate import as_tensor, eval_mode
 from bitwright.training.settings import TrainSettings
@@ -50,4 +52,9 @@ def distance(model: nn.Module, float_model: nn.Module, images: Tensor) -> float:
             found, wanted = model(batch), float_model(batch)
             wrong += float((found - wanted).square().sum(dtype=torch.float64))
             whole += float(wanted.square().sum(dtype=torch.float64))
+    if not math.isfinite(wrong + whole):
+        raise BitwrightError(
+            "the network's outputs are NaN, infinite or too large for some image; look at the images and the weights",
+            kind="not-finite",
+        )
     return wrong / max(whole, 1e-300)

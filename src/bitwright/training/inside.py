@@ -13,9 +13,14 @@ from bitwright.errors import BitwrightError
 
 @contextlib.contextmanager
 def hearing(model: nn.Module, name: str) -> Iterator[list[Tensor]]:
-    """While inside, each forward adds what the module `name` gave, (N, ...), as rows (N, K), to the list."""
+    """While inside, each forward adds what the module `name` gave, (N, ...), as rows (N, K), to the list.
+
+    A copy: an activation behind it may work in place.
+    """
     found: list[Tensor] = []
-    handle = model.get_submodule(name).register_forward_hook(lambda _, __, output: found.append(output.flatten(1)))
+    handle = model.get_submodule(name).register_forward_hook(
+        lambda _, __, output: found.append(output.flatten(1).clone())
+    )
     try:
         yield found
     finally:

@@ -505,6 +505,7 @@ def test_shapes_are_in_the_order_of_calls(convnet: nn.Module) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Ranks("some"), "ranks: by is 'some'; expected one of rate, count"),  # type: ignore[arg-type]
         (lambda: Ranks("rate", 0.5), "ranks: value is 0.5 by rate; expected a factor of at least 1"),
         (lambda: Ranks("count", 2.5), "value is 2.5 by count"),
         (lambda: Ranks("energy", 1.5), "a share from 0 to 1"),

@@ -51,14 +51,14 @@ class Binarise(Step):
                 rows.append({"layer": name, "weights": weight.numel(), "error": float(error)})
                 weight.copy_(found)
         if self.train is not None:
-            weights = [weight_of(layer) for layer in chosen.values()]
-            for weight in weights:
+            weights = [(weight, weight.requires_grad) for weight in map(weight_of, chosen.values())]
+            for weight, _ in weights:
                 weight.requires_grad_(False)
             try:
                 context.train(model, self.train)
             finally:
-                for weight in weights:
-                    weight.requires_grad_(True)
+                for weight, trained in weights:
+                    weight.requires_grad_(trained)
         context.record("binarise", rows)
         return model
 

@@ -45,9 +45,10 @@ def per_layer(value: Number | Mapping[str, Number], layers: Mapping[str, nn.Modu
             found.setdefault(name, value[pattern])
     missing = [name for name in layers if name not in found]
     if missing:
+        known = ", ".join(map(repr, value)) or "none"
         raise BitwrightError(
-            f'{what}: no number for layer {missing[0]!r}, only for {", ".join(map(repr, value))}; add the layer or "*",'
-            " or leave it out with `ignore`",
+            f'{what}: no number for layer {missing[0]!r}, only for {known}; add the layer or "*", or leave it out with '
+            "`ignore`",
             kind="no-match",
         )
     return {name: found[name] for name in layers}
@@ -95,7 +96,7 @@ def check_untied(model: nn.Module, layers: Iterable[str]) -> None:
         for role, tensor in modules[name].named_parameters(recurse=False):
             if owners[id(tensor)] > 1:
                 raise BitwrightError(
-                    f"layer {name!r}: another layer uses its {role}, too, so it can't be quantised by itself; give "
+                    f"layer {name!r}: another layer uses its {role}, too, so it can't be changed by itself; give "
                     f"each its own: layer.{role} = torch.nn.Parameter(layer.{role}.detach().clone())",
                     kind="tied",
                 )

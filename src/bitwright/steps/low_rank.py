@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -49,6 +49,8 @@ class Ranks:
     value: float | dict[str, float] = 4.0
 
     def __post_init__(self) -> None:
+        if self.by not in get_args(By):
+            raise BitwrightError(f"ranks: by is {self.by!r}; expected one of {', '.join(get_args(By))}", kind="setting")
         least, words = {"energy": (0.0, "a share from 0 to 1"), "count": (1, "a rank of at least 1")}.get(
             self.by, (1.0, "a factor of at least 1")
         )

@@ -84,6 +84,8 @@ def select_layers(
 
     if not candidates:
         raise BitwrightError(f"{type(model).__name__} has no convolution or linear layer to work on", kind="no-layers")
+    if not layers:
+        raise BitwrightError(f'layers is empty; name some of {", ".join(candidates)}, or take "*"', kind="no-match")
     wanted = set().union(*(matches(p) for p in layers))
     unwanted = set().union(*(matches(p) for p in ignore))
     if not wanted - unwanted:

@@ -301,22 +301,21 @@ def damage(model: nn.Module, put: Callable[[int], None], full: int, images: Tens
     """
     images = images[:_DAMAGED]
     wanted = _outputs(model, images)
+    whole = max(float(wanted.square().sum(dtype=torch.float64)), 1e-300)
     ranks = [0, 1]
     while ranks[-1] < full:
         ranks.append(min(max(ranks[-1] + 1, int(1.5 * ranks[-1])), full))
     errors = []
     for rank in ranks:
         put(rank)
-        error = (_outputs(model, images) - wanted).square().sum(dtype=torch.float64) / wanted.square().sum(
-            dtype=torch.float64
-        )
+        error = float((_outputs(model, images) - wanted).square().sum(dtype=torch.float64)) / whole
         if not math.isfinite(error):
             raise BitwrightError(
                 f"the network's outputs are NaN, infinite or too large for some training image, with rank {rank} of a "
                 "layer; look at the images and at the weights",
                 kind="not-finite",
             )
-        errors.append(math.log(max(float(error), 1e-12)))
+        errors.append(math.log(max(error, 1e-12)))
     return torch.from_numpy(np.exp(np.interp(np.arange(full + 1), ranks, errors)))
 
 

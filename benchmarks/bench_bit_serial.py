@@ -34,6 +34,13 @@ def operations(channels: int, size: int, random: np.random.Generator) -> dict[st
         encoder = _native.EncodeOp(_native.Encode("quantize", layout, high=2**bits - 1))
         conv = _native.BitConvOp(window, layout, 0, 1, weights, finish=finish)
         found[f"{bits} bit{'s' if bits > 1 else ''}"] = conv, encoder
+    for bits in WIDTHS[1:3]:
+        odd = np.arange(1 - 2**bits, 2**bits, 2, dtype=np.int8)
+        weights_of_bits = random.choice(odd, (channels, channels, 3, 3))
+        layout = _native.CodeLayout(size, size, channels, planes=bits, **margins)
+        encoder = _native.EncodeOp(_native.Encode("quantize", layout, high=2**bits - 1))
+        conv = _native.BitConvOp(window, layout, 0, 1, weights_of_bits, finish=finish)
+        found[f"{bits} by {bits} bits"] = conv, encoder
     layout = _native.CodeLayout(size, size, channels, planes=0, **margins)
     encoder = _native.EncodeOp(_native.Encode("quantize", layout, high=2 ** WIDTHS[-1] - 1))
     found["int8"] = _native.ByteConvOp(window, layout, 0, weights, finish=finish), encoder

@@ -143,7 +143,7 @@ def test_runs_are_taken_as_they_are_and_a_run_can_be_what_a_sweep_starts_from(tm
     Path("tiny.yaml").write_text(json.dumps(RECIPE))
     for seed in ("0", "1"):
         assert main(["run", "tiny.yaml", "--seed", seed]) == 0
-    assert main(["compare", "runs/tiny", "--sweep", "share.bits=1,2"]) == 0
+    assert main(["compare", "runs/tiny", "--sweep", "share.bits=1,2", "--charts", "error,bytes"]) == 0
     assert "1-train" not in capsys.readouterr().err.partition("bits=1")[2], "it begins from the run's own"
     runs = ["runs/tiny", "runs/tiny-seed1", "runs/tiny-comparison/bits=1"]
     stamps = [(Path(run) / "result.json").stat().st_mtime_ns for run in runs]
@@ -212,6 +212,10 @@ def test_mistakes_in_a_file(changes, message, tmp_path):
             "error: demo-lenet-5: variant 'lenet-5 bits=1': share.bits=1: unknown key",
         ),
         (["demo"], "error: demo: no variants of this recipe; give --sweep"),
+        (
+            ["demo", "--sweep", "share.bits=2,3", "--charts", "bytes,size"],
+            "error: --charts size: expected some of error",
+        ),
         (["demo", "--sweep", "share.bits=3,3"], "error: demo: variants 'bits=3' and 'bits=3' are the same"),
     ],
 )

@@ -27,6 +27,12 @@ def compare(
     sweep: Annotated[
         list[str], typer.Option("--sweep", metavar="PATH=A,B,C", help="Values to try; several make a grid.")
     ] = [],  # noqa: B006
+    charts: Annotated[
+        str | None,
+        typer.Option(
+            "--charts", help="Those to draw: error, bytes, ms, outputs, curves \\[default: its own; bytes,ms]."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The comparison's folder \\[default: runs/NAME-comparison].")
     ] = None,
@@ -42,8 +48,9 @@ def compare(
     from bitwright.compare.table import note, table
     from bitwright.training.progress import default_progress
 
-    planned = plan(what, read_sweep(sweep))
+    planned = plan(what, read_sweep(sweep), charts.split(",") if charts else None)
     shown = " ".join([*(Path(one).name for one in what), *(f"--sweep {shlex.quote(one)}" for one in sweep)])
+    shown += f" --charts {charts}" if charts else ""
     place = run_comparison(
         planned,
         out,

@@ -22,9 +22,9 @@ import itertools
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bitwright.errors import BitwrightError
 from bitwright.recipe import Recipe, list_recipes, load_recipe, read_recipe, read_yaml
@@ -103,14 +103,28 @@ class _Outline:
 # -- from arguments ----------------------------------------------------------------------------------------------------
 
 
-def plan(what: Sequence[str | Path], sweep: Mapping[str, Sequence[Any]] | None = None) -> Comparison:
+def plan(
+    what: Sequence[str | Path],
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    charts: Sequence[str] | None = None,
+) -> Comparison:
     """The comparison that `what` means: the name or file of one; or recipes and folders of runs, any number.
 
-    With a `sweep` each recipe gets all its values, and so does a run's, which begins with the run's finished steps.
-    Without one a run is taken as it is. Raises BitwrightError for what is none of these, for paths and values that a
-    recipe can't take, for no variants, and for two variants that are the same.
+    `charts` are drawn in place of its own, or of bytes and ms. With a `sweep` each recipe gets all its values, and so
+    does a run's, which begins with the run's finished steps. Without one a run is taken as it is. Raises BitwrightError
+    for what is none of these, for paths and values that a recipe can't take, for no variants, for two variants that are
+    the same, and for unknown charts.
     """
-    tried = {path: list(values) for path, values in (sweep or {}).items()}
+    found = _meant(what, {path: list(values) for path, values in (sweep or {}).items()})
+    if charts is None:
+        return found
+    known: dict[str, Chart] = {name: name for name in get_args(Chart)}
+    if unknown := [one for one in charts if one not in known]:
+        raise BitwrightError(f"--charts {unknown[0]}: expected some of {', '.join(known)}", kind="setting")
+    return replace(found, charts=tuple(known[one] for one in charts))
+
+
+def _meant(what: Sequence[str | Path], tried: dict[str, list[Any]]) -> Comparison:
     folders = [Path(one) for one in what if (Path(one) / "recipe.yaml").is_file()]
     if folders and len(folders) == len(what) and not tried:
         return Comparison("runs", _distinct(_of_runs(folders), "runs"))

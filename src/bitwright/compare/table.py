@@ -56,6 +56,8 @@ def note(record: dict[str, Any]) -> str:
     said = ["Errors are in percent, the training's over its last epoch as it was seen then (dropout, augmentation)."]
     if any(mean_of(row, "output_error") is not None for row in record["variants"]):
         said.append("Outputs: how far logits of validation images are from the float network's, of their squares.")
+    if any(mean_of(row, "products") is not None for row in record["variants"]):
+        said.append("Products: multiply-accumulates of the layers that a step made thinner, of what they were.")
     if any(mean_of(row, "evaluations") is not None for row in record["variants"]):
         said.append("Evaluations of the network by a search for bits; bits are shares of float32's.")
     if seeds > 1:

@@ -115,6 +115,8 @@ def test_binarised_weights_are_signs(net: nn.Module, scale: Any, magnitudes: int
         (lambda: Product(width=0), "width is 0; expected 2 to 8 columns"),
         (lambda: Product(width=1), "for single weights take `share`"),
         (lambda: Product(width=9), "width is 9"),
+        (lambda: Product(width=2.0), "width is 2.0"),  # type: ignore[arg-type]
+        (lambda: Product(centroids={}), "centroids is an empty mapping"),
         (lambda: Product(centroids=257), "centroids is 257; expected 2 to 256"),
         (lambda: Product(centroids={"*": 1}), "centroids is 1"),
         (lambda: Binarise(scale="row"), "binarise: scale"),  # type: ignore[arg-type]

@@ -62,13 +62,17 @@ class Product(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.width, bool) or self.width not in _WIDTHS:
+        if type(self.width) is not int or self.width not in _WIDTHS:
             raise BitwrightError(
                 f"product: width is {self.width!r}; expected {min(_WIDTHS)} to {max(_WIDTHS)} columns, which files can "
                 "store; for single weights take `share`",
                 kind="setting",
             )
         check_count("product: iterations", self.iterations, 1)
+        if self.centroids == {}:
+            raise BitwrightError(
+                "product: centroids is an empty mapping; expected a number for each layer", kind="setting"
+            )
         for count in self.centroids.values() if isinstance(self.centroids, dict) else [self.centroids]:
             if isinstance(count, bool) or not isinstance(count, int) or not 2 <= count <= 256:
                 raise BitwrightError(f"product: centroids is {count!r}; expected 2 to 256", kind="setting")

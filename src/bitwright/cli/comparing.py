@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -45,7 +45,6 @@ def compare(
     from bitwright.compare import compare as run_comparison  # typer takes the command's name from this function's
     from bitwright.compare import plan
     from bitwright.compare.plan import read_sweep
-    from bitwright.compare.table import note, table
     from bitwright.training.progress import default_progress
 
     planned = plan(what, read_sweep(sweep), charts.split(",") if charts else None)
@@ -60,7 +59,14 @@ def compare(
         command=f"bitwright compare {shown}",
         announce=announce,
     )
-    record = json.loads((place / "comparison.json").read_text("utf-8"))
+    _show(json.loads((place / "comparison.json").read_text("utf-8")))
+    for name in ("comparison.json", "comparison.html"):
+        screen().print(f"written    {place / name}", highlight=False, soft_wrap=True)
+
+
+def _show(record: dict[str, Any]) -> None:
+    from bitwright.compare.table import note, table
+
     head, rows = table(record)
     shape = Table(box=None, padding=(0, 3, 0, 0))
     for i, title in enumerate(head):
@@ -69,5 +75,3 @@ def compare(
         shape.add_row(*map(escape, row))
     screen().print(shape)
     screen().print(note(record), style="dim", highlight=False, markup=False)
-    for name in ("comparison.json", "comparison.html"):
-        screen().print(f"written    {place / name}", highlight=False, soft_wrap=True)

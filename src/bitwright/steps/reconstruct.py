@@ -142,14 +142,14 @@ def alternate(
     """
     if len(samples.x) >= min(sums.count, _PER_INPUT * samples.x.shape[1]):
         return _alternate(sums, samples, judges, fit, penalties, alternations)
-    features, sums = reduced(sums, max(len(samples.x) // 2, fit.left.shape[1]))
+    features, sums = _reduced(sums, max(len(samples.x) // 2, fit.left.shape[1]))
     few, few_judges = (Samples(one.x @ features.T.float(), one.y) for one in (samples, judges))
     found = _alternate(sums, few, few_judges, regress(sums, fit.left.shape[1]), penalties, alternations)
     best = Fit(found.fit.left, found.fit.right @ features, found.fit.bias)
     return replace(found, fit=min(fit, best, key=lambda one: error(one, judges, True)))
 
 
-def reduced(sums: Sums, most: int) -> tuple[Tensor, Sums]:
+def _reduced(sums: Sums, most: int) -> tuple[Tensor, Sums]:
     """Numbers made of the inputs, (m, K), that a regression's outputs are made of, at most so many; and their sums."""
     solved = solve(sums.factor[None], sums.cross[None])[0]
     m = solved @ sums.cross.T

@@ -299,6 +299,9 @@ class TestDistillation:
 
         fails("distill.at is 'relu', and the model calls no module", small_net(), kind="logits", at="relu")
         fails("'1' gives 3 numbers in the model and", linear_net(), kind="logits", at="1")
+        frozen = small_net()
+        frozen[0].requires_grad_(False)
+        fails("distill.at is '0', and training 'train' changes no parameter", frozen, kind="logits", at="0")
         with pytest.raises(BitwrightError, match=r"distill\.at compares numbers as they are"):
             Distill(at="1")
         with pytest.raises(BitwrightError, match=r"distill\.at is 3; expected the name"):

@@ -11,6 +11,7 @@ up image by image: memory does not grow with the number of images.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,8 +82,14 @@ class Moments:
             self._xx[:, : rows.start, rows] = self._xx[:, rows, : rows.start].mT
 
     def check(self, name: str) -> None:
-        """Raise BitwrightError, naming the layer, where a sum is not finite."""
+        """Raise BitwrightError, naming the layer, where a sum is not finite; warn of fewer windows than inputs."""
         self._settle()
+        if self.count < self._xx.shape[1]:
+            warnings.warn(
+                f"layer {name!r} has {self._xx.shape[1]:,} inputs and is fitted to {self.count:,} samples of them, so "
+                "its outputs on other images may be far off; take more images",
+                stacklevel=3,
+            )
         for what, sums in (("is given", (self._x, self._xx)), ("gives", (self._y, self._yx))):
             if not all(finite(t) for t in sums):
                 raise BitwrightError(

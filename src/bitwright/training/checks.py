@@ -13,7 +13,7 @@ from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
 from bitwright.training import augment, checkpoint
 from bitwright.training.evaluate import as_tensor, check_classes, check_logits, eval_mode, predict_logits
-from bitwright.training.inside import check_inside
+from bitwright.training.inside import Inside, check_inside
 from bitwright.training.rounds import Round
 from bitwright.training.settings import TrainSettings
 
@@ -49,7 +49,14 @@ def check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.
         )
     if teacher is not None and settings.distill is not None and settings.distill.at is not None:
         with eval_mode(model), eval_mode(teacher):
-            check_inside(model, teacher, settings.distill.at, data.preprocess.torch(as_tensor(data.train.images[:2])))
+            x = data.preprocess.torch(as_tensor(data.train.images[:2]))
+            check_inside(model, teacher, settings.distill.at, x)
+            if not Inside(model, settings.distill.at)(x).requires_grad:
+                raise BitwrightError(
+                    f"distill.at is {settings.distill.at!r}, and training {label!r} changes no parameter up to there; "
+                    "take a module behind the layers that are trained",
+                    kind="teacher",
+                )
 
 
 def _classes(model: nn.Module, data: Dataset, who: str) -> int:

@@ -21,6 +21,7 @@ struct Features {
   bool avx512f = false, avx512bw = false, avx512vl = false, avx512dq = false;
   bool avx512vnni = false, avx512vpopcntdq = false;
   bool amx = false;
+  bool amd = false;  // who made it: decides how many instructions of a kind start per cycle
 };
 
 #if defined(__x86_64__)
@@ -48,6 +49,8 @@ Features detect() {
   constexpr uint32_t kAmxBf16 = 1u << 22, kAmxTile = 1u << 24, kAmxInt8 = 1u << 25;
   Features f;
   uint32_t a, b, c, d;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return f;
+  f.amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return f;
   f.popcnt = c & bit_POPCNT;
   const bool osxsave = c & bit_OSXSAVE;
@@ -116,7 +119,7 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
           {"avx512f", f.avx512f},       {"avx512bw", f.avx512bw},
           {"avx512vl", f.avx512vl},     {"avx512dq", f.avx512dq},
           {"avx512vnni", f.avx512vnni}, {"avx512vpopcntdq", f.avx512vpopcntdq},
-          {"amx", f.amx}};
+          {"amx", f.amx},           {"amd", f.amd}};
 }
 
 Isa current_isa() {

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,8 @@ def test_isa_is_what_was_set(isa: str) -> None:
 def test_cpu_features_explain_the_variant() -> None:
     features = _native.cpu_features()
     assert set(features) >= {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq"}
+    if (facts := Path("/proc/cpuinfo")).is_file():
+        assert features["amd"] == ("AuthenticAMD" in facts.read_text())
     if not (features["avx2"] and features["fma"]):
         with pytest.raises(ValueError, match="this machine has no avx2"):
             _native.set_isa("avx2")

@@ -32,13 +32,15 @@ def mlp() -> nn.Module:
 
 
 @given(rows=st.integers(1, 40), count=st.integers(1, 40), zeros=st.floats(0, 1), seed=st.integers(0, 99))
-def test_every_element_keeps_the_same_share(rows: int, count: int, zeros: float, seed: int) -> None:
+def test_every_element_keeps_as_many(rows: int, count: int, zeros: float, seed: int) -> None:
     scores = torch.rand(rows, 7, generator=torch.Generator().manual_seed(seed)) + 0.01
     count = min(rows, count)
     mask = Elements(count).keep(scores, zeros)
+    most = max(int(mask[element::count].sum()) for element in range(count))
+    assert abs(int(mask.sum()) - round((1 - zeros) * scores.numel())) <= count / 2
     for element in range(count):
         own, kept = scores[element::count], mask[element::count]
-        assert int(kept.sum()) == round((1 - zeros) * own.numel())
+        assert int(kept.sum()) == min(own.numel(), most), "or all it has"
         assert not kept.any() or kept.all() or own[kept].min() >= own[~kept].max()
 
 
@@ -79,14 +81,13 @@ def test_equals_go_to_the_first_and_zeros_never_come_back() -> None:
 
 @pytest.mark.parametrize("schedule", ["rounds", "gradual"])
 def test_balanced_layers_have_equal_work(schedule: str) -> None:
-    model, context = pruned(
-        mlp(), layers=("fc1", "fc2"), fraction=0.75, elements=8, rounds=2, schedule=schedule, retrain=TUNE, every=5
-    )
+    how: dict[str, Any] = {"schedule": schedule, "rounds": 2, "every": 5, "retrain": TUNE, "dead_neurons": False}
+    model, context = pruned(mlp(), layers=("fc1", "fc2"), fraction=0.75, elements=12, **how)
     for row in context.records["balance"]["layers"]:
         balanced, before = row["balanced"], row["unbalanced"]
-        assert row["kept"] == row["weights"] // 4
+        assert abs(row["kept"] - row["weights"] / 4) <= 6
         assert balanced["utilisation"]["ideal"] > before["utilisation"]["ideal"]
-        kept = [int((model.get_submodule(row["layer"]).weight[p::8] != 0).sum()) for p in range(8)]  # type: ignore[index]
+        kept = [int((model.get_submodule(row["layer"]).weight[p::12] != 0).sum()) for p in range(12)]  # type: ignore[index]
         assert max(kept) == min(kept)
     assert context.evaluate(model).error < 20
 
@@ -134,3 +135,5 @@ def test_settings_that_are_refused(options: dict[str, Any], message: str) -> Non
 def test_layers_that_blocks_do_not_fit(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BitwrightError, match=message):
         pruned(mlp(), layers=("fc1", "fc2"), retrain=None, **options)
+    with pytest.raises(BitwrightError, match=message):
+        Prune(layers=("fc1", "fc2"), **options).look_ahead(mlp(), DIGITS)

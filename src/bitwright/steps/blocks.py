@@ -28,7 +28,11 @@ def keep_largest(scores: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Elements:
-    """Row r of a layer belongs to element r mod `count`; each keeps the same share of its weights (ESE, section 4)."""
+    """Row r of a layer belongs to element r mod `count`; each keeps as many weights.
+
+    ESE (section 4) gives each the same share, as many where `count` divides the rows. Elsewhere those of fewer rows
+    would wait for the others, 6 % of the time with 64 elements for 300 rows.
+    """
 
     count: int
 
@@ -37,12 +41,22 @@ class Elements:
         check_elements(len(weight), self.count, f"layer {name!r}")
 
     def keep(self, scores: Tensor, zeros: float) -> Tensor:
-        """Mask of the largest scores (O, ...) above 0 of each element, so that it has that share of zeros."""
+        """Mask of each element's largest scores (O, ...) above 0, so that all together have that share of zeros."""
         mask = torch.zeros_like(scores, dtype=torch.bool)
-        for element in range(self.count):
-            own = scores[element :: self.count]
-            mask[element :: self.count] = keep_largest(own, round((1 - zeros) * own.numel()))
+        rows = [scores[element :: self.count] for element in range(self.count)]
+        most = _share_out(round((1 - zeros) * scores.numel()), [own.numel() for own in rows])
+        for element, own in enumerate(rows):
+            mask[element :: self.count] = keep_largest(own, most)
         return mask
+
+
+def _share_out(total: int, sizes: list[int]) -> int:
+    """What each may have at most, so that all have as many, or all they hold, and together that total, but rounding."""
+    for i, size in enumerate(sorted(sizes)):
+        if size * (len(sizes) - i) >= total:
+            return round(total / (len(sizes) - i))
+        total -= size
+    return max(sizes)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from bitwright.training.settings import Optimizer, TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 Amount = float | dict[str, float] | Literal["auto"]
 
@@ -55,8 +56,9 @@ class Prune(Step):
     pattern       [n, m]: n of every m inputs of a row stay, the zero share is 1 - n/m; instead of the three above.
     rows          so many rows (output channels) keep the same inputs of a pattern, those of the largest magnitudes
                   together: 16 is what the engine computes in as much less time as there are fewer weights.
-    elements      a fraction of each processing element's rows, for so many of them, row r on element r mod P: all have
-                  the same number of weights, and none waits for another (load-balance-aware pruning, Han et al. 2017).
+    elements      so many processing elements, row r on element r mod P, keep as many weights each, their largest, so
+                  that none waits for another (load-balance-aware pruning, Han et al. 2017, who give each the same
+                  share of its weights: the same where P divides the rows).
     scope         "layer", or "global": one std, or one fraction with the largest weights over all layers together.
     std_of        of the "surviving" weights (Han's thesis: thresholds grow as the layer thins out) or of "all".
 
@@ -145,9 +147,13 @@ class Prune(Step):
         if self.retrain is None and (self.schedule == "gradual" or self.regrow):
             raise _wrong("retrain", None, "training settings: masks that move need a training to move in")
 
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse more elements than rows, and inputs that a pattern doesn't divide."""
+        self._check_layers(select_layers(model, self.layers, self.ignore))
+
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = select_layers(model, self.layers, self.ignore)
-        check_layers(layers)
+        self._check_layers(layers)
         rule = self._rule(model, layers, context)
         before = {name: weight_of(layer).detach().clone() for name, layer in layers.items()} if self.elements else {}
         others = {name: layer for name, layer in select_layers(model).items() if name not in layers}
@@ -184,6 +190,12 @@ class Prune(Step):
         if self.scope == "global" and (self.pattern is not None or self.elements is not None):
             raise _wrong("scope", self.scope, '"layer" with a pattern or elements')
 
+    def _check_layers(self, layers: Mapping[str, nn.Module]) -> None:
+        check_layers(layers)
+        if (blocks := self._blocks) is not None:
+            for name, layer in layers.items():
+                blocks.check(name, weight_of(layer))
+
     @property
     def _blocks(self) -> Blocks | None:
         if self.pattern is not None:
@@ -210,12 +222,9 @@ class Prune(Step):
 
     def _rule(self, model: nn.Module, layers: Mapping[str, nn.Module], context: Context) -> Rule:
         by, amount = self._goal()
-        if (blocks := self._blocks) is not None:
-            for name, layer in layers.items():
-                blocks.check(name, weight_of(layer))
         if amount == "auto":
             amount = self._propose(model, layers, context, by)
-        return Rule(by, per_layer(amount, layers, by), self.scope, self.std_of, blocks)
+        return Rule(by, per_layer(amount, layers, by), self.scope, self.std_of, self._blocks)
 
     def _propose(self, model: nn.Module, layers: Mapping[str, nn.Module], context: Context, by: By) -> dict[str, float]:
         """The sensitivity scan's choice for each layer."""

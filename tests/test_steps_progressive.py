@@ -22,12 +22,16 @@ from bitwright.compare.table import table
 from bitwright.context import Context
 from bitwright.data import load_dataset
 from bitwright.errors import BitwrightError
+from bitwright.measure.latency import measure_file
+from bitwright.models import create_model
 from bitwright.ops import QuantConv2d, Quantize
 from bitwright.packing import nested
 from bitwright.packing.container import read_container
 from bitwright.packing.envelope import unwrap, wrap
-from bitwright.precisions import Switch, SwitchConv2d, at_bits, precisions_of, set_bits, truncated
+from bitwright.packing.inspect import inspect_file
+from bitwright.precisions import Switch, SwitchConv2d, SwitchLinear, at_bits, precisions_of, set_bits, truncated
 from bitwright.rebuild import load_checkpoint, save_checkpoint
+from bitwright.steps.half import Half
 from bitwright.steps.progressive import Nested, Progressive
 from bitwright.training.settings import Optimizer, TrainSettings
 from low_bits import small_resnet
@@ -128,22 +132,35 @@ def test_codes_of_each_precision_are_the_first_bits_of_the_file(three: tuple[nn.
                 assert np.array_equal(nested.codes(own, bits), codes >> (3 - bits))
 
 
-def test_residual_leaves_the_networks_of_fewer_bits_as_they_were(net: nn.Module) -> None:
-    short = dataclasses.replace(SHORT, optimizer=Optimizer("SGD", 0.1, {"momentum": 0.9}))
-    one, _ = run(Progressive(bits=(1,), schedule="residual", train=short), net)
+@pytest.mark.parametrize("small", [False, True])
+def test_residual_leaves_the_networks_of_fewer_bits_as_they_were(
+    small: bool, net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four units as well, where training moves all large weights."""
+    kind = {"optimizer": Optimizer("SGD", 0.3, {"momentum": 0.9}), "epochs": 6} if small else {}
+    start = create_model("mlp", input_shape=(1, 8, 8), hidden=[6, 4, 4], seed=0) if small else net
     images = DIGITS.preprocess.torch(torch.as_tensor(DIGITS.validation.images[:50]))
-    both, _ = run(Progressive(bits=(1, 2), schedule="residual", train=short), net)
-    less, more = at_bits(both, 1), at_bits(both, 2)
-    assert not torch.equal(less(images), more(images))
-    for (name, a), (_, b) in zip(one.named_modules(), both.named_modules(), strict=False):
-        if isinstance(a, SwitchConv2d) and isinstance(b, SwitchConv2d):
-            mine, theirs = (nested.codes(m.weight.detach().numpy(), k) for m, k in ((a, 1), (b, 2)))
-            assert mine is not None
-            assert theirs is not None
-            if name == "layer1.0.conv1":
-                assert len(np.unique(theirs)) == 4
-    first, second = (set(dict(at_bits(m, 1).named_parameters())) for m in (one, both))
-    assert first == second
+    train, seen = Context.train, []
+
+    def watching(self: Context, model: nn.Module, *args: Any, **options: Any) -> Any:
+        result = train(self, model, *args, **options)
+        found = copy.deepcopy(model).eval()
+        for bits in (1, 2, 3):
+            set_bits(found, bits)
+            seen.append(found(images).detach())
+        return result
+
+    monkeypatch.setattr(Context, "train", watching)
+    model, _ = run(Progressive(schedule="residual", train=dataclasses.replace(SHORT, **kind)), start)
+    (one, *_), (again, two, _), (last, twice, three) = seen[:3], seen[3:6], seen[6:]
+    assert torch.equal(one, again)
+    assert torch.equal(one, last)
+    assert torch.equal(two, twice)
+    assert not torch.equal(two, three)
+    for bits, logits in ((1, one), (2, two), (3, three)):
+        assert torch.equal(at_bits(model, bits)(images), logits)
+    layer = next(m for m in model.modules() if isinstance(m, SwitchConv2d | SwitchLinear))
+    assert len(np.unique(nested.codes(layer.weight.detach().numpy(), 3))) > 4, "the new bits are used"
 
 
 def test_each_precision_follows_the_higher_one(net: nn.Module) -> None:
@@ -172,6 +189,8 @@ def test_switching_is_the_plain_network(three: tuple[nn.Module, Context]) -> Non
         assert type(layer) is QuantConv2d
         assert type(layer.input) is Quantize
         assert len(layer.weight.unique()) <= 1 << bits
+    with pytest.raises(BitwrightError, match="has no precision of True bits"):
+        set_bits(model, True)
     with pytest.raises(BitwrightError, match="has no precision of 4 bits, only 1, 2, 3"):
         set_bits(model, 4)
     with pytest.raises(BitwrightError, match="only the one it computes with"):
@@ -246,6 +265,10 @@ def test_a_run_says_what_each_precision_gives(tmp_path: Path, capsys: pytest.Cap
     found = result.result["precisions"]
     assert list(found) == ["1", "2"]
     assert found["2"]["error"] == result.result["packed"]["error"]
+    assert {one["kind"] for one in found.values()} == {result.result["agreement"]["kind"]}
+    coded = 2 * 32 * 32  # fc2 and fc3
+    assert result.result["packed"]["coded"]["weights"] == coded, "of all precisions together"
+    assert inspect_file(result.packed).weights < coded + 64 * 32 + 32 * 10 + 500
     assert found["1"]["error"] < 40
     assert all(one["labels_different"] <= 1 for one in found.values())
     assert {"engine", "1"} <= set(result.measurements["milliseconds"]["batches"]["1"])
@@ -259,13 +282,21 @@ def test_a_run_says_what_each_precision_gives(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.count("%") == 6
     assert main(["bench", str(result.packed), "--bits", "1,2", "--vs", "none"]) == 0
     printed = capsys.readouterr().out
-    assert "bitwright, 1 bits" in printed
+    assert "bitwright, 1 bit " in printed
     assert "bitwright, 2 bits" in printed
     assert main(["bench", str(result.packed), "--bits", "3"]) == 1
     assert main(["bench", str(result.packed), "--bits", "two"]) == 1
+    assert main(["bench", str(result.packed), "--bits", "²"]) == 1
+    assert main(["bench", str(result.packed), "--bits", "1,2", "--layers"]) == 1
     errors = capsys.readouterr().err
     assert "3 bits; the file has 1, 2" in errors
-    assert "expected whole numbers with commas" in errors
+    assert errors.count("expected whole numbers with commas") == 2
+    assert "layers of 2 precisions at once; name one of 1, 2" in errors
+    kernels = [
+        [row["kernel"] for row in measure_file(result.packed, seconds=0.01, peers=(), layers=True, bits=(k,))["layers"]]
+        for k in (1, 2)
+    ]
+    assert any("bits" in kernel for kernel in kernels[0])
 
 
 def test_what_a_file_may_say_of_its_precisions(three: tuple[nn.Module, Context]) -> None:
@@ -295,6 +326,36 @@ def test_what_a_file_may_say_of_its_precisions(three: tuple[nn.Module, Context])
     assert "of its shape" in broken(lambda c: cut(c).__setitem__(2, other))
 
 
+def test_weights_that_left_the_grid_are_not_packed(three: tuple[nn.Module, Context]) -> None:
+    model, x = copy.deepcopy(three[0]), (torch.zeros(1, *DIGITS.shape),)
+    model = Half().apply(model, Context(DIGITS))
+    file = bw.pack(model, x)
+    assert [row.role for row in file.report().rows if row.encoding == "truncated"], "half leaves codes alone"
+    name, layer = next((n, m) for n, m in model.named_modules() if isinstance(m, SwitchConv2d))
+    layer.weight.data[0, 0, 0, 0] *= 1.01
+    with pytest.raises(BitwrightError, match=f"layer '{name}': its weights are not on the grid of 3 bits"):
+        bw.pack(model, x)
+
+
+def test_steps_that_may_not_follow(tmp_path: Path) -> None:
+    recipe = {
+        "name": "behind",
+        "data": {"name": "digits"},
+        "model": {"name": "mlp", "hidden": [8, 8]},
+        "steps": [{"progressive": {"bits": [1, 2]}}, "prune"],
+    }
+    with pytest.raises(BitwrightError, match=r"steps\[1\]\.prune: it comes after progressive"):
+        bw.run_recipe(recipe, tmp_path)
+
+
+def test_a_network_of_several_precisions_is_each_of_its_variants(three: tuple[nn.Module, Context]) -> None:
+    model, x, top = three[0], (torch.zeros(1, *DIGITS.shape),), at_bits(three[0], 3)
+    packed = bw.pack(model, x, variants={1: model, 3: model})
+    assert packed.data == bw.pack(top, x, variants={1: at_bits(model, 1), 3: top}).data
+    with pytest.raises(BitwrightError, match="no precision of 4 bits"):
+        bw.pack(model, x, variants={1: model, 4: model})
+
+
 def test_variants_are_the_same_network() -> None:
     a, b = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 2))
     x = (torch.zeros(1, 4),)
@@ -302,6 +363,9 @@ def test_variants_are_the_same_network() -> None:
         bw.pack(a, x, variants={1: b, 2: a})
     with pytest.raises(BitwrightError, match="at most 3 bits, and that one is not the model"):
         bw.pack(a, x, variants={3: b, 2: a})
+    for variants in ([a], {"1": a}, {0: a}):
+        with pytest.raises(BitwrightError, match=r"variants are \[|a variant of '1' bits|a variant of 0 bits"):
+            bw.pack(a, x, variants=variants)  # type: ignore[arg-type]
     data = bw.pack(a, x, variants={1: copy.deepcopy(a), 2: a}).data
     assert len(data) < len(bw.pack(a, x).data) + 60, "equal numbers are there once"
 
@@ -309,12 +373,15 @@ def test_variants_are_the_same_network() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"bits": ()}, "bits is \\[\\]; expected precisions from 1 to 8 bits, ascending"),
+        ({"bits": ()}, "bits is \\[\\]; expected precisions from 1 to 7 bits, ascending"),
         ({"bits": (2, 1)}, "ascending"),
-        ({"bits": (1, 9)}, "from 1 to 8"),
+        ({"bits": (1, 9)}, "from 1 to 7"),
         ({"gamma": 0}, "gamma is 0"),
         ({"schedule": "residual", "recursive": True}, "one precision at a time"),
         ({"schedule": "sideways"}, "sideways"),
+        ({"bits": 2}, "bits is 2; expected a list"),
+        ({"bits": (1, 8)}, "from 1 to 7 bits"),
+        ({"train": None}, r"train is None; expected TrainSettings\(\.\.\.\)"),
     ],
 )
 def test_settings_that_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bitwright.packing import Packed
     from bitwright.recipe import Recipe
     from bitwright.run import Run
+    from bitwright.runtime import Model
 
 THREADS = 1
 """Threads while speed is measured, the same for all that is published; a recipe's are for its training."""
@@ -35,7 +36,7 @@ BATCH = 1000
 FEW = 16
 """Test images that are followed layer by layer."""
 FLOATS = ("dense", "half")
-"""The encodings that store weights as floats; all others are codes."""
+"""The encodings that store weights as floats; all others are codes, but `truncated`, which stores nothing."""
 
 
 def conclude(run: Run, command: str, speed: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -111,6 +112,11 @@ def _test(run: Run) -> dict[str, Any]:
         model = at_bits(whole, max(known))
     logits = predict_logits(model, as_tensor(data.test.images), data.preprocess, BATCH)
     tested = _evaluation(evaluate(dense, data.test, data.preprocess)) if has_baseline(run.recipe) else {}
+    found = _in_engine(run, packed, model, logits.numpy())
+    if known:
+        found["precisions"] = {str(bits): _at_precision(run, packed, whole, bits) for bits in known}
+        for bits, row in found["precisions"].items():
+            found["agreement"]["faults"] += [f"{bits} bits: {fault}" for fault in row.pop("faults")]
     return {
         "test_images": len(data.test),
         "dense": {
@@ -120,8 +126,7 @@ def _test(run: Run) -> dict[str, Any]:
             **tested,
         },
         "compressed": _evaluation(evaluate_logits(logits, data.test, type(model).__name__)),
-        **_in_engine(run, packed, model, logits.numpy()),
-        **({"precisions": {str(k): _at_precision(run, packed, whole, k) for k in known}} if known else {}),
+        **found,
         "steps": {s: json.loads((run.folder / s / "step.json").read_text())["validation"] for s in run.recipe.labels},
     }
 
@@ -156,7 +161,8 @@ def file_facts(packed: Path) -> dict[str, Any]:
     """Bytes and digest of a packed file, and bytes and number of the weights that it stores as codes."""
     from bitwright.packing.inspect import inspect_file
 
-    rows = [row for row in inspect_file(packed).rows if len(row.shape) > 1 and row.encoding.split()[0] not in FLOATS]
+    stored = [row for row in inspect_file(packed).rows if len(row.shape) > 1]
+    rows = [row for row in stored if row.encoding.split()[0] not in (*FLOATS, "truncated")]
     coded = {"weights": sum(math.prod(row.shape) for row in rows), "bytes": sum(row.nbytes for row in rows)}
     digest = hashlib.sha256(packed.read_bytes()).hexdigest()
     return {"bytes": packed.stat().st_size, "sha256": digest, "coded": coded}
@@ -166,6 +172,31 @@ def _in_engine(run: Run, packed: Path, model: nn.Module, theirs: np.ndarray) -> 
     """What the file gives in the engine ("packed"), and whether that is what the torch model gives ("agreement").
 
     `theirs` are the torch model's logits for the test images.
+    """
+    from bitwright.runtime import load
+
+    engine = load(packed, threads=run.recipe.threads)
+    accuracy, agreement = _compared(run.data, engine, model, theirs)
+    return {
+        "packed": {**file_facts(packed), "accuracy": accuracy, "error": 100.0 - accuracy, "engine": engine.engine},
+        "agreement": agreement,
+    }
+
+
+def _at_precision(run: Run, packed: Path, model: nn.Module, bits: int) -> dict[str, Any]:
+    """What one precision of the file gives in the engine, and how far that is from the torch network of those bits."""
+    from bitwright.precisions import at_bits
+    from bitwright.runtime import load
+    from bitwright.training.evaluate import as_tensor, predict_logits
+
+    data, plain, engine = run.data, at_bits(model, bits), load(packed, threads=run.recipe.threads).at(bits)
+    theirs = predict_logits(plain, as_tensor(data.test.images), data.preprocess, BATCH).numpy()
+    accuracy, agreement = _compared(data, engine, plain, theirs)
+    return {"error": 100.0 - accuracy, **agreement}
+
+
+def _compared(data: Dataset, engine: Model, model: nn.Module, theirs: np.ndarray) -> tuple[float, dict[str, Any]]:
+    """The engine's accuracy on the test images, and how far it is from the torch model, whose logits are `theirs`.
 
     `labels_different` counts test images with another top class; `logit_difference` is the largest absolute difference
     of a logit divided by the range (max - min) of all the torch model's logits; `quantised` are sums over the rows of
@@ -174,10 +205,7 @@ def _in_engine(run: Run, packed: Path, model: nn.Module, theirs: np.ndarray) -> 
     import torch
 
     from bitwright.measure.agreement import compare_layers, judge, kind_of_network
-    from bitwright.runtime import load
 
-    data = run.data
-    engine = load(packed, threads=run.recipe.threads)
     weights = {name: tensor.dense() for name, tensor in engine.stored.items()}
     ours = np.concatenate([np.asarray(engine(images)) for images in _batches(data)])
     accuracy, expected = (100.0 * float(np.mean(logits.argmax(1) == data.test.labels)) for logits in (ours, theirs))
@@ -191,26 +219,7 @@ def _in_engine(run: Run, packed: Path, model: nn.Module, theirs: np.ndarray) -> 
         "quantised": {key: sum(getattr(row, key) for row in rows) for key in ("values", "different", "wrong")},
     }
     kind = kind_of_network(engine.graph, weights)
-    return {
-        "packed": {**file_facts(packed), "accuracy": accuracy, "error": 100.0 - accuracy, "engine": engine.engine},
-        "agreement": {"kind": kind, **facts, "faults": judge(kind, facts)},
-    }
-
-
-def _at_precision(run: Run, packed: Path, model: nn.Module, bits: int) -> dict[str, Any]:
-    """What one precision of the file gives in the engine, and how far that is from the torch network of those bits."""
-    from bitwright.precisions import at_bits
-    from bitwright.runtime import load
-    from bitwright.training.evaluate import as_tensor, predict_logits
-
-    data, engine = run.data, load(packed, threads=run.recipe.threads).at(bits)
-    theirs = predict_logits(at_bits(model, bits), as_tensor(data.test.images), data.preprocess, BATCH).numpy()
-    ours = np.concatenate([np.asarray(engine(images)) for images in _batches(data)])
-    return {
-        "error": 100.0 - 100.0 * float(np.mean(ours.argmax(1) == data.test.labels)),
-        "labels_different": int(np.count_nonzero(ours.argmax(1) != theirs.argmax(1))),
-        "logit_difference": float(np.abs(ours - theirs).max()) / (float(np.ptp(theirs)) or 1.0),
-    }
+    return accuracy, {"kind": kind, **facts, "faults": judge(kind, facts)}
 
 
 def _batches(data: Dataset) -> list[np.ndarray]:

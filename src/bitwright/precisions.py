@@ -20,6 +20,7 @@ from bitwright import edits
 from bitwright.edits import edit
 from bitwright.errors import BitwrightError
 from bitwright.ops import QuantConv2d, Quantize, QuantLinear, code_range, quantised_forward, quantised_like
+from bitwright.packing.nested import codes
 from bitwright.runtime.domains import Domain
 
 __all__ = ["Switch", "SwitchConv2d", "SwitchLinear", "at_bits", "in_use", "precisions_of", "set_bits", "truncated"]
@@ -161,8 +162,19 @@ def set_bits(model: nn.Module, bits: int) -> None:
 
 
 def at_bits(model: nn.Module, bits: int) -> nn.Module:
-    """A copy of a network of several precisions as the plain network of one. Raises BitwrightError as `set_bits`."""
+    """A copy of a network of several precisions as the plain network of one.
+
+    Raises BitwrightError as `set_bits`, and for a layer whose weights are on no common grid.
+    """
     _check(model, bits)
+    for name, layer in model.named_modules():
+        if isinstance(layer, _Switched) and codes(layer.weight.detach().cpu().numpy(), layer.top) is None:
+            raise BitwrightError(
+                f"layer {name!r}: its weights are not on the grid of {layer.top} bits, so none has a code whose first "
+                "bits are those of fewer; what changes weights, as steps and training do, has to come before they are "
+                "made",
+                kind="bits",
+            )
     plain = copy.deepcopy(model)
     for kind in (_Switched, Switch):  # layers first: they bring their quantisers
         for name in [name for name, module in plain.named_modules() if isinstance(module, kind)]:
@@ -172,7 +184,7 @@ def at_bits(model: nn.Module, bits: int) -> nn.Module:
 
 def _check(model: nn.Module, bits: int) -> None:
     known = precisions_of(model)
-    if bits not in known:
+    if type(bits) is not int or bits not in known:
         raise BitwrightError(
             f"{type(model).__name__} has no precision of {bits!r} bits, only "
             f"{', '.join(map(str, known)) or 'the one it computes with'}",

@@ -316,6 +316,7 @@ class Run:
         lower(model, (torch.zeros(1, *self.data.shape),), self.data.preprocess)
         for i, step in enumerate(self.recipe.steps):
             try:
+                self._check_place(step, i)
                 if hasattr(step, "layers"):
                     select_layers(model, step.layers, getattr(step, "ignore", ()))
                 step.look_ahead(model, self.data)
@@ -325,6 +326,13 @@ class Run:
                         self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]))
             except BitwrightError as error:
                 raise BitwrightError(f"steps[{i}].{step.name}: {error}", kind=error.kind) from None
+
+    def _check_place(self, step: Step, i: int) -> None:
+        if not step.keeps_precisions and any(other.name == "progressive" for other in self.recipe.steps[:i]):
+            raise BitwrightError(
+                "it comes after progressive and would take the common codes of all precisions apart; put it before",
+                kind="order",
+            )
 
     def _check_teacher(self, name: str, steps: tuple[str, ...]) -> None:
         from bitwright.recipe import list_recipes

@@ -146,7 +146,7 @@ def bench(
 def _whole_numbers(option: str, text: str) -> list[int]:
     """Of a list with commas."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not all(part.isdigit() for part in parts):
+    if not all(part.isdecimal() and part.isascii() for part in parts):
         raise BitwrightError(f"{option} is {text!r}; expected whole numbers with commas: 1,2,3", kind="value")
     return [int(part) for part in parts]
 

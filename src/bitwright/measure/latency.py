@@ -55,15 +55,20 @@ def measure_file(
 
     Gives {"contestants": [{"name", "median", "spread", "rounds", "ratio"}], "notes": [why there is no peer, or how far
     one differs], "isa", "threads", "batch", "machine", "versions"}, times in ms for one call on the whole batch;
-    `layers` adds "layers" and "peaks", see `measure.layers`. Raises `BitwrightError` if a peer's outputs differ (kind
-    "differs") and no quantised activations explain it, or as `load` does.
+    `layers` adds "layers" and "peaks", see `measure.layers`, of one precision. Raises `BitwrightError` if a peer's
+    outputs differ (kind "differs") and no quantised activations explain it, or as `load` does.
     """
     for name, value in (("threads", threads), ("batch", batch)):
         if type(value) is not int or value < 1:
             raise BitwrightError(f"{name} is {value!r}; expected an integer from 1", kind="value")
+    if layers and len(bits) > 1:
+        raise BitwrightError(
+            f"layers of {len(bits)} precisions at once; name one of {', '.join(map(str, bits))}", kind="bits"
+        )
     from bitwright import _native
 
     model = load(path, threads=threads)
+    own = {f"bitwright, {k} bit{'s' * (k > 1)}": model.at(k) for k in bits} or {"bitwright": model}
     inputs = random_inputs(model, batch)
     dense = {name: tensor.dense() for name, tensor in model.stored.items()}
     found, notes = find_peers(model.graph, dense, inputs, threads, peers)
@@ -71,7 +76,6 @@ def measure_file(
     for peer in found:
         if peer.same:
             notes += compare_outputs(peer.name, peer.run(*inputs[0]), model(*inputs[0]), coded)
-    own = {f"bitwright, {k} bits": model.at(k) for k in bits} or {"bitwright": model}
     times = take_turns({**own, **{peer.name: peer.run for peer in found}}, inputs, seconds)
     for slower in _slower_rivals(found, times):
         del times[slower]
@@ -85,7 +89,7 @@ def measure_file(
         "machine": describe_machine(),
         "versions": versions(),
     }
-    return result | layer_times(path, model, inputs[0]) if layers else result
+    return result | layer_times(path, next(iter(own.values())), inputs[0]) if layers else result
 
 
 def measure_beside_floats(

@@ -73,7 +73,7 @@ def peaks(threads: int = 1) -> dict[str, float]:
 
 
 def layer_times(path: str | os.PathLike[str], model: Model, inputs: tuple[Array, ...]) -> dict[str, Any]:
-    """{"layers": rows, `LayerTime` as dicts, "peaks": operations per second by family}; `model` is that of the file."""
+    """{"layers": rows, `LayerTime` as dicts, "peaks": operations per second by family}; `model` is one of the file."""
     seconds = model.time_steps(*inputs, repeats=30)
     limits, batch, total = peaks(model.threads), len(inputs[0]), sum(seconds)
     layers = _layers(model.graph, model.stored)

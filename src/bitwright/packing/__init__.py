@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 from bitwright.packing.profile import Profile
 
@@ -54,23 +53,22 @@ def pack(
     stored codes not at all. A network of several precisions (`bitwright.precisions`) is packed with all of them.
 
     Raises BitwrightError for a module that the engine cannot run, weights that are not finite, classes that do not fit
-    the output, or a profile that asks for the impossible.
+    the output, a profile that asks for the impossible, or a network of several precisions whose weights have left their
+    common grid.
     """
     from bitwright.packing.container import write_container
     from bitwright.packing.lower import lower
+    from bitwright.packing.variants import check_variants
     from bitwright.precisions import at_bits, precisions_of
     from bitwright.runtime.engine import class_names
     from bitwright.runtime.graph import validate
 
     if variants is None and (known := precisions_of(model)):
-        variants = {bits: at_bits(model, bits) for bits in known}
-        model = variants[max(known)]
-    if variants and variants[max(variants)] is not model:
-        raise BitwrightError(
-            f"variants have at most {max(variants)} bits, and that one is not the model; give the model itself as the "
-            "variant of the most bits",
-            kind="variants",
-        )
+        variants = dict.fromkeys(known, model)
+    if variants:
+        check_variants(variants, model)
+        variants = {bits: at_bits(one, bits) if precisions_of(one) else one for bits, one in variants.items()}
+        model = variants[max(variants)]
     graph, tensors = lower(model, example_inputs, preprocess)
     shapes = validate(graph, {name: array.shape for name, array in tensors.items()})
     names = class_names(classes, shapes[graph.outputs[0]])

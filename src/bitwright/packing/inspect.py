@@ -48,7 +48,8 @@ class Report:
     """All tensors of a file, and the totals.
 
     `overhead` is all of the file that is in no tensor's record. `accumulators` has the bits that the sums of a layer
-    are proven to fit into, by layer, where the file says so (FORMAT.md 8.7).
+    are proven to fit into, by layer, where the file says so (FORMAT.md 8.7). `weights` are the numbers of one network:
+    of a file of several precisions, those of the highest.
     """
 
     rows: list[Row]
@@ -90,11 +91,12 @@ def inspect_bytes(data: bytes, max_bytes: int | None = None) -> Report:
     places = _places(container)
     rows = [_row(stored, *places[name]) for name, stored in container.stored.items()]
     overhead = len(data) - sum(row.nbytes for row in rows)
+    used = {name for node in container.graph.nodes for name in node.weights.values()}
     return Report(
         rows,
         file_bytes=len(data),
         overhead=overhead,
-        weights=sum(math.prod(stored.shape) for stored in container.stored.values()),
+        weights=sum(math.prod(container.stored[name].shape) for name in used),
         entropy_bytes=overhead + sum(row.entropy_bytes for row in rows),
         paper_bytes=sum(row.paper_bytes or 0 for row in rows),
         accumulators={n.name: bits for n in container.graph.nodes if (bits := n.attributes.get("accumulator"))},
@@ -108,7 +110,9 @@ def _places(container: Container) -> dict[str, tuple[str, str]]:
     for bits, graph in {0: container.graph, **lower}.items():
         for node in graph.nodes:
             for role, name in node.weights.items():
-                places.setdefault(name, (node.name or node.op, f"{role}, {bits} bits" if bits else role))
+                places.setdefault(
+                    name, (node.name or node.op, f"{role}, {bits} bit{'s' * (bits > 1)}" if bits else role)
+                )
     return places
 
 
@@ -126,7 +130,7 @@ def _row(stored: Stored, layer: str, role: str) -> Row:
         bits_per_weight=8 * stored.nbytes / max(1, len(numbers)),
         nbytes=stored.nbytes,
         entropy_bytes=math.ceil(bound),
-        paper_bytes=paper_bytes(numbers) if len(stored.shape) >= 2 else None,
+        paper_bytes=paper_bytes(numbers) if len(stored.shape) >= 2 and stored.encoding != "truncated" else None,
         coders=", ".join(sorted({stream.coder for stream in streams if stream.nbytes > 1})),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,14 +30,26 @@ class Merged:
     cuts: dict[str, tuple[str, int, int]]
 
 
-def merge(graph: Graph, tensors: Mapping[str, np.ndarray], variants: Mapping[int, Lowered]) -> Merged:
-    """`graph` is the variant of the most bits. What others have that is equal is shared, what can be cut is cut out.
-
-    Raises BitwrightError for bits that are none, and for networks with other inputs or another number of outputs.
-    """
+def check_variants(variants: Any, model: Any) -> None:
+    """Raise BitwrightError unless `variants` are networks by their bits, `model` the one of the most."""
+    if not isinstance(variants, Mapping):
+        raise BitwrightError(f"variants are {variants!r}; expected networks by bits, {{1: one, 3: net}}", kind="value")
     for bits in variants:
         if type(bits) is not int or not 1 <= bits <= MOST_BITS:
             raise BitwrightError(f"a variant of {bits!r} bits; expected 1 to {MOST_BITS}", kind="value")
+    if variants[max(variants)] is not model:
+        raise BitwrightError(
+            f"variants have at most {max(variants)} bits, and that one is not the model; give the model itself as the "
+            "variant of the most bits",
+            kind="variants",
+        )
+
+
+def merge(graph: Graph, tensors: Mapping[str, np.ndarray], variants: Mapping[int, Lowered]) -> Merged:
+    """`graph` is the variant of the most bits. What others have that is equal is shared, what can be cut is cut out.
+
+    Raises BitwrightError for networks with other inputs or another number of outputs.
+    """
     merged = Merged(dict(tensors), {}, max(variants, default=0), {})
     for bits in sorted(variants, reverse=True)[1:]:
         own, numbers = variants[bits]

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bitwright.errors import BitwrightError
 from bitwright.exact import norm_at_inference
+from bitwright.precisions import SwitchConv2d, SwitchLinear
 from bitwright.steps.step import Step
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Half(Step):
               function at inference with both vectors float16. Trained on, it would normalise differently: let `half`
               be the last step.
 
+    Weights of several precisions, which are codes, are left alone.
+
     Raises BitwrightError for values beyond 65504, the largest that float16 has. Record: "half" (tensors, values,
     and the largest change of any by rounding, relative to the largest value of its tensor).
 
@@ -44,6 +47,7 @@ class Half(Step):
     """
 
     name: ClassVar[str] = "half"
+    keeps_precisions: ClassVar[bool] = True
     paper: ClassVar[str] = "IEEE 754-2008"
 
     tensors: tuple[str, ...] = ("*",)
@@ -64,7 +68,8 @@ class Half(Step):
 
     def _chosen(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters to round, by their names."""
-        known = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+        coded = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, SwitchConv2d | SwitchLinear)}
+        known = {n: p for n, p in model.named_parameters() if p.is_floating_point() and n not in coded}
         wanted = set().union(*(_matches(pattern, known) for pattern in self.tensors))
         unwanted = set().union(*(_matches(pattern, known) for pattern in self.ignore))
         return {name: p for name, p in known.items() if name in wanted - unwanted}

@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from bitwright.context import Context
     from bitwright.data.dataset import Dataset
 
+MOST_BITS = 7
+"""Codes are odd multiples of a step, up to 127; the engine computes with whole numbers of a byte."""
 _DIGITS = 11
-"""Binary digits of a step: with codes of 8 bits the weights are exact, and a file stores the step in 16 bits."""
+"""Binary digits of a step: with such codes the weights are exact, and a file stores the step in 16 bits."""
 
 _TRAIN = TrainSettings(
     epochs=20,
@@ -49,40 +51,55 @@ _TRAIN = TrainSettings(
 class Nested(Latent):
     """The weight of B bits on the nested grid, from a latent one; see `Progressive`.
 
-    `held` are the highest bits of each code that stay as they are, those of `floor` and the `edge` (both buffers, so
-    that they are part of every checkpoint).
+    `held` are the highest bits of each code that stay as they are, those of `floor`; so does the grid, that is the
+    `edge`, and the `last` codes, of the largest weights, which tell a reader the step. All are buffers, so that they
+    are part of every checkpoint.
     """
 
     floor: Tensor
     edge: Tensor
+    last: Tensor
 
     def __init__(self, bits: int, reach: float, weight: Tensor) -> None:
         super().__init__()
         self.bits, self.reach, self.held = bits, reach, 0
         self.register_buffer("floor", torch.zeros_like(weight))
         self.register_buffer("edge", torch.zeros(()))
+        self.register_buffer("last", torch.zeros_like(weight, dtype=torch.bool))
 
     def hold(self, latent: Tensor, bits: int) -> None:
         """From now on the highest `bits` bits of the code of each weight stay, and so does the grid."""
         with torch.no_grad():
-            self.edge.copy_(self._edge(latent))
+            latent = self._inside(latent)
+            if not self.held:
+                self.edge.copy_(self._edge(latent))
+                self.last.copy_(latent.abs() == latent.abs().max())
             self.held = bits
             self.floor.copy_((self._code(latent, self.edge) / (1 << (self.bits - bits))).floor())
 
     def prepare(self, latent: Tensor) -> None:
-        """Keep held codes: latent weights stay inside their intervals."""
+        """Latent weights stay inside the intervals of held codes."""
         if self.held:
-            width = 2 * self.edge / (1 << self.held)
-            low = self.floor * width - self.edge
-            inside = width / (1 << (self.bits - self.held + 2))  # the quarter of a step, so that rounding can't leave
-            latent.copy_(torch.minimum(torch.maximum(latent, low + inside), low + width - inside))
+            latent.copy_(self._inside(latent))
 
     def quantise(self, latent: Tensor) -> Tensor:
         """The layer's weight, s (2 c + 1 - 2^B)."""
         with torch.no_grad():
             edge = self.edge if self.held else self._edge(latent)
-            weight = (2 * self._code(latent, edge) + (1 - (1 << self.bits))) * (edge / (1 << self.bits))
+            codes = self._code(self._inside(latent), edge)
+            weight = (2 * codes + (1 - (1 << self.bits))) * (edge / (1 << self.bits))
         return surrogate(weight, latent)
+
+    def _inside(self, latent: Tensor) -> Tensor:
+        """The nearest weights with held codes; half a step of the finest grid or a quarter inside, so that rounding
+        can't leave."""
+        if not self.held:
+            return latent
+        width, step = 2 * self.edge / (1 << self.held), 2 * self.edge / (1 << self.bits)
+        low = self.floor * width - self.edge
+        kept = torch.minimum(torch.maximum(latent, low + step / 4), low + width - step / 4)
+        ends = torch.copysign(kept.abs().clamp(min=self.edge - step / 2), kept)
+        return torch.where(self.last, ends, kept)
 
     def _edge(self, latent: Tensor) -> Tensor:
         """Where the grid ends; never beyond the largest weight, which so has the last code and tells the step."""
@@ -144,7 +161,7 @@ class Progressive(Step):
     CVPR 2020), `recursive` is that of Any-Precision DNN (Yu et al., AAAI 2021).
 
     layers, ignore   which; all but the first and the last.
-    bits             the precisions, 1 to 8, ascending.
+    bits             the precisions, 1 to 7, ascending.
     schedule, gamma  as above.
     recursive        a lower precision learns the probabilities that the next higher one of the round gave, not labels.
     norms            "own", or "shared": one for all precisions, to see what that costs.
@@ -173,10 +190,12 @@ class Progressive(Step):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        good = all(type(k) is int and 1 <= k <= 8 for k in self.bits)
+        if not isinstance(self.bits, list | tuple):
+            raise BitwrightError(f"progressive: bits is {self.bits!r}; expected a list, [1, 2, 3]", kind="setting")
+        good = all(type(k) is int and 1 <= k <= MOST_BITS for k in self.bits)
         if not self.bits or not good or list(self.bits) != sorted(set(self.bits)):
             raise BitwrightError(
-                f"progressive: bits is {list(self.bits)!r}; expected precisions from 1 to 8 bits, ascending",
+                f"progressive: bits is {list(self.bits)!r}; expected precisions from 1 to {MOST_BITS} bits, ascending",
                 kind="setting",
             )
         check_number("progressive: gamma", self.gamma, lambda g: 0 < g < math.inf, "a number above 0")

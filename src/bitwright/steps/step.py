@@ -24,6 +24,8 @@ class Step:
     name: ClassVar[str]
     keeps_zeros: ClassVar[bool] = True
     """Whether weights that are zero before stay zero."""
+    keeps_precisions: ClassVar[bool] = False
+    """Whether a network of several precisions (`progressive`) still has them afterwards; others may not follow it."""
     paper: ClassVar[str] = ""
     model: ClassVar[str] = ""
     """The only model that it is for; "": any."""
@@ -55,7 +57,7 @@ def _check_part(what: str, value: object, hint: Any) -> None:
     """Raise BitwrightError where a field that takes settings of their own, or nothing, has something else."""
     hints = typing.get_args(hint) or (hint,)
     kinds = [kind for kind in hints if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
-    if kinds and value is not None and not isinstance(value, tuple(kinds)):
+    if kinds and not (value is None and type(None) in hints) and not isinstance(value, tuple(kinds)):
         expected = " or ".join(f"{kind.__name__}(...)" for kind in kinds)
         raise BitwrightError(f"{what} is {value!r}; expected {expected}", kind="setting")
 

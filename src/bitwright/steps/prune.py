@@ -84,7 +84,8 @@ class Prune(Step):
     local         train the linear layers with everything else frozen, then everything else with them frozen (section
                   3.3: co-adapted features survive; for deep networks).
     dead_neurons  at the end, neurons that nothing reads or that always say the same become all zero, what they said
-                  goes into the next layer's bias; the function stays, and so do the shapes.
+                  goes into the next layer's bias; the function stays, and so do the shapes. Some `elements` then have
+                  less to do than others.
 
     Records: "pruning" (the rounds, and per layer its goal, kept weights and dead neurons), "sensitivity" (the curves),
     "activity" (Han's table of weights, activations and FLOP), with `elements` "balance" (what each has to do, and would

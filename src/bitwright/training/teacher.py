@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -94,10 +95,9 @@ def _kept(
 
     if distill.cache is None:
         return compute()
-    some = {"images": images[:: max(1, len(images) // 64)], "labels": labels}
     identity = {
-        "teacher": [fingerprint(teacher.state_dict()), distill.at],
-        "data set or seed": [len(images), fingerprint(some)],
+        "teacher": [fingerprint(teacher.state_dict()), text_fingerprint(repr(teacher)), distill.at],
+        "data set or seed": fingerprint({"images": images, "labels": labels}),
         "preprocessing": text_fingerprint(json.dumps(asdict(preprocess), sort_keys=True)),
     }
     return read_or_make(Path(distill.cache), identity, compute)
@@ -106,15 +106,20 @@ def _kept(
 def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
     """The logits of a file, which is made where it isn't there.
 
-    `identity` says what they are of: a file with another is refused, as are damaged ones (BitwrightError).
+    `identity` says what they are of: a file with another is refused, as are damaged ones, and a place where none can be
+    written (BitwrightError).
     """
     if not path.exists():
-        logits = compute()
-        write_atomic(path, save({_NAME: logits.cpu().contiguous()}, {_KEY: json.dumps(identity, sort_keys=True)}))
+        _check_place(path)
+        logits = compute().cpu().contiguous()
+        said = {**identity, _NAME: fingerprint({_NAME: logits})}
+        write_atomic(path, save({_NAME: logits}, {_KEY: json.dumps(said, sort_keys=True)}))
         return logits
     try:
         with safe_open(path, framework="pt") as file:
             logits, stored = file.get_tensor(_NAME), json.loads((file.metadata() or {})[_KEY])
+        if not isinstance(stored, dict) or stored.get(_NAME) != fingerprint({_NAME: logits}):
+            raise ValueError("it holds others than it says")
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise BitwrightError(
             f"{path} is no file of a teacher's logits ({error}); delete it to have them computed anew", kind="teacher"
@@ -126,6 +131,17 @@ def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Ten
             kind="teacher",
         )
     return logits
+
+
+def _check_place(path: Path) -> None:
+    """Raise BitwrightError where no file can be written, before a teacher is asked for hours."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(path.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise BitwrightError(f"distill.cache: no file can be written in {path.parent}; choose another", kind="teacher")
 
 
 def computed_once(logits: Tensor, images: Tensor, devices: Devices) -> Targets:

@@ -87,5 +87,12 @@ def test_more_elements_than_rows_are_refused(elements: int) -> None:
 
 
 def test_a_queue_without_room_is_refused() -> None:
-    with pytest.raises(BitwrightError, match="a queue of depth 0"):
-        cycles(np.ones((2, 2), np.int64), 0)
+    for depth in (0, 1.5, True):
+        with pytest.raises(BitwrightError, match=f"a queue of depth {depth}"):
+            cycles(np.ones((2, 2), np.int64), depth)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 1, 1)])
+def test_what_is_no_matrix_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BitwrightError, match="expected rows and columns"):
+        loads(np.ones(shape, np.float32), 2)

@@ -4,13 +4,14 @@ import pkgutil
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from bitwright import BitwrightError
 from bitwright.measure.balance import loads
-from bitwright.packing import encodings
+from bitwright.packing import encodings, pack
 from bitwright.packing.bits import Cursor, varint
 from bitwright.packing.coders import NAMES, read_stream, write_stream
 from bitwright.packing.encodings import Weight, decode, encode, list_encodings
@@ -301,6 +302,20 @@ def test_a_column_of_eie_is_words_of_16_bits():
     name, record = encode(Weight.of("w", column / 4), Profile.ese(elements=1))
     assert name == "ese"
     assert words_of(record, 1, 1, -2) == ([4], [1 + (2 << 12), 2, 15 << 12, 3 + (2 << 12)])
+
+
+def test_what_ese_cannot_hold():
+    weight = Weight.of("w", np.eye(64, dtype=np.float32) / 4)
+    with pytest.raises(BitwrightError, match="cannot hold it exactly; say for how many `elements`, take it out"):
+        encode(weight, Profile(), "ese")
+    for elements in (2.5, "8", True, 0):
+        with pytest.raises(BitwrightError, match="processing elements in a profile; at least 1"):
+            Profile.ese(elements)
+    model, x = torch.nn.Linear(3, 64), (torch.zeros(1, 3),)
+    with pytest.warns(UserWarning, match="nothing could be stored as 'ese', which the profile prefers"):
+        pack(model, x, profile=Profile.ese(70))
+    assert encode(Weight.of("w", np.ones((70_000, 1), np.float32)), Profile.ese(1))[0] != "ese"
+    assert encode(Weight.of("w", np.ones((70_000, 1), np.float32)), Profile.ese(2))[0] == "ese"
 
 
 def test_rows_are_interleaved_over_processing_elements():

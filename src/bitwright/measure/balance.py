@@ -68,8 +68,10 @@ def columns_of(matrix: NDArray[np.float32], element: int, elements: int, bits: i
 def loads(matrix: NDArray[np.float32], elements: int, bits: int | None = INDEX_BITS) -> NDArray[np.int64]:
     """Entries that each element has in each column, (P, C); with `bits` None fillers don't count.
 
-    Raises BitwrightError for more elements than rows.
+    Raises BitwrightError for what is no matrix, and for more elements than rows.
     """
+    if matrix.ndim != 2:
+        raise BitwrightError(f"a matrix of shape {matrix.shape}; expected rows and columns", kind="value")
     check_elements(matrix.shape[0], elements)
     if bits is None:
         return np.stack([np.count_nonzero(matrix[p::elements], 0) for p in range(elements)])
@@ -94,8 +96,8 @@ def cycles(load: NDArray[np.int64], depth: int | None = None) -> int:
     """
     if depth is None:
         return int(load.sum(1).max())
-    if depth < 1:
-        raise BitwrightError(f"a queue of depth {depth}; expected at least 1, or none (None)", kind="setting")
+    if type(depth) is not int or depth < 1:
+        raise BitwrightError(f"a queue of depth {depth!r}; expected a whole number from 1, or None", kind="setting")
     done = np.zeros((load.shape[1] + 1, len(load)), np.int64)  # of each column, by each element
     for column in range(load.shape[1]):
         sent = int(done[max(column + 1 - depth, 0)].max())

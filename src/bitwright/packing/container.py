@@ -7,6 +7,7 @@ hand out tensors, which decode their record when they are asked.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -243,6 +244,12 @@ def _encode_all(
         encoding, record = encodings.encode(Weight("shared vector", numbers.shape, numbers), profile)
         shared.append([encoding, len(record)])
         records.append(record)
+    if weights and profile.preferred not in (None, *(entry[2] for entry in tensors)):
+        warnings.warn(
+            f"nothing could be stored as {profile.preferred!r}, which the profile prefers; all tensors have the "
+            "smallest encodings",
+            stacklevel=4,
+        )
     return {"t": tensors, "s": shared}, records
 
 

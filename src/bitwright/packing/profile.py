@@ -59,10 +59,10 @@ class Profile:
             if name not in VALUES:
                 raise unknown("values", name, VALUES)
         for bits in (self.linear_index_bits, self.conv_index_bits):
-            if bits is not None and not 1 <= bits <= 16:
-                raise BitwrightError(f"an index of {bits} bits in a profile; 1 to 16 are possible", kind="profile")
-        if self.elements is not None and self.elements < 1:
-            raise BitwrightError(f"{self.elements} processing elements in a profile; at least 1", kind="profile")
+            if bits is not None and not (type(bits) is int and 1 <= bits <= 16):
+                raise BitwrightError(f"an index of {bits!r} bits in a profile; 1 to 16 are possible", kind="profile")
+        if self.elements is not None and not (type(self.elements) is int and self.elements >= 1):
+            raise BitwrightError(f"{self.elements!r} processing elements in a profile; at least 1", kind="profile")
 
     @classmethod
     def paper(cls, linear_index_bits: int = 5, conv_index_bits: int = 8) -> Profile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -26,6 +27,9 @@ from bitwright.training.settings import TrainSettings
 if TYPE_CHECKING:
     from bitwright.context import Context
     from bitwright.data.dataset import Dataset
+
+_FASTER = 0.98
+"""What is less quicker is noise."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Channels(Step):
                      go.
     lanes            counts that stay are multiples of it, as the engine computes so many outputs at once; below it,
                      where only the readers get faster, of an eighth of it.
-    skip             "ms": a group stays whole where the engine would not be faster in its layers and their readers, one
-                     image on one thread (measured: another machine may decide otherwise). Then less than `fraction`
-                     goes. "never": nothing is measured.
+    skip             "ms": a group stays whole where the engine would not be 2 % faster in its layers and their readers,
+                     one image on one thread (measured: another machine may decide otherwise). Then less than
+                     `fraction` goes. "never": nothing is measured.
     images           training images that "gradient" looks at.
     norm_images      batch norms follow the change, measured on so many training images (`carry_over`); 0: they stay.
     train            the training afterwards, or null for none.
@@ -115,9 +119,10 @@ class Channels(Step):
         times = context.remember(
             "milliseconds", lambda: self._milliseconds(model, groups, counts, data) if self.skip == "ms" else []
         )
-        counts = [
-            group.channels if times and times[g][1] >= times[g][0] else counts[g] for g, group in enumerate(groups)
-        ]
+        slower = [bool(times) and times[g][1] > _FASTER * times[g][0] for g in range(len(groups))]
+        counts = [group.channels if slower[g] else counts[g] for g, group in enumerate(groups)]
+        if all(slower):
+            warnings.warn("channels: no layer gets faster by it, so the network stays as it is", stacklevel=2)
         float_model = copy.deepcopy(model)
         stay = narrow(model, _cuts(groups, counts, scores))
         kept = {path: sides["outputs"] for path, sides in stay.items() if "outputs" in sides}

@@ -173,8 +173,9 @@ def encode(weight: Weight, profile: Profile, name: str | None = None) -> tuple[s
     if name is None and profile.preferred is not None and len(weight.shape) >= 2:
         listed = [entry for entry in listed if entry[1] == profile.preferred] or listed
     if not listed:
+        needs = "say for how many `elements`, " if name == "ese" and profile.elements is None else ""
         raise BitwrightError(
-            f"tensor {weight.name!r} {weight.shape}: encoding {name!r} cannot hold it exactly; "
+            f"tensor {weight.name!r} {weight.shape}: encoding {name!r} cannot hold it exactly; {needs}"
             "take it out of the profile's encodings or change the values",
             kind="profile",
         )

@@ -26,6 +26,8 @@ LONGEST = (1 << INDEX_BITS) - 1
 """Zeros that a word can skip; what a filler skips."""
 _EXPONENTS = (-149, 127)
 """Of steps, powers of two."""
+_MOST_ROWS = 0xFFFF
+"""Of an element: its entries in a column are counted in 16 bits."""
 
 
 class Ese:
@@ -39,7 +41,7 @@ class Ese:
         if profile.elements is None or len(weight.shape) < 2 or profile.elements > rows:
             return
         found = fixed_point(weight.numbers[weight.nonzero])
-        if found is not None:
+        if found is not None and -(-rows // profile.elements) <= _MOST_ROWS:
             bits = 16.0 * len(weight.nonzero)
             yield Candidate(bits, partial(_write, weight, profile.elements, *found, coder_codes(profile.coders)))
 

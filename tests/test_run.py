@@ -22,7 +22,7 @@ from bitwright import BitwrightError, run_recipe
 from bitwright.final import has_baseline
 from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.recipe import load_recipe, make_step
-from bitwright.run import extend_run, identity, stored_recipe
+from bitwright.run import Run, extend_run, identity, stored_recipe
 from bitwright.runtime import Model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -271,6 +271,16 @@ def test_models_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(str(tmp_path))
     run = run_recipe(recipe(model="my_nets:small", steps=[{"train": {"epochs": 1}}]), tmp_path / "run")
     assert run.result["dense"]["weights"] == 650
+
+
+def test_a_teacher_of_other_classes_is_refused_before_the_first_step(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [{"train": {"epochs": 1}}, {"train": {"epochs": 1, "distill": {"teacher": str(finished)}}}]
+    monkeypatch.setattr(Run, "teacher", lambda run, name: nn.Sequential(nn.Flatten(), nn.Linear(64, 12)))
+    with pytest.raises(BitwrightError, match=r"steps\[1\]\.train: the teacher gives 12 logits, the model 10"):
+        run_recipe(recipe(steps=steps), tmp_path)
+    assert not (tmp_path / "1-train").exists()
 
 
 def test_teachers(finished: Path, tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ class Run:
                 for settings in trainings(step):
                     create_optimizer(settings.optimizer, model)
                     if settings.distill is not None:
-                        self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]))
+                        self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]), model)
             except BitwrightError as error:
                 raise BitwrightError(f"steps[{i}].{step.name}: {error}", kind=error.kind) from None
 
@@ -334,8 +334,9 @@ class Run:
                 kind="order",
             )
 
-    def _check_teacher(self, name: str, steps: tuple[str, ...]) -> None:
+    def _check_teacher(self, name: str, steps: tuple[str, ...], model: nn.Module) -> None:
         from bitwright.recipe import list_recipes
+        from bitwright.training.checks import check_classes_alike
 
         known = name in steps or name in list_recipes() or name.endswith((".yaml", ".yml"))
         if not known and not (Path(name) / "recipe.yaml").is_file():
@@ -344,6 +345,8 @@ class Run:
                 f"({', '.join(list_recipes())})",
                 kind="no-teacher",
             )
+        if name not in steps and (Path(name) / "recipe.yaml").is_file():
+            check_classes_alike(model, self.teacher(name), self.data)
 
     def _apply(self, label: str, step: Step, previous: str | None) -> None:
         from bitwright.context import Context

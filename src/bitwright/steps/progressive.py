@@ -156,6 +156,10 @@ class Progressive(Step):
                              stays bit for bit, and with it the networks of fewer bits; only weights within their
                              intervals, and the norms and steps of the new precision, are trained
 
+    Only weights are stored once, so only they are nested: inputs are rounded, which costs less than the floor. Weights
+    have no trained scale, as a norm of their own takes it up. A lower precision learns from labels in "down" as well,
+    unless `recursive`.
+
     The lecture's "FlexNet" names bit-by-bit training, and a batch norm for each precision; no paper of it is known. The
     equations above are this project's own specification; nested floor codes are those of AdaBits (Jin, Yang, Liao,
     CVPR 2020), `recursive` is that of Any-Precision DNN (Yu et al., AAAI 2021).

@@ -42,11 +42,7 @@ def check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.
             "epoch; leave one out",
             kind="teacher",
         )
-    classes = _classes(model, data, "the model")
-    if teacher is not None and (taught := _classes(teacher, data, "the teacher")) != classes:
-        raise BitwrightError(
-            f"the teacher gives {taught} logits, the model {classes}; both must know the same classes", kind="teacher"
-        )
+    check_classes_alike(model, teacher, data)
     if teacher is not None and settings.distill is not None and settings.distill.at is not None:
         with eval_mode(model), eval_mode(teacher):
             x = data.preprocess.torch(as_tensor(data.train.images[:2]))
@@ -57,6 +53,15 @@ def check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.
                     "take a module behind the layers that are trained",
                     kind="teacher",
                 )
+
+
+def check_classes_alike(model: nn.Module, teacher: nn.Module | None, data: Dataset) -> None:
+    """Raise BitwrightError unless both take the images, and give as many logits, enough for the labels."""
+    classes = _classes(model, data, "the model")
+    if teacher is not None and (taught := _classes(teacher, data, "the teacher")) != classes:
+        raise BitwrightError(
+            f"the teacher gives {taught} logits, the model {classes}; both must know the same classes", kind="teacher"
+        )
 
 
 def _classes(model: nn.Module, data: Dataset, who: str) -> int:

@@ -105,6 +105,21 @@ def test_curves_join_the_trainings_of_a_step(facts: dict[str, Any]) -> None:
     assert [s["x0"] for s in chart["layout"]["shapes"]] == [2.5]
 
 
+def test_a_students_teacher_is_beside_it(folder: Path, tmp_path: Path) -> None:
+    """An earlier step with its epochs, the folder of a run by those of its last step, "start" by its error."""
+    teachers = ["1-train", str(folder), "start"]
+    steps = [{"train": {"epochs": 2}}, *({"train": {"epochs": 1, "distill": {"teacher": t}}} for t in teachers)]
+    run = run_recipe({**RECIPE, "steps": steps}, tmp_path, speed=False)
+    found = gather(run.folder)
+    lines = [next(c for c in all_charts(found) if c["id"] == f"curves-{i}")["data"] for i in range(4)]
+    errors = [step["validation"]["error"] for step in found["steps"]]
+    assert len(lines[0]) == 2
+    assert lines[1][2]["name"] == "teacher, validation"
+    assert lines[1][2]["y"] == lines[0][1]["y"]
+    assert lines[2][2]["y"] == [json.loads((folder / "3-share" / "step.json").read_text())["validation"]["error"]] * 2
+    assert lines[3][2]["y"] == [errors[2]] * 2
+
+
 def test_pictures_show_the_gap_and_the_codebook(facts: dict[str, Any]) -> None:
     dense, pruned, shared = facts["pictures"][0]["steps"]
     assert facts["pictures"][0]["layer"] == "fc1"

@@ -30,7 +30,7 @@ def all_charts(facts: dict[str, Any]) -> list[Chart]:
 
 
 def curves(number: int, step: dict[str, Any]) -> Chart:
-    """Training and validation error over all epochs of a step; its trainings one after the other."""
+    """Training and validation error over all epochs of a step, its trainings one after the other, and its teacher's."""
     train: list[Any] = []
     validation: list[Any] = []
     borders = []
@@ -41,12 +41,17 @@ def curves(number: int, step: dict[str, Any]) -> Chart:
         validation += [row["validation_error"] for row in training["rows"]]
     epochs = list(range(1, len(train) + 1))
     mode = "lines" if len(train) > 1 else "markers"
+    data = [
+        line(epochs, train, "training", "muted", mode=mode),
+        line(epochs, validation, "validation", "c1", mode=mode),
+    ]
+    if teacher := step.get("teacher"):
+        errors = teacher["epochs"] or [teacher["error"]] * max(len(epochs), 2)
+        dotted = {"dash": "dot"}
+        data.append(line(list(range(1, len(errors) + 1)), errors, "teacher, validation", "c2", line=dotted))
     return {
         "id": f"curves-{number}",
-        "data": [
-            line(epochs, train, "training", "muted", mode=mode),
-            line(epochs, validation, "validation", "c1", mode=mode),
-        ],
+        "data": data,
         "layout": {
             "height": 260,
             "xaxis": {"title": {"text": "epoch"}},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bitwright.report.features import first_features
 from bitwright.report.findings import precisions
 from bitwright.report.histograms import weight_pictures
 from bitwright.report.layers import layer_table, milliseconds
+
+if TYPE_CHECKING:
+    from bitwright.recipe import Recipe
 
 DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow", "low_rank", "channels", "balance")
 """Records of steps that have a chart or table of their own."""
@@ -24,7 +27,7 @@ def gather(folder: Path) -> dict[str, Any]:
     recipe = stored_recipe(folder)
     result = _json(folder / "result.json")
     measurements = _json(folder / "measurements.json") or {}
-    steps = [_step(folder / label, label) for label in recipe.labels]
+    steps = [_step(folder / label, label) | {"teacher": teacher_of(folder, recipe, label)} for label in recipe.labels]
     labels = [result["dense"]["step"], *recipe.labels]
     return {
         "name": recipe.name,
@@ -144,6 +147,26 @@ def curves_of(place: Path) -> list[dict[str, Any]]:
         if rows:
             found.append({"name": path.parent.name, "rows": rows})
     return found
+
+
+def teacher_of(folder: Path, recipe: Recipe, label: str) -> dict[str, Any] | None:
+    """The teacher of a step's training: its name, validation error in percent, and epochs; None without, or unknown."""
+    from bitwright.run import stored_recipe, trainings
+
+    number = recipe.labels.index(label)
+    name = next((part.distill.teacher for part in trainings(recipe.steps[number]) if part.distill is not None), None)
+    if name is None:
+        return None
+    if name == "start" or name in recipe.labels:
+        place: Path | None = folder / (name if name != "start" else recipe.labels[number - 1] if number else "0-start")
+    else:
+        run = next((p for p in (Path(name), folder / "teachers" / name) if (p / "recipe.yaml").is_file()), folder)
+        place = run / (stored_recipe(run).last or "0-start") if run != folder else None
+    facts = _json(place / "step.json") if place is not None else None
+    if place is None or facts is None:
+        return None
+    epochs = [row["validation_error"] for training in curves_of(place) for row in training["rows"]]
+    return {"name": name, "error": facts["validation"]["error"], "epochs": [] if name == "start" else epochs}
 
 
 def _numbers(name: str) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from bitwright import BitwrightError
 from bitwright.cli import main
 from bitwright.compare import compare, list_comparisons, plan, work
 from bitwright.compare.plan import read_sweep
-from bitwright.compare.table import table
+from bitwright.compare.table import note, table
 from bitwright.results import publish_comparisons, results_page, write_documents
 
 RECIPE = {
@@ -249,6 +249,21 @@ def test_methods_share_a_sweep_and_a_line(tmp_path):
     page = (place / "comparison.html").read_text()
     assert "output_error-bytes" in page
     assert '"lines+markers"' in page
+
+
+def test_busy_elements_have_a_column(tmp_path):
+    variants = {"alone": None, "four": {"set": {"prune.elements": 4}}}
+    steps = [{"prune": {"fraction": 0.5, "retrain": None, "dead_neurons": False}}]
+    recipe = {"name": "c", "data": {"name": "digits"}, "model": {"name": "mlp", "hidden": [16, 12]}, "steps": steps}
+    file = write(tmp_path, recipe=recipe, variants=variants, charts=["error"])
+    record = record_of(compare(plan([file]), tmp_path / "out"))
+    alone, four = (row["seeds"]["0"] for row in record["variants"])
+    assert "busy" not in alone
+    assert four["busy_without"] < four["busy"]
+    assert four["busy"] > 95, "all but fillers, and the last layer's ten rows"
+    head, rows = table(record)
+    assert rows[0][head.index("busy, %")] == "-"
+    assert "Busy: the share of cycles" in note(record)
 
 
 def test_a_variant_may_have_a_sweep_of_its_own(tmp_path):

@@ -12,6 +12,8 @@ COLUMNS = {
     "validation_error": "validation error",
     "output_error": "outputs, %",
     "products": "products, %",
+    "busy": "busy, %",
+    "busy_without": "unbalanced, %",
     "evaluations": "evaluations",
     "traffic": "bits of values, %",
     "weight_bits": "bits of weights, %",
@@ -58,6 +60,8 @@ def note(record: dict[str, Any]) -> str:
         said.append("Outputs: how far logits of validation images are from the float network's, of their squares.")
     if any(mean_of(row, "products") is not None for row in record["variants"]):
         said.append("Products: multiply-accumulates of the layers that a step made thinner, of what they were.")
+    if any(mean_of(row, "busy") is not None for row in record["variants"]):
+        said.append("Busy: the share of cycles in which a processing element works; unbalanced: with as many weights.")
     if any(mean_of(row, "evaluations") is not None for row in record["variants"]):
         said.append("Evaluations of the network by a search for bits; bits are shares of float32's.")
     if seeds > 1:

@@ -216,7 +216,7 @@ def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:
 
 
 def _recorded(folder: Path, recipe: Recipe) -> dict[str, float]:
-    """What the last step of low rank and the last search for bits recorded."""
+    """What the last steps that record something a table shows recorded."""
     records: dict[str, Any] = {}
     for label in recipe.labels:
         records |= _json(folder / label / "step.json")["records"]
@@ -227,6 +227,10 @@ def _recorded(folder: Path, recipe: Recipe) -> dict[str, float]:
             found["products"] = 100 * sum(row["macs_after"] for row in counted) / sum(row["macs"] for row in counted)
     if channels := records.get("channels"):
         found["products"] = 100 * channels["macs_after"] / channels["macs"]
+    if balance := records.get("balance"):
+        for key, kind in (("busy", "balanced"), ("busy_without", "unbalanced")):
+            loads = [row[kind]["entries"] for row in balance["layers"]]
+            found[key] = 100 * sum(map(sum, loads)) / (balance["elements"] * sum(map(max, loads)))
     if search := records.get("bit_search"):
         found["evaluations"] = search["evaluations"]
         found["traffic"] = 100 * search["answer"]["traffic"]

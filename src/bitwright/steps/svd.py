@@ -59,6 +59,8 @@ class SVD(Step):
     images           training images that outputs are looked at with, without their labels.
     factors          2, or 3: U_k, S_k and V_k^T by themselves, S_k stored as a k x k layer (linear layers only).
     norm_images      batch norms follow the change, measured on so many training images (`carry_over`); 0: they stay.
+                     With `data_aware` they stay too: layers are fitted to what the norms were given, and a fit's
+                     smaller variance must not be made up for.
     train            the training afterwards, or null for none.
 
     Records: "low_rank" (per layer: rank, or null where it stays whole, weights before and after, relative error, with
@@ -105,7 +107,7 @@ class SVD(Step):
         images = context.calibration(self.images)
         ranks = self._ranks(float_model, chosen, images)
         rows = [self._replace(model, float_model, name, ranks, images) for name in chosen]
-        recover(model, float_model, context, self.norm_images, self.train)
+        recover(model, float_model, context, 0 if self.data_aware else self.norm_images, self.train)
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         context.record("low_rank", record)
         return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from bitwright.precisions import Switch, SwitchConv2d, SwitchLinear, at_bits, pr
 from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.steps.half import Half
 from bitwright.steps.progressive import Nested, Progressive
-from bitwright.training.settings import Optimizer, TrainSettings
+from bitwright.training.settings import Augment, Optimizer, TrainSettings
 from low_bits import small_resnet
 
 DIGITS = load_dataset("digits")
@@ -161,6 +162,22 @@ def test_residual_leaves_the_networks_of_fewer_bits_as_they_were(
         assert torch.equal(at_bits(model, bits)(images), logits)
     layer = next(m for m in model.modules() if isinstance(m, SwitchConv2d | SwitchLinear))
     assert len(np.unique(nested.codes(layer.weight.detach().numpy(), 3))) > 4, "the new bits are used"
+
+
+@pytest.mark.parametrize("schedule", ["up", "residual"])
+def test_killed_in_a_later_stage(schedule: str, net: nn.Module, tmp_path: Path) -> None:
+    """It goes on to the same bits, also where norms are measured anew behind trainings in bf16 on views."""
+    train = dataclasses.replace(SHORT, precision="bf16", norm_images=200, augment=Augment(crop=1))
+    step = Progressive(bits=(1, 2), schedule=schedule, train=train)  # type: ignore[arg-type]
+    whole, _ = run(step, net, tmp_path / "whole")
+    first = tmp_path / "killed" / "train-1"
+    shutil.copytree(tmp_path / "whole" / "train-1", first)
+    resumed, _ = run(step, net, tmp_path / "killed")
+    last = Path("train-2") / "checkpoint.safetensors"
+    assert (tmp_path / "whole" / last).read_bytes() == (tmp_path / "killed" / last).read_bytes()
+    again, _ = run(step, net, tmp_path / "killed")
+    for found in (resumed, again):
+        assert all(torch.equal(found.state_dict()[name], value) for name, value in whole.state_dict().items())
 
 
 def test_each_precision_follows_the_higher_one(net: nn.Module) -> None:

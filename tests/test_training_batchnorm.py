@@ -147,10 +147,11 @@ def test_an_average_repairs_broken_statistics():
     assert context.evaluate(net).loss < broken / 10
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
 @pytest.mark.parametrize("select", ["best", "last"])
-def test_a_training_ends_with_norms_measured_anew(select, tmp_path):
+def test_a_training_ends_with_norms_measured_anew(select, precision, tmp_path):
     """As if `reestimate` were called after it; the weights are the same, also where the finished training is loaded."""
-    settings = TrainSettings(epochs=2, batch_size=30, select=select)
+    settings = TrainSettings(epochs=2, batch_size=30, select=select, precision=precision)
     again = dataclasses.replace(settings, norm_images=40)
     plain, nets = small_net(), [small_net(), small_net()]
     fit(plain, blobs(), settings)

@@ -81,15 +81,16 @@ def fit(
         epochs = history.with_seconds(saved.history, path)
         return measured(History(tuple(epochs), _selected(settings, epochs)))
     start = checkpoint.frozen(model.state_dict()) if path else None
-    with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
-        training = _Training(model, data, settings, seed, label, devices, teacher, rounds)
-        try:
+    try:
+        with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
+            training = _Training(model, data, settings, seed, label, devices, teacher, rounds)
             shown = (progress or default_progress()) if devices.is_main else Progress()
-            return measured(training.run(path, own, saved, shown))
-        except BaseException:
-            if start is not None:
-                model.load_state_dict(start)
-            raise
+            past = training.run(path, own, saved, shown)
+        return measured(past)  # not inside: its precision and layout would give other bits than a finished training
+    except BaseException:
+        if start is not None:
+            model.load_state_dict(start)
+        raise
 
 
 def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:

@@ -114,6 +114,21 @@ def test_runs_resume_share_their_first_steps_and_are_not_run_twice(tmp_path, mon
     assert packed[0].read_bytes() == packed[1].read_bytes(), "a shared step is the step that would have been computed"
 
 
+def test_a_variant_that_another_is_taught_by_is_not_trained_again(tmp_path):
+    """Nor is a teacher that another variant has trained already."""
+    teacher = tmp_path / "wide.yaml"
+    teacher.write_text(json.dumps(RECIPE | {"name": "wide", "steps": RECIPE["steps"][:1]}))
+    taught = {"set": {"train.distill": {"teacher": str(teacher)}, "share.bits": 2}}
+    first = {"wide": {"recipe": str(teacher)}, "taught": taught}
+    told = []
+    compare(plan([write(tmp_path, variants=first)]), tmp_path / "c", announce=told.append)
+    assert told == ["wide: 1-train", "taught: 1-train", "taught: 2-share"]
+    again = {"taught": taught, "again": {"set": {**taught["set"], "train.epochs": 3}}}
+    told.clear()
+    compare(plan([write(tmp_path, variants=again)]), tmp_path / "d", announce=told.append)
+    assert [line for line in told if "teacher" in line] == ["taught: teacher wide: 1-train"]
+
+
 def test_table_page_and_documents_say_what_the_runs_found(tmp_path):
     variants = {"narrow": {"published": {"error": 12.5}}, "wide": {"set": {"model.hidden": [32]}}}
     file = write(tmp_path, variants=variants, seeds=[0, 1], charts=["error", "bytes", "curves"], source="a paper")

@@ -20,9 +20,10 @@ from torch.nn.utils import parametrize
 
 from bitwright import BitwrightError, run_recipe
 from bitwright.final import has_baseline
+from bitwright.folders import identity, stored_recipe
 from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.recipe import load_recipe, make_step
-from bitwright.run import Run, extend_run, identity, stored_recipe
+from bitwright.run import Run, extend_run
 from bitwright.runtime import Model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

@@ -44,8 +44,8 @@ def conclude(run: Run, command: str, speed: bool = True) -> tuple[dict[str, Any]
 
     Without `speed` the latter has no milliseconds, unless they were measured before.
     """
+    from bitwright.folders import identity
     from bitwright.report import write_report
-    from bitwright.run import identity
 
     result = _read_if_current(run)
     stale = result is None
@@ -84,7 +84,7 @@ def has_baseline(recipe: Recipe) -> bool:
 
 def _read_if_current(run: Run) -> dict[str, Any] | None:
     """result.json, if it is of this very recipe and of the packed file that is there, which was compared to torch."""
-    from bitwright.run import identity
+    from bitwright.folders import identity
 
     written, packed = run.folder / "result.json", run.folder / "packed.safetensors"
     if not (written.is_file() and packed.is_file()):

@@ -181,6 +181,11 @@ def list_recipes() -> dict[str, str]:
     return found
 
 
+def is_recipe(name: str) -> bool:
+    """Whether `name` is one of the package's recipes, or a file's."""
+    return name in list_recipes() or name.endswith((".yaml", ".yml"))
+
+
 def read_recipe(recipe: str | Path) -> dict[str, Any]:
     """The mapping in a recipe file, unchecked. `recipe` is the name of a shipped recipe or the path of a file."""
     name, path = str(recipe), Path(recipe)

@@ -164,7 +164,7 @@ def _require_agreement(run: Path) -> None:
 
 
 def _record(zero: Path, runs: dict[int, Path]) -> dict[str, Any]:
-    from bitwright.run import stored_recipe
+    from bitwright.folders import stored_recipe
 
     recipe = stored_recipe(zero)
     result, measurements = _read(zero / "result.json"), _read(zero / "measurements.json")

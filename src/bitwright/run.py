@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,8 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
+from bitwright.folders import claim, default_folder, identity, locked, stored_recipe
 from bitwright.rebuild import build_model, load_checkpoint, save_checkpoint
-from bitwright.recipe import Recipe, difference, load_recipe, parse, read_yaml
+from bitwright.recipe import Recipe, is_recipe, load_recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from bitwright.data import Dataset
     from bitwright.steps import Step
     from bitwright.training.settings import TrainSettings
-
-MADE_BY_RUNS = ("recipe.yaml", "packed.safetensors", "result.json", "measurements.json", "report.html")
-"""The files of a run folder; with the folders of steps and teachers, all that `restart` removes."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +89,9 @@ def run_recipe(
     checked = load_recipe(recipe, overrides)
     place = Path(folder) if folder is not None else default_folder(checked)
     with locked(place):
-        _claim(place, checked, restart)
+        claim(place, checked, restart)
         with on_threads(checked.threads):
             return Run(checked, place, root=root, progress=progress, announce=announce).finish(command, speed)
-
-
-def default_folder(recipe: Recipe) -> Path:
-    """runs/NAME or runs/NAME-seedN."""
-    return Path("runs") / (recipe.name + (f"-seed{recipe.seed}" if recipe.seed else ""))
-
-
-def stored_recipe(folder: str | Path) -> Recipe:
-    """The recipe of a run folder."""
-    path = Path(folder) / "recipe.yaml"
-    if not path.is_file():
-        raise BitwrightError(f"{folder} is no run: it has no recipe.yaml; `bitwright run` makes one", kind="no-run")
-    return parse(read_yaml(path.read_text("utf-8"), str(path)), str(path))
 
 
 def extend_run(folder: str | Path, step: Step, *, instead: bool = False, root: str | Path | None = None) -> Recipe:
@@ -140,76 +124,6 @@ def extend_run(folder: str | Path, step: Step, *, instead: bool = False, root: s
 def _is_concluded(folder: Path, recipe: Recipe) -> bool:
     written = folder / "result.json"
     return written.is_file() and json.loads(written.read_text("utf-8"))["recipe"] == identity(recipe)
-
-
-# -- the folder --------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it when the process ends, however it ends."""
-    import fcntl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BitwrightError(
-                f"another process is running in {folder}; wait for it, or choose another folder with --out",
-                kind="locked",
-            ) from None
-        yield
-
-
-def identity(recipe: Recipe) -> dict[str, Any]:
-    """The part of a resolved recipe that decides the result: all but description and published figures."""
-    return {k: v for k, v in recipe.to_dict().items() if k not in ("description", "published")}
-
-
-def _claim(folder: Path, recipe: Recipe, restart: bool) -> None:
-    """Make `folder` this recipe's, or refuse."""
-    written = folder / "recipe.yaml"
-    if not written.is_file():
-        others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
-        if others:
-            raise BitwrightError(
-                f"{folder} holds {', '.join(others[:3])} but no run; choose an empty folder with --out",
-                kind="not-empty",
-            )
-    elif restart:
-        _clear(folder)
-    else:
-        refuse_another(folder, recipe)
-    write_atomic(written, recipe.to_yaml())
-
-
-def refuse_another(folder: Path, recipe: Recipe) -> None:
-    """Raise BitwrightError where `folder` holds steps of another recipe; before the first, nothing would be lost."""
-    if not (folder / "recipe.yaml").is_file() or not any(_step_folders(folder)):
-        return
-    raw = read_yaml((folder / "recipe.yaml").read_text("utf-8"), str(folder / "recipe.yaml"))
-    with contextlib.suppress(BitwrightError):  # fields that got a default since are filled in
-        raw = parse(raw).to_dict()
-    changes = difference({k: v for k, v in raw.items() if k not in ("description", "published")}, identity(recipe))
-    if changes:
-        shown = "\n  ".join(changes[:8] + ([f"and {len(changes) - 8} more"] if len(changes) > 8 else []))
-        raise BitwrightError(
-            f"{folder} holds a run of another recipe:\n  {shown}\nchoose another folder with --out, or begin again "
-            "with --restart",
-            kind="another-recipe",
-        )
-
-
-def _clear(folder: Path) -> None:
-    for name in MADE_BY_RUNS:
-        (folder / name).unlink(missing_ok=True)
-    for child in (*_step_folders(folder), folder / "teachers"):
-        shutil.rmtree(child, ignore_errors=True)
-
-
-def _step_folders(folder: Path) -> list[Path]:
-    return [p for p in folder.iterdir() if p.is_dir() and re.fullmatch(r"\d+-[a-z0-9-]+", p.name)]
 
 
 @contextlib.contextmanager
@@ -328,7 +242,7 @@ class Run:
                 raise BitwrightError(f"steps[{i}].{step.name}: {error}", kind=error.kind) from None
 
     def _check_place(self, step: Step, i: int) -> None:
-        if not step.keeps_precisions and any(other.name == "progressive" for other in self.recipe.steps[:i]):
+        if not step.keeps_precisions and any(other.gives_precisions for other in self.recipe.steps[:i]):
             raise BitwrightError(
                 "it comes after progressive and would take the common codes of all precisions apart; put it before",
                 kind="order",
@@ -338,8 +252,7 @@ class Run:
         from bitwright.recipe import list_recipes
         from bitwright.training.checks import check_classes_alike
 
-        known = name in steps or name in list_recipes() or name.endswith((".yaml", ".yml"))
-        if not known and not (Path(name) / "recipe.yaml").is_file():
+        if name not in steps and not is_recipe(name) and not (Path(name) / "recipe.yaml").is_file():
             raise BitwrightError(
                 f"teacher {name!r} is no earlier step ({', '.join(steps)}), no folder of a run and no recipe "
                 f"({', '.join(list_recipes())})",
@@ -395,7 +308,7 @@ class Run:
         recipe = load_recipe(name, [f"seed={self.recipe.seed}", f"threads={self.recipe.threads}"])
         place = self.folder / "teachers" / recipe.name
         place.mkdir(parents=True, exist_ok=True)
-        _claim(place, recipe, restart=False)
+        claim(place, recipe, restart=False)
         run = Run(
             recipe,
             place,

@@ -27,7 +27,8 @@ def evaluate(
 ) -> None:
     """The error of trained networks on views of the test images, and of their ensemble: the mean of their answers."""
     from bitwright.final import require_finished
-    from bitwright.run import Run, stored_recipe
+    from bitwright.folders import stored_recipe
+    from bitwright.run import Run
     from bitwright.training.average import ManyViews, evaluate_average
 
     try:

@@ -179,8 +179,9 @@ def _on_noise(name: str, options: dict[str, Any], count: int, seed: int) -> tupl
 
 def _opened(what: str, dataset: str | None, option: list[str], seed: int, data: Path | None) -> Run:
     """The run in the folder `what`, or one without steps of that model on `dataset`."""
+    from bitwright.folders import stored_recipe
     from bitwright.recipe import load_recipe
-    from bitwright.run import Run, stored_recipe
+    from bitwright.run import Run
 
     if dataset is None:
         if option:

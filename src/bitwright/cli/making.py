@@ -104,8 +104,9 @@ def pack(
 ) -> None:
     """Write the packed file of a run, finished or not: the last finished step's model."""
     from bitwright.final import pack_model
+    from bitwright.folders import stored_recipe
     from bitwright.recipe import read_yaml
-    from bitwright.run import Run, stored_recipe
+    from bitwright.run import Run
 
     one = Run(stored_recipe(folder), folder, root=data)
     if not one.done and one.recipe.steps:
@@ -163,7 +164,8 @@ def _print_table(rows: list[dict[str, str]]) -> None:
 
 def _sample_predictions(finished: RunResult, count: int = 5) -> None:
     """What the packed file says to the first test images."""
-    from bitwright.run import Run, stored_recipe
+    from bitwright.folders import stored_recipe
+    from bitwright.run import Run
     from bitwright.runtime import load
 
     data = Run(stored_recipe(finished.folder), finished.folder).data

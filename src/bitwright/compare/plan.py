@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bitwright.errors import BitwrightError
+from bitwright.folders import identity, stored_recipe
 from bitwright.recipe import Recipe, list_recipes, load_recipe, read_recipe, read_yaml
-from bitwright.run import identity, stored_recipe
 from bitwright.search.space import settings
 from bitwright.validate import checked
 

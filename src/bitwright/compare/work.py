@@ -12,8 +12,9 @@ from bitwright.compare.beside import beside
 from bitwright.compare.plan import Comparison, Variant
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
-from bitwright.recipe import Recipe, list_recipes, load_recipe
-from bitwright.run import Run, identity, refuse_another, run_recipe, stored_recipe, trainings
+from bitwright.folders import identity, refuse_another, stored_recipe
+from bitwright.recipe import Recipe, is_recipe, load_recipe
+from bitwright.run import Run, run_recipe, trainings
 
 if TYPE_CHECKING:
     from bitwright.data import Dataset
@@ -123,29 +124,33 @@ def _adopt(folder: Path, recipe: Recipe, others: list[Path]) -> None:
     others = [other for other in others if other != folder and (other / "recipe.yaml").is_file()]
     counts = {other: _shared(recipe, other) for other in others}
     source = max(counts, key=counts.__getitem__, default=folder)
-    copied = {label: source / label for label in recipe.labels[: counts.get(source, 0)]}
-    copied |= {f"teachers/{place.name}": place for place in _teachers(recipe, others)}
+    copied = {folder / label: source / label for label in recipe.labels[: counts.get(source, 0)]}
+    taught = _teachers(recipe, others)
+    for wanted, run in taught:
+        place = folder / "teachers" / wanted.name
+        copied |= {place / label: run / label for label in wanted.labels}
     if not copied:
         return
-    write_atomic(folder / "recipe.yaml", recipe.to_yaml())  # first, so that a kill costs nothing but the copies
-    for name, child in copied.items():
-        half = folder / f".{child.name}"
+    for whose, place in ((recipe, folder), *((wanted, folder / "teachers" / wanted.name) for wanted, _ in taught)):
+        write_atomic(place / "recipe.yaml", whose.to_yaml())  # first, so that a kill costs nothing but the copies
+    for place, child in copied.items():
+        half = place.parent / f".{place.name}"
         shutil.copytree(child, half)
-        (folder / name).parent.mkdir(exist_ok=True)
-        half.rename(folder / name)
+        half.rename(place)
 
 
-def _teachers(recipe: Recipe, others: list[Path]) -> Iterator[Path]:
-    """Finished teachers of other runs that this recipe would train again: recipes, with its seed and threads."""
+def _teachers(recipe: Recipe, others: list[Path]) -> list[tuple[Recipe, Path]]:
+    """Recipes that this one would train as its teachers, with its seed and threads, and a run that finished each."""
     names = {part.distill.teacher for step in recipe.steps for part in trainings(step) if part.distill is not None}
-    for name in sorted(names & set(list_recipes())):
+    found = []
+    for name in sorted(filter(is_recipe, names)):
         wanted = load_recipe(name, [f"seed={recipe.seed}", f"threads={recipe.threads}"])
-        for place in (other / "teachers" / name for other in others):
-            if not (place / "recipe.yaml").is_file() or identity(stored_recipe(place)) != identity(wanted):
-                continue
-            if wanted.last is None or (place / wanted.last / "step.json").is_file():
-                yield place
+        places = [place for other in others for place in (other, other / "teachers" / wanted.name)]
+        for place in places:
+            if (place / "recipe.yaml").is_file() and _shared(wanted, place) == len(wanted.steps):
+                found.append((wanted, place))
                 break
+    return found
 
 
 def _shared(recipe: Recipe, folder: Path) -> int:

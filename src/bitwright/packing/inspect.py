@@ -108,11 +108,10 @@ def _places(container: Container) -> dict[str, tuple[str, str]]:
     places: dict[str, tuple[str, str]] = {}
     lower = {bits: graph for bits, graph in container.variants.items() if graph is not container.graph}
     for bits, graph in {0: container.graph, **lower}.items():
+        whose = f", {bits} bit{'s' * (bits > 1)}" if bits else ""
         for node in graph.nodes:
             for role, name in node.weights.items():
-                places.setdefault(
-                    name, (node.name or node.op, f"{role}, {bits} bit{'s' * (bits > 1)}" if bits else role)
-                )
+                places.setdefault(name, (node.name or node.op, role + whose))
     return places
 
 

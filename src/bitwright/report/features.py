@@ -78,7 +78,7 @@ def draw_features(runs: Sequence[Path], out: Path) -> None:
     from PIL import Image, ImageDraw
 
     from bitwright.final import require_finished
-    from bitwright.run import stored_recipe
+    from bitwright.folders import stored_recipe
 
     pictures = []
     for folder in runs:

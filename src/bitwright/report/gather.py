@@ -21,7 +21,7 @@ DRAWN = ("activity", "sensitivity", "bit_search", "accumulator", "overflow", "lo
 def gather(folder: Path) -> dict[str, Any]:
     """The facts of a finished run, by the names that the page's template uses."""
     from bitwright.final import require_finished
-    from bitwright.run import stored_recipe
+    from bitwright.folders import stored_recipe
 
     require_finished(folder)
     recipe = stored_recipe(folder)
@@ -40,14 +40,14 @@ def gather(folder: Path) -> dict[str, Any]:
         "steps": steps,
         "layers": _layers(folder / "packed.safetensors"),
         "activity": _activity(steps),
-        "sensitivity": [(s["label"], s["records"]["sensitivity"]) for s in steps if "sensitivity" in s["records"]],
-        "bit_searches": [(s["label"], s["records"]["bit_search"]) for s in steps if "bit_search" in s["records"]],
-        "ranges": [(s["label"], s["records"]["fixed"]) for s in steps if "fixed" in s["records"]],
-        "accumulators": [(s["label"], s["records"]["accumulator"]) for s in steps if "accumulator" in s["records"]],
-        "overflow": [(s["label"], s["records"]["overflow"]) for s in steps if "overflow" in s["records"]],
-        "low_rank": [(s["label"], s["records"]["low_rank"]) for s in steps if "low_rank" in s["records"]],
-        "channels": [(s["label"], s["records"]["channels"]) for s in steps if "channels" in s["records"]],
-        "balance": [(s["label"], s["records"]["balance"]) for s in steps if "balance" in s["records"]],
+        "sensitivity": _recorded(steps, "sensitivity"),
+        "bit_searches": _recorded(steps, "bit_search"),
+        "ranges": _recorded(steps, "fixed"),
+        "accumulators": _recorded(steps, "accumulator"),
+        "overflow": _recorded(steps, "overflow"),
+        "low_rank": _recorded(steps, "low_rank"),
+        "channels": _recorded(steps, "channels"),
+        "balance": _recorded(steps, "balance"),
         "precisions": precisions(result, measurements),
         "features": first_features(folder / "packed.safetensors"),
         "pictures": weight_pictures(folder, list(dict.fromkeys(labels))),
@@ -151,17 +151,12 @@ def curves_of(place: Path) -> list[dict[str, Any]]:
 
 def teacher_of(folder: Path, recipe: Recipe, label: str) -> dict[str, Any] | None:
     """The teacher of a step's training: its name, validation error in percent, and epochs; None without, or unknown."""
-    from bitwright.run import stored_recipe, trainings
+    from bitwright.folders import teacher_step
+    from bitwright.run import trainings
 
     number = recipe.labels.index(label)
     name = next((part.distill.teacher for part in trainings(recipe.steps[number]) if part.distill is not None), None)
-    if name is None:
-        return None
-    if name == "start" or name in recipe.labels:
-        place: Path | None = folder / (name if name != "start" else recipe.labels[number - 1] if number else "0-start")
-    else:
-        run = next((p for p in (Path(name), folder / "teachers" / name) if (p / "recipe.yaml").is_file()), folder)
-        place = run / (stored_recipe(run).last or "0-start") if run != folder else None
+    place = teacher_step(folder, recipe, number, name) if name is not None else None
     facts = _json(place / "step.json") if place is not None else None
     if place is None or facts is None:
         return None
@@ -181,10 +176,15 @@ def _layers(packed: Path) -> dict[str, Any]:
     return layer_table(inspect_file(packed))
 
 
+def _recorded(steps: list[dict[str, Any]], kind: str) -> list[tuple[str, Any]]:
+    """What steps recorded of a kind, each with its label."""
+    return [(step["label"], step["records"][kind]) for step in steps if kind in step["records"]]
+
+
 def _activity(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Han's table of the last step that recorded one."""
-    tables = [s["records"]["activity"] for s in steps if "activity" in s["records"]]
-    return tables[-1] if tables else []
+    tables = _recorded(steps, "activity")
+    return tables[-1][1] if tables else []
 
 
 def _as_text(records: dict[str, Any]) -> str:

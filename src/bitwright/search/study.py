@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from bitwright.errors import BitwrightError, unknown
 from bitwright.files import write_atomic
+from bitwright.folders import default_folder, identity
 from bitwright.recipe import Recipe, load_recipe
-from bitwright.run import Run, default_folder, identity, on_threads
+from bitwright.run import Run, on_threads
 from bitwright.search.space import Space, settings
 from bitwright.search.trial import parts_of, run_trial
 

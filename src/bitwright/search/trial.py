@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bitwright.run import Run, identity, locked
+from bitwright.folders import identity, locked
+from bitwright.run import Run
 from bitwright.training.progress import Progress
 
 if TYPE_CHECKING:

@@ -179,6 +179,7 @@ class Progressive(Step):
 
     name: ClassVar[str] = "progressive"
     keeps_zeros: ClassVar[bool] = False
+    gives_precisions: ClassVar[bool] = True
     paper: ClassVar[str] = "specification of this project; see AdaBits, CVPR 2020, and Any-Precision DNN, AAAI 2021"
 
     layers: tuple[str, ...] = ("*",)

@@ -24,8 +24,10 @@ class Step:
     name: ClassVar[str]
     keeps_zeros: ClassVar[bool] = True
     """Whether weights that are zero before stay zero."""
+    gives_precisions: ClassVar[bool] = False
+    """Whether it makes a network of several precisions."""
     keeps_precisions: ClassVar[bool] = False
-    """Whether a network of several precisions (`progressive`) still has them afterwards; others may not follow it."""
+    """Whether such a network still has them afterwards; others may not follow."""
     paper: ClassVar[str] = ""
     model: ClassVar[str] = ""
     """The only model that it is for; "": any."""

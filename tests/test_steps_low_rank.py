@@ -564,13 +564,18 @@ def test_networks_that_are_refused(net: nn.Module, convnet: nn.Module) -> None:
             step.look_ahead(model, DIGITS)
 
 
-@pytest.mark.parametrize("aware", [False, True])
-def test_norms_follow_weights_that_were_cut_but_not_outputs_that_were_fitted(aware: bool) -> None:
+@pytest.mark.parametrize(
+    ("aware", "norm_images", "stay"), [(False, None, False), (True, None, True), (False, 0, True), (True, 100, False)]
+)
+def test_norms_follow_weights_that_were_cut_but_not_outputs_that_were_fitted(
+    aware: bool, norm_images: int | None, stay: bool
+) -> None:
+    """Where nobody says otherwise."""
     net = create_model("mlp", input_shape=(1, 8, 8), hidden=[32, 32], norm="batch", seed=0)
     before = {name: buffer.clone() for name, buffer in net.named_buffers() if "running" in name}
-    model, _, _ = run(SVD(data_aware=aware, images=500, ranks=Ranks("count", 4)), net)
+    model, _, _ = run(SVD(data_aware=aware, images=500, ranks=Ranks("count", 4), norm_images=norm_images), net)
     after = dict(model.named_buffers())
-    assert all(torch.equal(after[name], buffer) for name, buffer in before.items()) == aware
+    assert all(torch.equal(after[name], buffer) for name, buffer in before.items()) == stay
 
 
 def test_few_images_are_said_and_still_finite(net: nn.Module) -> None:

@@ -59,8 +59,8 @@ class SVD(Step):
     images           training images that outputs are looked at with, without their labels.
     factors          2, or 3: U_k, S_k and V_k^T by themselves, S_k stored as a k x k layer (linear layers only).
     norm_images      batch norms follow the change, measured on so many training images (`carry_over`); 0: they stay.
-                     With `data_aware` they stay too: layers are fitted to what the norms were given, and a fit's
-                     smaller variance must not be made up for.
+                     null is 1000, and 0 with `data_aware`: layers are fitted to what the norms were given then, and
+                     a fit's smaller variance must not be made up for (LOG.md).
     train            the training afterwards, or null for none.
 
     Records: "low_rank" (per layer: rank, or null where it stays whole, weights before and after, relative error, with
@@ -77,14 +77,15 @@ class SVD(Step):
     data_aware: bool = False
     images: int = 5000
     factors: int = 2
-    norm_images: int = 1000
+    norm_images: int | None = None
     train: TrainSettings | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.ranks.allow("svd", "rate", "count", "energy", "greedy", "vbmf")
         check_count("svd: images", self.images, 1)
-        check_count("svd: norm_images", self.norm_images, 0)
+        if self.norm_images is not None:
+            check_count("svd: norm_images", self.norm_images, 0)
         if self.factors not in (2, 3):
             raise BitwrightError(f"svd: factors is {self.factors!r}; expected 2 or 3", kind="setting")
         if self.factors == 3 and self.data_aware:
@@ -107,7 +108,8 @@ class SVD(Step):
         images = context.calibration(self.images)
         ranks = self._ranks(float_model, chosen, images)
         rows = [self._replace(model, float_model, name, ranks, images) for name in chosen]
-        recover(model, float_model, context, 0 if self.data_aware else self.norm_images, self.train)
+        follow = self.norm_images if self.norm_images is not None else 0 if self.data_aware else 1000
+        recover(model, float_model, context, follow, self.train)
         record = {"by": self.ranks.by, "layers": rows, "output_error": output_error(model, float_model, context)}
         context.record("low_rank", record)
         return model

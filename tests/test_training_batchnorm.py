@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from bitwright.training.augment import Views
 from bitwright.training.batchnorm import carry_over, reestimate
 from bitwright.training.evaluate import as_tensor
 from bitwright.training.loop import fit
+from bitwright.training.rounds import Round
 from bitwright.training.seeds import derive_seed
 from bitwright.training.settings import Augment, TrainSettings
 from training_cases import blobs, equal, linear_net, small_net, weights
@@ -145,6 +147,22 @@ def test_an_average_repairs_broken_statistics():
     measure(net, 90)
     assert np.isfinite(broken)
     assert context.evaluate(net).loss < broken / 10
+
+
+class Factor(nn.Module):
+    factor = 1.0
+
+    def forward(self, x):
+        return self.factor * x
+
+
+def test_a_norm_that_several_rounds_reach_takes_the_average_of_all():
+    images, net = as_tensor(blobs().sample(90).images), nn.Sequential(Factor(), nn.BatchNorm2d(1), nn.Flatten())
+    rounds = [Round(partial(setattr, net[0], "factor", factor), "") for factor in (1.0, 3.0)]
+    reestimate(net, images, blobs().preprocess, rounds=rounds)
+    x = blobs().preprocess.torch(images)
+    assert torch.allclose(net[1].running_mean, 2 * x.mean())
+    assert net[1].running_var > 4 * x.var()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,18 +15,22 @@ from torch.nn.utils import parametrize
 from bitwright.data.preprocess import Preprocess
 from bitwright.errors import BitwrightError
 from bitwright.training.evaluate import eval_mode
+from bitwright.training.rounds import ONE, Round
 
 _FROZEN = "bitwright_frozen"
 """An attribute of norms."""
 
 
-def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int = 100) -> None:
+def reestimate(
+    model: nn.Module, images: Tensor, preprocess: Preprocess, batch_size: int = 100, rounds: Sequence[Round] = ONE
+) -> None:
     """Replace every batch norm's running statistics by their plain average over batches of raw images (N, C, H, W).
 
     Each layer sees what the layers before it make of the batch's own statistics, as in training; everything else,
     dropout for one, works as in eval mode. Batches have equal size but for one image. Other parts of the model, and its
     modes, stay as they are, as do norms that only run in training (those of auxiliary heads); nothing happens where
-    there is no batch norm with running statistics.
+    there is no batch norm with running statistics. With `rounds` the images go through the model in each of these ways;
+    a norm that several of them reach takes the average over all.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
@@ -34,14 +38,17 @@ def reestimate(model: nn.Module, images: Tensor, preprocess: Preprocess, batch_s
     device = next((p.device for p in model.parameters()), images.device)
     momenta = [norm.momentum for norm in norms]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    with eval_mode(model), torch.no_grad(), parametrize.cached():
+    with eval_mode(model), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # torch's word for the average over all batches since the reset
             norm.train()
         try:
-            for batch in images.tensor_split(math.ceil(len(images) / batch_size)):
-                model(preprocess.torch(batch.to(device)))
+            for one in rounds:
+                one.begin()
+                with parametrize.cached():
+                    for batch in images.tensor_split(math.ceil(len(images) / batch_size)):
+                        model(preprocess.torch(batch.to(device)))
         finally:
             for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
                 norm.momentum = momentum

@@ -352,9 +352,7 @@ def _measured(
         if settings.augment is not None:
             views = augment.Views(settings.augment, as_tensor(data.train.images))
             images = views(images, views.draw(len(images), derive_seed(seed, label, "norms")))
-        for one in rounds:
-            one.begin()
-            reestimate(model, images, data.preprocess)
+        reestimate(model, images, data.preprocess, rounds=rounds)
     rounds[0].begin()
     return past
 

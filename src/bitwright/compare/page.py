@@ -201,19 +201,23 @@ def _curves(record: Record) -> tuple[str, str, Chart]:
             shown = {
                 "legendgroup": row["name"],
                 "showlegend": part == "validation",
-                "line": {"dash": dash},
+                "line": {"dash": dash, "width": 1.8 + 2 * (number // len(COLOURS))},
                 "mode": "lines+markers" if len(errors) < 3 else "lines",
                 "hovertemplate": f"{row['name']}, {part}: %{{y:.2f}} % after %{{x}}<extra></extra>",
             }
             if errors:
                 data.append(line(list(range(1, len(errors) + 1)), errors, row["name"], _colour(number), **shown))
     longest = max((len(row["curves"]["train"]) for row in record["variants"]), default=0)
+    settled = [
+        error for curve in data for error in curve["y"][longest // 10 :]
+    ]  # else the first epochs flatten the rest
     layout = {
         "height": 460,
         "xaxis": {"title": {"text": "epoch"}, "dtick": max(1, longest // 8)},
-        "yaxis": {"title": {"text": "error, %"}},
+        "yaxis": {"title": {"text": "error, %"}, "range": [0, 1.05 * max(settled, default=100)]},
+        "legend": {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"},
     }
-    said = "solid: validation error, dotted: training error; a click on a name hides it"
+    said = "solid: validation error, dotted: training error; a click on a name hides it, a double click shows all"
     return "Training", said, {"id": "curves", "data": data, "layout": layout}
 
 

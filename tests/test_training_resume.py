@@ -236,6 +236,7 @@ class TestAnotherTraining:
             ({"model": linear_net}, r"model\.0\.bias is None, there it was \['torch\.float32', 4\]"),
             ({"model": lambda: small_net(0.1)}, r"architecture is"),
             ({"data": blobs(seed=1)}, r"data\.fingerprint is"),
+            ({"data": dataclasses.replace(blobs(), validation=blobs(seed=1).validation)}, r"data\.fingerprint is"),
             ({"data": blobs(train=60)}, r"data\.counts is \[60, 45\], there it was \[90, 45\]"),
         ],
     )

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
@@ -90,8 +90,11 @@ def identity(
     rounds: Sequence[Round],
 ) -> dict[str, Any]:
     """What decides the result; a checkpoint is only continued where all of it is equal."""
-    weights, train = model.state_dict(), data.train
-    few = {"labels": as_tensor(train.labels), "images": as_tensor(train.images[:: max(1, len(train) // 64)])}
+    weights = model.state_dict()
+    few: dict[str, Tensor] = {}
+    for part, split in (("train", data.train), ("validation", data.validation)):
+        few[f"{part} labels"] = as_tensor(split.labels)
+        few[f"{part} images"] = as_tensor(split.images[:: max(1, len(split) // 64)])
     return {
         "settings": asdict(settings),
         "seed": seed,
@@ -99,7 +102,7 @@ def identity(
         "rounds": [[one.name, one.weight, one.follows] for one in rounds],
         "data": {
             "name": data.name,
-            "counts": [len(train), len(data.validation)],
+            "counts": [len(data.train), len(data.validation)],
             "fingerprint": checkpoint.fingerprint(few),
         },
         "preprocess": asdict(data.preprocess),

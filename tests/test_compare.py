@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bitwright import BitwrightError
 from bitwright.cli import main
-from bitwright.compare import compare, list_comparisons, plan, work
+from bitwright.compare import compare, list_comparisons, page, plan, work
 from bitwright.compare.plan import read_sweep
 from bitwright.compare.table import note, table
 from bitwright.results import publish_comparisons, results_page, write_documents
@@ -127,6 +127,15 @@ def test_a_variant_that_another_is_taught_by_is_not_trained_again(tmp_path):
     told.clear()
     compare(plan([write(tmp_path, variants=again)]), tmp_path / "d", announce=told.append)
     assert [line for line in told if "teacher" in line] == ["taught: teacher wide: 1-train"]
+
+
+def test_curves_of_short_trainings_stay_on_the_chart(tmp_path):
+    sweep = {"train.epochs": [10, 40]}
+    record = record_of(compare(plan([write(tmp_path, sweep=sweep)]), tmp_path / "c"))
+    chart = next(chart for _, _, chart in page.charts(record) if chart["id"] == "curves")
+    last = [curve["y"][-1] for curve in chart["data"]]
+    assert max(last) <= chart["layout"]["yaxis"]["range"][1]
+    assert max(curve["y"][0] for curve in chart["data"]) > chart["layout"]["yaxis"]["range"][1]
 
 
 def test_table_page_and_documents_say_what_the_runs_found(tmp_path):

@@ -23,6 +23,7 @@ from bitwright.final import has_baseline
 from bitwright.folders import identity, stored_recipe
 from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.recipe import load_recipe, make_step
+from bitwright.report.gather import gather
 from bitwright.run import Run, extend_run
 from bitwright.runtime import Model
 
@@ -326,6 +327,48 @@ def test_a_teacher_that_is_a_recipe_is_trained_first(tmp_path: Path) -> None:
     assert weights.stat().st_mtime_ns == before, "a finished teacher is not trained again"
     run_recipe(recipe(), tmp_path / "run", restart=True)
     assert not (tmp_path / "run" / "teachers").exists()
+
+
+def test_teachers_are_looked_at_before_the_first_step(tmp_path: Path) -> None:
+    def written(place: str, **changes: Any) -> str:
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(recipe(**{"name": "wide", "steps": STEPS[:1], **changes})))
+        return str(path)
+
+    damaged = tmp_path / "logits.safetensors"
+    damaged.write_bytes(b"none")
+    circle = written("circle.yaml", steps=[{"train": {"distill": {"teacher": str(tmp_path / "circle.yaml")}}}])
+    one, other = written("a/one.yaml"), written("b/other.yaml", model={"name": "mlp", "hidden": [8]})
+    for message, *seconds in (
+        (r"^steps\[1\]\.train: no recipe file missing\.yaml", {"distill": {"teacher": "missing.yaml"}}),
+        (
+            r"^steps\[1\]\.train: .*hiden",
+            {"distill": {"teacher": written("c.yaml", model={"name": "mlp", "hiden": [8]})}},
+        ),
+        (r"is one of 4 that are taught by each other", {"distill": {"teacher": circle}}),
+        (r"distill\.cache\), but augment shows", {"distill": {"cache": "new"}, "augment": {"crop": 1}}),
+        (r"logits\.safetensors is no file of a teacher's logits", {"distill": {"cache": str(damaged)}}),
+        (r"^steps\[1\]\.train: augment", {"augment": {"crop": 99}}),
+        (r"has the name of another one, 'wide'", {"distill": {"teacher": one}}, {"distill": {"teacher": other}}),
+    ):
+        steps = [STEPS[0], *({"train": {"epochs": 1, **second}} for second in seconds)]
+        with pytest.raises(BitwrightError, match=message):
+            run_recipe(recipe(steps=steps), tmp_path / "run")
+        assert not (tmp_path / "run" / "1-train").exists()
+
+
+def test_a_finished_step_needs_its_teacher_no_more(finished: Path, tmp_path: Path) -> None:
+    """Neither to go on behind it nor for the page, which then has no curve of it."""
+    teacher, place = tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(finished, teacher)
+    step = {"train": {"epochs": 1, "distill": {"teacher": str(teacher)}}}
+    run_recipe(recipe(steps=[step]), place)
+    assert gather(place)["steps"][0]["teacher"] is not None
+    shutil.rmtree(teacher)
+    assert gather(place)["steps"][0]["teacher"] is None
+    extend_run(place, make_step("half"))
+    assert run_recipe(stored_recipe(place), place).result["packed"]["bytes"] > 0
 
 
 def test_what_may_not_become_a_checkpoint(tmp_path: Path) -> None:

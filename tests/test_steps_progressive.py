@@ -34,6 +34,7 @@ from bitwright.precisions import Switch, SwitchConv2d, SwitchLinear, at_bits, pr
 from bitwright.rebuild import load_checkpoint, save_checkpoint
 from bitwright.steps.half import Half
 from bitwright.steps.progressive import Nested, Progressive
+from bitwright.steps.share import Share
 from bitwright.training.settings import Augment, Optimizer, TrainSettings
 from low_bits import small_resnet
 
@@ -363,6 +364,13 @@ def test_steps_that_may_not_follow(tmp_path: Path) -> None:
     }
     with pytest.raises(BitwrightError, match=r"steps\[1\]\.prune: it comes after progressive"):
         bw.run_recipe(recipe, tmp_path)
+    model = bw.create_model("mlp", input_shape=DIGITS.shape, hidden=[8, 8], norm="batch")
+    short = Progressive(bits=(1, 2), train=SHORT)
+    with pytest.raises(BitwrightError, match=r"2-share: the network has precisions of 1, 2 bits"):
+        bw.compress(model, [short, Share()], DIGITS)
+    model = bw.compress(bw.create_model("mlp", input_shape=DIGITS.shape, hidden=[8, 8], norm="batch"), [short], DIGITS)
+    with pytest.raises(BitwrightError, match=r"train: the network has precisions of 1, 2 bits"):
+        bw.train(model, DIGITS)
 
 
 def test_a_network_of_several_precisions_is_each_of_its_variants(three: tuple[nn.Module, Context]) -> None:

@@ -321,7 +321,7 @@ class TestDistillation:
         assert equal(weights(students[0]), weights(students[1]))
         assert equal(weights(students[0]), weights(students[2]))
 
-    @pytest.mark.parametrize("what", ["teacher", "kind of teacher", "data set or seed", "preprocessing"])
+    @pytest.mark.parametrize("what", ["teacher", "kind of teacher", "data set", "preprocessing"])
     def test_a_file_of_other_logits_is_refused(self, what, tmp_path):
         data, teacher, path = blobs(), small_net(), tmp_path / "logits.safetensors"
         settings = TrainSettings(epochs=1, distill=Distill(cache=str(path)))

@@ -9,10 +9,9 @@ deterministic. So no step contains a line about resuming, and a killed run ends 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +190,12 @@ def compress(
 
     The steps are labelled by place and name, "1-prune", "2-share"; with a `folder` each has its own in there, and a
     killed call goes on at its last finished epoch when it is called again with the same starting model.
+
+    Raises BitwrightError as the steps do, and for a network of several precisions where a step would take them apart.
     """
+    from bitwright.precisions import refuse_precisions
+    from bitwright.steps.step import trainings
+
     kept: dict[str, nn.Module] = {}
 
     def find(name: str) -> nn.Module:
@@ -202,21 +206,14 @@ def compress(
         return kept[name]
 
     labels = [f"{i}-{step.name}" for i, step in enumerate(steps, 1)]
-    wanted = {distill.teacher for step in steps for distill in _distills(step)}
+    wanted = {part.distill.teacher for step in steps for part in trainings(step) if part.distill is not None}
     for label, step in zip(labels, steps, strict=True):
         place = Path(folder) / label if folder is not None else None
         context = Context(data, seed=seed, folder=place, label=label, find_teacher=find)
+        if not step.keeps_precisions:
+            refuse_precisions(model, label)
         context.begin(model)
         model = step.apply(model, context)
         if label in wanted:
             kept[label] = copy.deepcopy(model)
     return model
-
-
-def _distills(settings: Any) -> Iterable[Distill]:
-    """Every `Distill` in a step's fields, however deep."""
-    if isinstance(settings, Distill):
-        yield settings
-    elif dataclasses.is_dataclass(settings):
-        for f in dataclasses.fields(settings):
-            yield from _distills(getattr(settings, f.name))

@@ -100,7 +100,8 @@ def _step_folders(folder: Path) -> list[Path]:
 def teacher_step(folder: Path, recipe: Recipe, number: int, name: str) -> Path | None:
     """The folder of the step that left the teacher `name` of step `number`; None where no step did.
 
-    `name` is "start", an earlier step, the folder of another run, or a recipe, whose run is in teachers/.
+    `name` is "start", an earlier step, the folder of another run, or a recipe, whose run is in teachers/. Raises
+    BitwrightError where there is neither such a run nor such a recipe.
     """
     if name == "start":
         return folder / recipe.labels[number - 1] if number else None

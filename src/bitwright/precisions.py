@@ -140,6 +140,16 @@ def precisions_of(model: nn.Module) -> tuple[int, ...]:
     return () if switch is None else tuple(map(int, switch.choices))
 
 
+def refuse_precisions(model: nn.Module, who: str) -> None:
+    """Raise BitwrightError for a network of several precisions, whose common codes `who` would take apart."""
+    if known := precisions_of(model):
+        raise BitwrightError(
+            f"{who}: the network has precisions of {', '.join(map(str, known))} bits, and their common codes would be "
+            "taken apart; do it before `progressive`",
+            kind="quantised",
+        )
+
+
 def _first_switch(model: nn.Module) -> Switch | None:
     modules = model.modules() if isinstance(model, nn.Module) else ()  # what is none, exporting refuses
     layers = (module for module in modules if isinstance(module, SwitchConv2d | SwitchLinear))

@@ -183,7 +183,7 @@ def list_recipes() -> dict[str, str]:
 
 def is_recipe(name: str) -> bool:
     """Whether `name` is one of the package's recipes, or a file's."""
-    return name in list_recipes() or name.endswith((".yaml", ".yml"))
+    return name in _named() or name.endswith((".yaml", ".yml"))
 
 
 def read_recipe(recipe: str | Path) -> dict[str, Any]:

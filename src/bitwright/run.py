@@ -33,13 +33,17 @@ from bitwright.files import write_atomic
 from bitwright.folders import claim, default_folder, identity, locked, stored_recipe
 from bitwright.rebuild import build_model, load_checkpoint, save_checkpoint
 from bitwright.recipe import Recipe, is_recipe, load_recipe
+from bitwright.steps.step import trainings
 
 if TYPE_CHECKING:
     from torch import nn
 
     from bitwright.data import Dataset
     from bitwright.steps import Step
-    from bitwright.training.settings import TrainSettings
+
+
+_MOST_TEACHERS = 4
+"""Teachers of teachers."""
 
 
 @dataclass(frozen=True)
@@ -142,13 +146,6 @@ def on_threads(count: int) -> Iterator[None]:
 # -- the steps ---------------------------------------------------------------------------------------------------------
 
 
-def trainings(step: Step) -> list[TrainSettings]:
-    """The settings of every training in a step: the step itself, or those among its fields."""
-    from bitwright.training.settings import TrainSettings
-
-    return [part for part in (step, *vars(step).values()) if isinstance(part, TrainSettings)]
-
-
 class Run:
     """One recipe in one folder. Everything it knows is in the folder: a new object goes on where the last one ended."""
 
@@ -219,27 +216,40 @@ class Run:
         return float(facts["validation"]["error"])
 
     def look_ahead(self) -> None:
-        """Refuse now what the engine can't run, and layers, optimisers and teachers that a step would miss in hours."""
+        """Refuse now what the engine can't run, and what would stop one of the steps that are left in hours.
+
+        That is layers that aren't there, unknown optimisers, teachers and their own recipes, views that images are too
+        small for, and steps at a wrong place.
+        """
         import torch
 
         from bitwright.packing.lower import lower
-        from bitwright.steps.step import select_layers
-        from bitwright.training.optimizers import create_optimizer
 
         model = self.model(None)
         lower(model, (torch.zeros(1, *self.data.shape),), self.data.preprocess)
-        for i, step in enumerate(self.recipe.steps):
+        left = {i: step for i, step in enumerate(self.recipe.steps) if self.recipe.labels[i] not in self.done}
+        for i, step in left.items():
             try:
-                self._check_place(step, i)
-                if hasattr(step, "layers"):
-                    select_layers(model, step.layers, getattr(step, "ignore", ()))
-                step.look_ahead(model, self.data)
-                for settings in trainings(step):
-                    create_optimizer(settings.optimizer, model)
-                    if settings.distill is not None:
-                        self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]), model)
+                self._look_at(step, i, model)
             except BitwrightError as error:
-                raise BitwrightError(f"steps[{i}].{step.name}: {error}", kind=error.kind) from None
+                said = str(error).removeprefix(f"{step.name}: ")
+                raise BitwrightError(f"steps[{i}].{step.name}: {said}", kind=error.kind) from None
+        self._check_names({part.distill.teacher for step in left.values() for part in trainings(step) if part.distill})
+
+    def _look_at(self, step: Step, i: int, model: nn.Module) -> None:
+        from bitwright.steps.step import select_layers
+        from bitwright.training.checks import check_settings
+        from bitwright.training.optimizers import create_optimizer
+
+        self._check_place(step, i)
+        if hasattr(step, "layers"):
+            select_layers(model, step.layers, getattr(step, "ignore", ()))
+        step.look_ahead(model, self.data)
+        for settings in trainings(step):
+            create_optimizer(settings.optimizer, model)
+            check_settings(settings, self.data, self.recipe.labels[i])
+            if settings.distill is not None:
+                self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]), model)
 
     def _check_place(self, step: Step, i: int) -> None:
         if not step.keeps_precisions and any(other.gives_precisions for other in self.recipe.steps[:i]):
@@ -252,14 +262,34 @@ class Run:
         from bitwright.recipe import list_recipes
         from bitwright.training.checks import check_classes_alike
 
-        if name not in steps and not is_recipe(name) and not (Path(name) / "recipe.yaml").is_file():
+        if name in steps:
+            return
+        if (Path(name) / "recipe.yaml").is_file():
+            teacher = self.teacher(name)
+        elif is_recipe(name):
+            other = self._taught_by(name)
+            other.look_ahead()
+            teacher = other.model(None)
+        else:
             raise BitwrightError(
                 f"teacher {name!r} is no earlier step ({', '.join(steps)}), no folder of a run and no recipe "
                 f"({', '.join(list_recipes())})",
                 kind="no-teacher",
             )
-        if name not in steps and (Path(name) / "recipe.yaml").is_file():
-            check_classes_alike(model, self.teacher(name), self.data)
+        check_classes_alike(model, teacher, self.data)
+
+    def _check_names(self, teachers: set[str]) -> None:
+        """Recipes of teachers have their folders by their names, so two of one name would be in each other's way."""
+        known: dict[str, Recipe] = {}
+        for name in sorted(teachers - {"start", *self.recipe.labels}):
+            if (Path(name) / "recipe.yaml").is_file() or not is_recipe(name):
+                continue
+            recipe = self._taught_by(name).recipe
+            if identity(known.setdefault(recipe.name, recipe)) != identity(recipe):
+                raise BitwrightError(
+                    f"teacher {name!r} has the name of another one, {recipe.name!r}; change one of their names",
+                    kind="no-teacher",
+                )
 
     def _apply(self, label: str, step: Step, previous: str | None) -> None:
         from bitwright.context import Context
@@ -302,19 +332,24 @@ class Run:
                 raise BitwrightError(f"teacher {name!r} is an unfinished run; finish it first", kind="no-teacher")
         else:
             other = self._taught_by(name)
+            other.folder.mkdir(parents=True, exist_ok=True)
+            claim(other.folder, other.recipe, restart=False)
+            other.run_steps()
         return other.model(other.recipe.last)
 
     def _taught_by(self, name: str) -> Run:
+        """The run of a teacher's recipe, not begun or finished."""
         recipe = load_recipe(name, [f"seed={self.recipe.seed}", f"threads={self.recipe.threads}"])
-        place = self.folder / "teachers" / recipe.name
-        place.mkdir(parents=True, exist_ok=True)
-        claim(place, recipe, restart=False)
-        run = Run(
+        if len([part for part in self.folder.parts if part == "teachers"]) >= _MOST_TEACHERS:
+            raise BitwrightError(
+                f"teacher {name!r} is one of {_MOST_TEACHERS} that are taught by each other; break the circle",
+                kind="no-teacher",
+            )
+        return Run(
             recipe,
-            place,
+            self.folder / "teachers" / recipe.name,
             root=self.root,
             progress=self.progress,
             announce=lambda line: self.announce(f"teacher {recipe.name}: {line}"),
+            data=self.data if recipe.data == self.recipe.data else None,
         )
-        run.run_steps()
-        return run

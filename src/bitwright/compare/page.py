@@ -25,8 +25,7 @@ def render(record: Record) -> str:
     """The page as text, from what comparison.json holds."""
     from bitwright.report import fill
 
-    drawn = [draw(record) for draw in (_DRAWN[kind] for kind in record["charts"])]
-    found = [(title, said, chart) for title, said, chart in drawn if chart["data"]]
+    found = charts(record)
     places = [{"title": title, "note": said, "id": chart["id"]} for title, said, chart in found]
     head, rows = table(record)
     facts = {
@@ -37,6 +36,12 @@ def render(record: Record) -> str:
         "note": note(record),
     }
     return fill("compare.html.jinja", facts, [chart for _, _, chart in found])
+
+
+def charts(record: Record) -> list[tuple[str, str, Chart]]:
+    """Title, note and figure of each kind that the comparison asks for and has numbers of."""
+    drawn = [_DRAWN[kind](record) for kind in record["charts"]]
+    return [(title, said, chart) for title, said, chart in drawn if chart["data"]]
 
 
 def _hover(row: Record) -> str:
@@ -208,9 +213,8 @@ def _curves(record: Record) -> tuple[str, str, Chart]:
             if errors:
                 data.append(line(list(range(1, len(errors) + 1)), errors, row["name"], _colour(number), **shown))
     longest = max((len(row["curves"]["train"]) for row in record["variants"]), default=0)
-    settled = [
-        error for curve in data for error in curve["y"][longest // 10 :]
-    ]  # else the first epochs flatten the rest
+    # Without the first tenth of each, which would press all the rest together.
+    settled = [error for curve in data for error in curve["y"][len(curve["y"]) // 10 :]]
     layout = {
         "height": 460,
         "xaxis": {"title": {"text": "epoch"}, "dtick": max(1, longest // 8)},

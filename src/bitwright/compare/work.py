@@ -14,7 +14,8 @@ from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 from bitwright.folders import identity, refuse_another, stored_recipe
 from bitwright.recipe import Recipe, is_recipe, load_recipe
-from bitwright.run import Run, run_recipe, trainings
+from bitwright.run import Run, run_recipe
+from bitwright.steps.step import trainings
 
 if TYPE_CHECKING:
     from bitwright.data import Dataset
@@ -145,7 +146,7 @@ def _teachers(recipe: Recipe, others: list[Path]) -> list[tuple[Recipe, Path]]:
     found = []
     for name in sorted(filter(is_recipe, names)):
         wanted = load_recipe(name, [f"seed={recipe.seed}", f"threads={recipe.threads}"])
-        places = [place for other in others for place in (other, other / "teachers" / wanted.name)]
+        places = [place for other in others for place in (other, other / "teachers" / wanted.name) if wanted.steps]
         for place in places:
             if (place / "recipe.yaml").is_file() and _shared(wanted, place) == len(wanted.steps):
                 found.append((wanted, place))

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitwright.errors import BitwrightError
 from bitwright.report.features import first_features
 from bitwright.report.findings import precisions
 from bitwright.report.histograms import weight_pictures
@@ -152,11 +153,16 @@ def curves_of(place: Path) -> list[dict[str, Any]]:
 def teacher_of(folder: Path, recipe: Recipe, label: str) -> dict[str, Any] | None:
     """The teacher of a step's training: its name, validation error in percent, and epochs; None without, or unknown."""
     from bitwright.folders import teacher_step
-    from bitwright.run import trainings
+    from bitwright.steps.step import trainings
 
     number = recipe.labels.index(label)
     name = next((part.distill.teacher for part in trainings(recipe.steps[number]) if part.distill is not None), None)
-    place = teacher_step(folder, recipe, number, name) if name is not None else None
+    if name is None:
+        return None
+    try:
+        place = teacher_step(folder, recipe, number, name)
+    except BitwrightError:  # what it is called by is no longer there
+        return None
     facts = _json(place / "step.json") if place is not None else None
     if place is None or facts is None:
         return None

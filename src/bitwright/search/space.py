@@ -128,7 +128,7 @@ class Space:
     def check(self, recipe: Recipe) -> None:
         """Raise BitwrightError, naming the path, where the recipe can't take one of the values."""
         from bitwright.recipe import load_recipe
-        from bitwright.run import trainings
+        from bitwright.steps.step import trainings
         from bitwright.training.optimizers import find_optimizer
 
         for path, part in self.parts.items():

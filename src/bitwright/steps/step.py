@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from bitwright.context import Context
     from bitwright.data.dataset import Dataset
+    from bitwright.training.settings import TrainSettings
 
 
 @dataclass(frozen=True)
@@ -99,3 +100,10 @@ def select_layers(
             kind="no-match",
         )
     return {n: m for n, m in candidates.items() if n in wanted - unwanted}
+
+
+def trainings(step: Step) -> list[TrainSettings]:
+    """The settings of every training in a step: the step itself, or those among its fields."""
+    from bitwright.training.settings import TrainSettings
+
+    return [part for part in (step, *vars(step).values()) if isinstance(part, TrainSettings)]

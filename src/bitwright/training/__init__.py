@@ -38,11 +38,14 @@ def train(
     other fields at the default (and no optimiser options unless it is SGD), and `lr` is the optimiser's; a `teacher`
     model sets `distill` to its defaults where it isn't given. `rates` are factors on the learning rate by pattern, as
     those of the step `train`: {"last": 1, "*": 0.1}, and 0 to freeze. With a `folder` the training is resumable and
-    leaves its metrics there. Raises BitwrightError for unknown or wrong settings and where the training diverges.
+    leaves its metrics there. Raises BitwrightError for unknown or wrong settings, for a network of several
+    precisions, and where the training diverges.
     """
+    from bitwright.precisions import refuse_precisions
     from bitwright.steps.train import Train, at_rates
     from bitwright.training.loop import fit
 
+    refuse_precisions(model, "train")
     if teacher is not None:
         settings.setdefault("distill", Distill())
     checked = _settings(epochs, settings)

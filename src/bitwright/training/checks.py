@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from bitwright.training.evaluate import as_tensor, check_classes, check_logits, 
 from bitwright.training.inside import Inside, check_inside
 from bitwright.training.rounds import Round
 from bitwright.training.settings import TrainSettings
+from bitwright.training.teacher import check_cache
 
 _RULES = ("lr_factor", "decays")
 """What a parameter may say about its own training: see optimizers.py and penalties.py."""
@@ -28,18 +30,11 @@ def check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.
             raise BitwrightError(
                 f"the {name} split of {data.name!r} is empty; training {label!r} needs it", kind="empty"
             )
-    if settings.augment is not None:
-        augment.check(settings.augment, data.shape)
+    check_settings(settings, data, label)
     if (settings.distill is None) != (teacher is None):
         found = "no teacher" if teacher is None else "a teacher, but settings.distill is not set"
         raise BitwrightError(
             f"training {label!r} has {found}; distilling needs both: settings.distill and the teacher model",
-            kind="teacher",
-        )
-    if settings.distill is not None and settings.distill.cache is not None and settings.augment is not None:
-        raise BitwrightError(
-            f"training {label!r} keeps its teacher's logits (distill.cache), but augment shows other views in every "
-            "epoch; leave one out",
             kind="teacher",
         )
     check_classes_alike(model, teacher, data)
@@ -53,6 +48,21 @@ def check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.
                     "take a module behind the layers that are trained",
                     kind="teacher",
                 )
+
+
+def check_settings(settings: TrainSettings, data: Dataset, label: str) -> None:
+    """What can be found wrong without a model: views of images that are too small, and a teacher's logits in a file."""
+    if settings.augment is not None:
+        augment.check(settings.augment, data.shape)
+    if settings.distill is None or settings.distill.cache is None:
+        return
+    if settings.augment is not None:
+        raise BitwrightError(
+            f"training {label!r} keeps its teacher's logits (distill.cache), but augment shows other views in every "
+            "epoch; leave one out",
+            kind="teacher",
+        )
+    check_cache(Path(settings.distill.cache))
 
 
 def check_classes_alike(model: nn.Module, teacher: nn.Module | None, data: Dataset) -> None:

@@ -76,12 +76,12 @@ def fit(
     path = Path(folder) if folder is not None else None
     own = identity(model, data, settings, seed, label, teacher, rounds) if path else {}
     saved = checkpoint.read(path, own) if path else None
-    if path and saved and saved.finished:
-        model.load_state_dict(saved.model)
-        epochs = history.with_seconds(saved.history, path)
-        return measured(History(tuple(epochs), _selected(settings, epochs)))
     start = checkpoint.frozen(model.state_dict()) if path else None
     try:
+        if path and saved and saved.finished:
+            model.load_state_dict(saved.model)
+            epochs = history.with_seconds(saved.history, path)
+            return measured(History(tuple(epochs), _selected(settings, epochs)))
         with Devices.session(model, settings.precision, path) as devices, eval_mode(model):
             training = _Training(model, data, settings, seed, label, devices, teacher, rounds)
             shown = (progress or default_progress()) if devices.is_main else Progress()

@@ -97,7 +97,7 @@ def _kept(
         return compute()
     identity = {
         "teacher": [fingerprint(teacher.state_dict()), text_fingerprint(repr(teacher)), distill.at],
-        "data set or seed": fingerprint({"images": images, "labels": labels}),
+        "data set": fingerprint({"images": images, "labels": labels}),
         "preprocessing": text_fingerprint(json.dumps(asdict(preprocess), sort_keys=True)),
     }
     return read_or_make(Path(distill.cache), identity, compute)
@@ -115,6 +115,26 @@ def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Ten
         said = {**identity, _NAME: fingerprint({_NAME: logits})}
         write_atomic(path, save({_NAME: logits}, {_KEY: json.dumps(said, sort_keys=True)}))
         return logits
+    logits, stored = _stored(path)
+    if different := [what for what in identity if stored.get(what) != identity[what]]:
+        raise BitwrightError(
+            f"{path} holds logits of another {' and another '.join(different)} than this training's; give another file "
+            "(distill.cache), or delete it to have them computed anew",
+            kind="teacher",
+        )
+    return logits
+
+
+def check_cache(path: Path) -> None:
+    """Raise BitwrightError where a file for a teacher's logits is there and damaged, or none can be written."""
+    if path.exists():
+        _stored(path)
+    else:
+        _check_place(path)
+
+
+def _stored(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    """The logits of a file, and what it says that they are of."""
     try:
         with safe_open(path, framework="pt") as file:
             logits, stored = file.get_tensor(_NAME), json.loads((file.metadata() or {})[_KEY])
@@ -124,13 +144,7 @@ def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Ten
         raise BitwrightError(
             f"{path} is no file of a teacher's logits ({error}); delete it to have them computed anew", kind="teacher"
         ) from None
-    if different := [what for what in identity if stored.get(what) != identity[what]]:
-        raise BitwrightError(
-            f"{path} holds logits of another {' and another '.join(different)} than this training's; give another file "
-            "(distill.cache), or delete it to have them computed anew",
-            kind="teacher",
-        )
-    return logits
+    return logits, stored
 
 
 def _check_place(path: Path) -> None:

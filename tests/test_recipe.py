@@ -117,6 +117,7 @@ def test_settings_leave_the_original_alone() -> None:
         ("train.optimizer=Adam", r'steps\[0\]\.train\.optimizer is "Adam"; expected a mapping of its fields'),
         ("train.loss=hinge", r"train\.loss is \"hinge\"; expected one of 'cross-entropy', 'squared-error' or"),
         ("prune.layers=fc1", r'prune\.layers is "fc1"; expected a list'),
+        ("prune.pattern=[2,4,1]", r"prune\.pattern is \[2, 4, 1\]; expected a list of 2"),
         ("prune.local=1", r"prune\.local is 1; expected true or false"),
         ("prune.quality=-1", r"steps\[1\]\.prune: quality is -1\.0; expected a number of at least 0"),
         ("prune=3", r"steps\[1\]\.prune is 3; expected a mapping of its fields"),

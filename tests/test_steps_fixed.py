@@ -441,6 +441,18 @@ def test_a_format_per_layer_holds_where_a_global_one_collapses(bits: int) -> Non
     assert found["global"] > found["layer"] + 5
 
 
+def test_scales_of_pruned_weights_are_what_they_are_multiples_of() -> None:
+    model, context = uneven(1.0)
+    for name in ("fc1", "fc2"):
+        weight = model.get_submodule(name).weight
+        assert isinstance(weight, torch.Tensor)
+        with torch.no_grad():
+            weight[weight.abs() < 2 * weight.std()] = 0
+    Fixed(images=200, weight_bits=12, scales="power-of-two", per_channel=False).apply(model, context)
+    scales = [row["scale"] for row in context.records["fixed"]["layers"]]
+    assert all(math.frexp(scale)[0] == 0.5 for scale in scales)
+
+
 def test_global_formats_need_powers_of_two() -> None:
     with pytest.raises(BitwrightError, match='formats "global" needs scales "power-of-two"'):
         Fixed(formats="global")

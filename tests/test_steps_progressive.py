@@ -298,6 +298,9 @@ def test_a_run_says_what_each_precision_gives(tmp_path: Path, capsys: pytest.Cap
     for arguments in (["predict", "--bits", "1", str(result.packed), str(tmp_path / "x.npy")],):
         assert main(arguments) == 0
     assert capsys.readouterr().out.count("%") == 6
+    (tmp_path / "several.yaml").write_text(json.dumps(recipe))
+    assert main(["run", str(tmp_path / "several.yaml"), "--out", str(tmp_path / "run")]) == 0
+    assert f"{found['1']['error']:.2f} %" in capsys.readouterr().out
     assert main(["bench", str(result.packed), "--bits", "1,2", "--vs", "none"]) == 0
     printed = capsys.readouterr().out
     assert "bitwright, 1 bit " in printed

@@ -109,6 +109,9 @@ def _expected(error: ErrorDetails) -> str:
         return f"one of {error['ctx']['expected']}"
     if error["type"] == "value_error":
         return f"a value that fits ({error['ctx']['error']})"
+    if error["type"] in ("too_long", "too_short"):
+        size = error["ctx"].get("max_length", error["ctx"].get("min_length"))
+        return f"a list of {size}"
     return _EXPECTED.get(error["type"], error["msg"].removeprefix("Input should be "))
 
 

@@ -129,6 +129,7 @@ def demo(out: Out = None, restart: Restart = False) -> None:
 
 def _run(recipe: Recipe, out: Path | None, restart: bool, data: Path | None, command: str) -> RunResult:
     from bitwright.report import before_after
+    from bitwright.report.findings import precisions
     from bitwright.run import run_recipe
     from bitwright.training.progress import default_progress
 
@@ -136,6 +137,9 @@ def _run(recipe: Recipe, out: Path | None, restart: bool, data: Path | None, com
         recipe, out, root=data, restart=restart, progress=default_progress(), command=command, announce=announce
     )
     rows = before_after(finished.result, finished.measurements, recipe.published)
+    for one in precisions(finished.result, finished.measurements):
+        quantity = f"test error, {one['bits']} bit{'s' * (one['bits'] > 1)}"
+        rows.append({"quantity": quantity, "dense": "", "packed": f"{one['error']:.2f} %", "published": ""})
     _print_table(rows)
     screen().print(f"packed file  {finished.packed}\nreport       {finished.report}", highlight=False, soft_wrap=True)
     return finished

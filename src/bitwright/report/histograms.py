@@ -18,7 +18,7 @@ MOST_LAYERS = 8
 def weight_pictures(folder: Path, labels: list[str]) -> list[dict[str, Any]]:
     """For each of the largest layers: one picture per step checkpoint in `labels` that exists.
 
-    A layer is {"layer": name, "weights": count, "steps": [picture]}; see `picture`.
+    A layer is {"layer": name, "steps": [picture]}; see `picture`.
     """
     from safetensors.numpy import load_file
 
@@ -28,7 +28,6 @@ def weight_pictures(folder: Path, labels: list[str]) -> list[dict[str, Any]]:
     return [
         {
             "layer": name.removesuffix(".weight"),
-            "weights": sizes[name],
             "steps": [picture(label, state[name]) for label, state in states.items() if name in state],
         }
         for name in sizes
@@ -39,8 +38,8 @@ def weight_pictures(folder: Path, labels: list[str]) -> list[dict[str, Any]]:
 def picture(label: str, weight: np.ndarray) -> dict[str, Any]:
     """How the values of one tensor are spread, zeros apart.
 
-    {"label", "density" (share of values that are not zero), "values" (how many distinct ones), "exact" (whether x
-    are the distinct values themselves), "x", "y" (counts)}.
+    {"label", "weights" (count), "density" (share of values that are not zero), "values" (how many distinct ones),
+    "exact" (whether x are the distinct values themselves), "x", "y" (counts)}.
     """
     kept = weight[weight != 0].astype(np.float64).ravel()
     values, counts = np.unique(kept, return_counts=True)
@@ -51,6 +50,7 @@ def picture(label: str, weight: np.ndarray) -> dict[str, Any]:
         middles = (edges[:-1] + edges[1:]) / 2
     return {
         "label": label,
+        "weights": weight.size,
         "density": kept.size / max(1, weight.size),
         "values": len(values),
         "exact": exact,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bitwright.measure.bit_costs import Work, stripes_speedup
 from bitwright.ops import QuantConv2d, Quantize, QuantLinear
+from bitwright.packing.lattice import find_lattice
 from bitwright.steps.layers import Shapes, shapes_of, weight_of
 from bitwright.steps.placement import Point
 
@@ -19,7 +20,7 @@ def formats_of(model: nn.Module, places: Sequence[Point], bits: Mapping[str, int
     """Of a model with quantisers at `places` and weights of `bits` by layer; `image` is preprocessed, (1, C, H, W).
 
     points    name, the layers that read it, bits, scale, zero point, low, high
-    layers    name, bits, the smallest weight, low, high, the share of zeros
+    layers    name, bits, scale, low, high, the share of zeros
     stripes   the ideal speed-up of a machine that takes the layers' values bit by bit, over one with 16, by both
               weightings of `stripes_speedup`
     """
@@ -44,11 +45,12 @@ def _point(model: nn.Module, place: Point) -> dict[str, Any]:
 
 
 def _weights(layer: nn.Module, name: str, bits: int) -> dict[str, Any]:
-    """What they are now: the smallest is the scale of the channel with the smallest weights."""
+    """What they are now; the scale is the finest of all channels', of which their weights are multiples."""
     weight = weight_of(layer).detach()
-    nonzero = weight.abs()[weight != 0]
+    lattice = find_lattice(weight.cpu().numpy(), (1 << bits - 1) - 1)
     low, high = (float(t) for t in weight.aminmax())
-    scale = float(nonzero.min()) if len(nonzero) else _FINEST
+    used = weight.flatten(1).any(1).cpu().numpy()
+    scale = float(lattice.positive[used].min()) if lattice is not None and used.any() else _FINEST
     zeros = float((weight == 0).float().mean())
     return {"layer": name, "weight_bits": bits, "scale": scale, "low": low, "high": high, "zeros": zeros}
 

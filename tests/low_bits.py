@@ -26,9 +26,9 @@ def small_resnet(block: str, signs: bool = False, seed: int = 0) -> nn.Module:
 
 
 def check_packed(model: nn.Module, data: Dataset, bits: float, folder: Path) -> None:
-    """The file has about `bits` per weight of all layers but the first and last, and the engine gives torch's labels.
+    """The file has about `bits` per weight of all layers but the first and last, and the engine gives torch's logits.
 
-    Logits agree but where a number lies so near a threshold that another order of summation takes it across.
+    But for a few images with a number so near a threshold that another order of summation takes it across.
     """
     model.eval()
     bw.pack(model, (torch.zeros(1, *data.shape),), preprocess=data.preprocess).save(folder / "net.safetensors")
@@ -36,8 +36,9 @@ def check_packed(model: nn.Module, data: Dataset, bits: float, folder: Path) -> 
     expected = predict_logits(model, torch.from_numpy(data.test.images), data.preprocess).numpy()
     found = packed(data.test.images)
     near = np.abs(found - expected).max(1) <= 1e-4 * np.ptp(expected)
+    same = found.argmax(1) == expected.argmax(1)
     assert near.mean() >= 0.99
-    assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.999
+    assert same[near].all()
     names = select_layers(model, ("*",), ("first", "last"))
     rows = [row for row in inspect_file(folder / "net.safetensors").rows if row.layer in names and row.role == "weight"]
     assert len(rows) == len(names)

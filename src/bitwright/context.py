@@ -194,7 +194,7 @@ def compress(
     Raises BitwrightError as the steps do, and for a network of several precisions where a step would take them apart.
     """
     from bitwright.precisions import refuse_precisions
-    from bitwright.steps.step import trainings
+    from bitwright.steps.step import teachers
 
     kept: dict[str, nn.Module] = {}
 
@@ -206,7 +206,7 @@ def compress(
         return kept[name]
 
     labels = [f"{i}-{step.name}" for i, step in enumerate(steps, 1)]
-    wanted = {part.distill.teacher for step in steps for part in trainings(step) if part.distill is not None}
+    wanted = {name for step in steps for name in teachers(step)}
     for label, step in zip(labels, steps, strict=True):
         place = Path(folder) / label if folder is not None else None
         context = Context(data, seed=seed, folder=place, label=label, find_teacher=find)

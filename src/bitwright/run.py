@@ -33,7 +33,7 @@ from bitwright.files import write_atomic
 from bitwright.folders import claim, default_folder, identity, locked, stored_recipe
 from bitwright.rebuild import build_model, load_checkpoint, save_checkpoint
 from bitwright.recipe import Recipe, is_recipe, load_recipe
-from bitwright.steps.step import trainings
+from bitwright.steps.step import teachers, trainings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -234,7 +234,7 @@ class Run:
             except BitwrightError as error:
                 said = str(error).removeprefix(f"{step.name}: ")
                 raise BitwrightError(f"steps[{i}].{step.name}: {said}", kind=error.kind) from None
-        self._check_names({part.distill.teacher for step in left.values() for part in trainings(step) if part.distill})
+        self._check_names({name for step in left.values() for name in teachers(step)})
 
     def _look_at(self, step: Step, i: int, model: nn.Module) -> None:
         from bitwright.steps.step import select_layers
@@ -278,10 +278,10 @@ class Run:
             )
         check_classes_alike(model, teacher, self.data)
 
-    def _check_names(self, teachers: set[str]) -> None:
+    def _check_names(self, names: set[str]) -> None:
         """Recipes of teachers have their folders by their names, so two of one name would be in each other's way."""
         known: dict[str, Recipe] = {}
-        for name in sorted(teachers - {"start", *self.recipe.labels}):
+        for name in sorted(names - {"start", *self.recipe.labels}):
             if (Path(name) / "recipe.yaml").is_file() or not is_recipe(name):
                 continue
             recipe = self._taught_by(name).recipe

@@ -15,7 +15,7 @@ from bitwright.files import write_atomic
 from bitwright.folders import identity, refuse_another, stored_recipe
 from bitwright.recipe import Recipe, is_recipe, load_recipe
 from bitwright.run import Run, run_recipe
-from bitwright.steps.step import trainings
+from bitwright.steps.step import teachers
 
 if TYPE_CHECKING:
     from bitwright.data import Dataset
@@ -142,7 +142,7 @@ def _adopt(folder: Path, recipe: Recipe, others: list[Path]) -> None:
 
 def _teachers(recipe: Recipe, others: list[Path]) -> list[tuple[Recipe, Path]]:
     """Recipes that this one would train as its teachers, with its seed and threads, and a run that finished each."""
-    names = {part.distill.teacher for step in recipe.steps for part in trainings(step) if part.distill is not None}
+    names = {name for step in recipe.steps for name in teachers(step)}
     found = []
     for name in sorted(filter(is_recipe, names)):
         wanted = load_recipe(name, [f"seed={recipe.seed}", f"threads={recipe.threads}"])

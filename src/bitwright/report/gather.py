@@ -153,10 +153,10 @@ def curves_of(place: Path) -> list[dict[str, Any]]:
 def teacher_of(folder: Path, recipe: Recipe, label: str) -> dict[str, Any] | None:
     """The teacher of a step's training: its name, validation error in percent, and epochs; None without, or unknown."""
     from bitwright.folders import teacher_step
-    from bitwright.steps.step import trainings
+    from bitwright.steps.step import teachers
 
     number = recipe.labels.index(label)
-    name = next((part.distill.teacher for part in trainings(recipe.steps[number]) if part.distill is not None), None)
+    name = next(iter(teachers(recipe.steps[number])), None)
     if name is None:
         return None
     try:

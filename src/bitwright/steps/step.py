@@ -107,3 +107,8 @@ def trainings(step: Step) -> list[TrainSettings]:
     from bitwright.training.settings import TrainSettings
 
     return [part for part in (step, *vars(step).values()) if isinstance(part, TrainSettings)]
+
+
+def teachers(step: Step) -> list[str]:
+    """What the teachers of its trainings are called."""
+    return [settings.distill.teacher for settings in trainings(step) if settings.distill is not None]

@@ -231,12 +231,28 @@ def test_a_run_without_steps_can_be_extended(tmp_path: Path) -> None:
         ({"prune": {"layers": ["fc9"]}}, r"steps\[1\]\.prune: layer pattern 'fc9' matches nothing"),
         ({"prune": {"retrain": {"optimizer": {"name": "Adm"}}}}, r"steps\[1\]\.prune: unknown optimizer 'Adm'"),
         ({"train": {"distill": {"teacher": "me"}}}, r"steps\[1\]\.train: teacher 'me' is no earlier step"),
+        ({"train": {"rates": {"fc9": 0}}}, r"steps\[1\]\.train: rates: pattern 'fc9' matches nothing"),
+        (
+            {"ger": {"joint": {"distill": {"kind": "logits", "weight": 1, "at": "nowhere"}}}},
+            r"steps\[1\]\.ger: distill\.at is 'nowhere', and the model calls no module",
+        ),
     ],
 )
 def test_what_would_stop_a_later_step_is_refused_at_once(step: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(BitwrightError, match=message):
         run_recipe(recipe(steps=[{"train": {"epochs": 1}}, step]), tmp_path)
     assert not (tmp_path / "1-train").exists()
+
+
+def test_layers_that_an_earlier_step_makes_are_no_mistake(tmp_path: Path) -> None:
+    thin = {"svd": {"layers": ["fc1"], "ranks": {"by": "count", "value": 4}, "train": None}}
+    prune = {"prune": {"layers": ["fc1.core"], "retrain": {"epochs": 1}}}
+    run_recipe(recipe(steps=[thin, prune]), tmp_path)
+    pruned = read(tmp_path / "2-prune", "step.json")["records"]["pruning"]["layers"]
+    assert [layer["layer"] for layer in pruned] == ["fc1.core"]
+    extend_run(tmp_path, make_step("prune", ["layers=[fc1.last]"]))
+    with pytest.raises(BitwrightError, match=r"'fc1' matches nothing; the layers are: fc1\.core, fc1\.last"):
+        extend_run(tmp_path, make_step("prune", ["layers=[fc1]"]), instead=True)
 
 
 def test_what_the_engine_lacks_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

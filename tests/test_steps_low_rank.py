@@ -526,9 +526,6 @@ def test_settings_that_are_refused(make: Any, message: str) -> None:
         make()
 
 
-INSIDE = dataclasses.replace(JOINT, distill=Distill("start", "logits", weight=1.0, at="nowhere"))
-
-
 def test_outputs_that_are_not_numbers_are_refused(net: nn.Module) -> None:
     class Root(nn.Module):
         def __init__(self) -> None:
@@ -555,7 +552,6 @@ def test_networks_that_are_refused(net: nn.Module, convnet: nn.Module) -> None:
         (Tucker(layers=("*",)), convnet, "layer '11' is a Linear, not a convolution of images"),
         (SVD(layers=("*",), factors=3), convnet, "'0' is a convolution, and factors is 3"),
         (GER(joint=None), Twice(), "layer 'a' is called 2 times"),
-        (GER(joint=INSIDE), net, "distill.at is 'nowhere', and the model calls no module"),
         (SVD(), copy.deepcopy(net).double(), "is torch.float64; give a float32 model"),
     ):
         with pytest.raises(BitwrightError, match=message):

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from bitwright.data import Dataset
     from bitwright.steps import Step
+    from bitwright.training.settings import Distill
 
 
 _MOST_TEACHERS = 4
@@ -225,31 +226,36 @@ class Run:
 
         from bitwright.packing.lower import lower
 
-        model = self.model(None)
+        done = self.done
+        model = self.model(done[-1] if done else None)
         lower(model, (torch.zeros(1, *self.data.shape),), self.data.preprocess)
-        left = {i: step for i, step in enumerate(self.recipe.steps) if self.recipe.labels[i] not in self.done}
+        left = {i: step for i, step in enumerate(self.recipe.steps) if self.recipe.labels[i] not in done}
+        known = True
         for i, step in left.items():
             try:
-                self._look_at(step, i, model)
+                self._look_at(step, i, model, known)
             except BitwrightError as error:
                 said = str(error).removeprefix(f"{step.name}: ")
                 raise BitwrightError(f"steps[{i}].{step.name}: {said}", kind=error.kind) from None
+            known &= not step.renames_layers
         self._check_names({name for step in left.values() for name in teachers(step)})
 
-    def _look_at(self, step: Step, i: int, model: nn.Module) -> None:
+    def _look_at(self, step: Step, i: int, model: nn.Module, known: bool) -> None:
+        """`known`: whether `model` has the layers that the step will find."""
         from bitwright.steps.step import select_layers
         from bitwright.training.checks import check_settings
         from bitwright.training.optimizers import create_optimizer
 
         self._check_place(step, i)
-        if hasattr(step, "layers"):
+        if known and hasattr(step, "layers"):
             select_layers(model, step.layers, getattr(step, "ignore", ()))
-        step.look_ahead(model, self.data)
+        if known:
+            step.look_ahead(model, self.data)
         for settings in trainings(step):
             create_optimizer(settings.optimizer, model)
             check_settings(settings, self.data, self.recipe.labels[i])
             if settings.distill is not None:
-                self._check_teacher(settings.distill.teacher, ("start", *self.recipe.labels[:i]), model)
+                self._check_teacher(settings.distill, ("start", *self.recipe.labels[:i]), model, known)
 
     def _check_place(self, step: Step, i: int) -> None:
         if not step.keeps_precisions and any(other.gives_precisions for other in self.recipe.steps[:i]):
@@ -258,13 +264,15 @@ class Run:
                 kind="order",
             )
 
-    def _check_teacher(self, name: str, steps: tuple[str, ...], model: nn.Module) -> None:
+    def _check_teacher(self, distill: Distill, steps: tuple[str, ...], model: nn.Module, known: bool) -> None:
         from bitwright.recipe import list_recipes
         from bitwright.training.checks import check_classes_alike
+        from bitwright.training.inside import check_inside
 
+        name = distill.teacher
         if name in steps:
-            return
-        if (Path(name) / "recipe.yaml").is_file():
+            teacher = model
+        elif (Path(name) / "recipe.yaml").is_file():
             teacher = self.teacher(name)
         elif is_recipe(name):
             other = self._taught_by(name)
@@ -277,6 +285,8 @@ class Run:
                 kind="no-teacher",
             )
         check_classes_alike(model, teacher, self.data)
+        if known and distill.at is not None:
+            check_inside(model, teacher, distill.at, self.data)
 
     def _check_names(self, names: set[str]) -> None:
         """Recipes of teachers have their folders by their names, so two of one name would be in each other's way."""

@@ -34,8 +34,6 @@ from bitwright.steps.recover import distance, output_error
 from bitwright.steps.step import Step
 from bitwright.steps.view import View, judging, look_at
 from bitwright.training.batchnorm import freezing
-from bitwright.training.evaluate import as_tensor, eval_mode
-from bitwright.training.inside import check_inside
 from bitwright.training.settings import Distill, Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
@@ -98,6 +96,7 @@ class GER(Step):
     """
 
     name: ClassVar[str] = "ger"
+    renames_layers: ClassVar[bool] = True
     keeps_zeros: ClassVar[bool] = False
     paper: ClassVar[str] = "Global Error Reconstruction, IJCAI 2016"
 
@@ -130,11 +129,6 @@ class GER(Step):
     def look_ahead(self, model: nn.Module, data: Dataset) -> None:
         """Refuse layers without thin forms, and operations that can't be followed."""
         following(trace(model), thin_layers("ger", model, self.layers, self.ignore, self.ranks, data))
-        if self.joint is not None and self.joint.distill is not None and self.joint.distill.at is not None:
-            with eval_mode(model):
-                check_inside(
-                    model, model, self.joint.distill.at, data.preprocess.torch(as_tensor(data.sample(1).images))
-                )
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = thin_layers("ger", model, self.layers, self.ignore, self.ranks, context.data)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Train(TrainSettings, Step):
                     f"train: rates[{pattern!r}] is {rate!r}; expected a factor of at least 0, and 0 to freeze",
                     kind="setting",
                 )
+
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse rates of layers that aren't there."""
+        with at_rates(model, self.rates):
+            pass
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         """Train the model in place and leave the selected weights in it."""

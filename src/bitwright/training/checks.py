@@ -39,10 +39,10 @@ def check(model: nn.Module, data: Dataset, settings: TrainSettings, teacher: nn.
         )
     check_classes_alike(model, teacher, data)
     if teacher is not None and settings.distill is not None and settings.distill.at is not None:
-        with eval_mode(model), eval_mode(teacher):
-            x = data.preprocess.torch(as_tensor(data.train.images[:2]))
-            check_inside(model, teacher, settings.distill.at, x)
-            if not Inside(model, settings.distill.at)(x).requires_grad:
+        check_inside(model, teacher, settings.distill.at, data)
+        image = data.preprocess.torch(as_tensor(data.train.images[:1]))
+        with eval_mode(model):
+            if not Inside(model, settings.distill.at)(image).requires_grad:
                 raise BitwrightError(
                     f"distill.at is {settings.distill.at!r}, and training {label!r} changes no parameter up to there; "
                     "take a module behind the layers that are trained",

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from bitwright.data.dataset import Dataset
 from bitwright.errors import BitwrightError
+from bitwright.training.evaluate import as_tensor, eval_mode
 
 
 @contextlib.contextmanager
@@ -41,12 +43,13 @@ class Inside(nn.Module):
         return found[-1]
 
 
-def check_inside(model: nn.Module, teacher: nn.Module, name: str, x: Tensor) -> None:
-    """Raise BitwrightError unless the module gives as many numbers in both, for a preprocessed batch."""
+def check_inside(model: nn.Module, teacher: nn.Module, name: str, data: Dataset) -> None:
+    """Raise BitwrightError unless the module gives as many numbers in both, for images of `data`."""
+    x = data.preprocess.torch(as_tensor(data.train.images[:1]))
     sizes = []
     for who, one in (("the model", model), ("the teacher", teacher)):
         try:
-            with torch.no_grad():
+            with eval_mode(one), torch.no_grad():
                 sizes.append(Inside(one, name)(x).shape[1])
         except (AttributeError, IndexError):  # no such module, or one that is never called or gives no tensor
             known = ", ".join(found for found, _ in one.named_modules() if found)

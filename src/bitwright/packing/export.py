@@ -128,4 +128,4 @@ def _traced(model: nn.Module, inputs: list[torch.Tensor]) -> torch.export.Export
 
 def _first_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return " ".join(lines[:2])[:300]
+    return " ".join(lines[:2])[:300].rstrip(".")

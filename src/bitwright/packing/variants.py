@@ -10,7 +10,7 @@ import numpy as np
 
 from bitwright.errors import BitwrightError
 from bitwright.packing import nested
-from bitwright.runtime.graph import Graph
+from bitwright.runtime.graph import Graph, validate
 
 MOST_BITS = 32
 Lowered = tuple[Graph, Mapping[str, np.ndarray]]
@@ -48,21 +48,28 @@ def check_variants(variants: Any, model: Any) -> None:
 def merge(graph: Graph, tensors: Mapping[str, np.ndarray], variants: Mapping[int, Lowered]) -> Merged:
     """`graph` is the variant of the most bits. What others have that is equal is shared, what can be cut is cut out.
 
-    Raises BitwrightError for networks with other inputs or another number of outputs.
+    Raises BitwrightError for networks with other inputs or outputs of other shapes.
     """
     merged = Merged(dict(tensors), {}, max(variants, default=0), {})
+    sides = graph.inputs, _outputs(graph, tensors)
     for bits in sorted(variants, reverse=True)[1:]:
         own, numbers = variants[bits]
-        if graph.inputs != own.inputs or len(graph.outputs) != len(own.outputs):
+        if (others := (own.inputs, _outputs(own, numbers))) != sides:
             raise BitwrightError(
-                f"the variants of {merged.top} and {bits} bits have other inputs or outputs; pack networks that do the "
-                "same",
+                f"the variant of {merged.top} bits has inputs {sides[0]} and outputs {sides[1]}, the one of {bits} "
+                f"bits {others[0]} and {others[1]}; pack networks that do the same",
                 kind="variants",
             )
         names = {name: _place(name, array, bits, merged) for name, array in numbers.items()}
         nodes = (replace(n, weights={role: names[name] for role, name in n.weights.items()}) for n in own.nodes)
         merged.graphs[bits] = replace(own, nodes=tuple(nodes))
     return merged
+
+
+def _outputs(graph: Graph, tensors: Mapping[str, np.ndarray]) -> list[tuple[int, ...]]:
+    """Their shapes for one example."""
+    shapes = validate(graph, {name: array.shape for name, array in tensors.items()})
+    return [shapes[output] for output in graph.outputs]
 
 
 def _place(name: str, array: np.ndarray, bits: int, merged: Merged) -> str:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,6 +232,14 @@ def test_a_run_without_steps_can_be_extended(tmp_path: Path) -> None:
         ({"prune": {"layers": ["fc9"]}}, r"steps\[1\]\.prune: layer pattern 'fc9' matches nothing"),
         ({"prune": {"retrain": {"optimizer": {"name": "Adm"}}}}, r"steps\[1\]\.prune: unknown optimizer 'Adm'"),
         ({"train": {"distill": {"teacher": "me"}}}, r"steps\[1\]\.train: teacher 'me' is no earlier step"),
+        (
+            {"prune": {"fraction": {"fc9": 0.3, "*": 0.7}}},
+            r"steps\[1\]\.prune: fraction: pattern 'fc9' matches nothing",
+        ),
+        ({"share": {"bits": {"fc1": 4}}}, r"steps\[1\]\.share: bits: no number for layer 'fc2'"),
+        ({"fixed": {"weight_bits": {"fc9": 4}}}, r"steps\[1\]\.fixed: weight_bits: pattern 'fc9' matches nothing"),
+        ({"lsq": {"ignore": [], "activation_bits": {"fc9": 4}}}, r"steps\[1\]\.lsq: activation_bits: pattern"),
+        ({"product": {"centroids": {"fc9": 4}}}, r"steps\[1\]\.product: centroids: pattern 'fc9' matches nothing"),
         ({"train": {"rates": {"fc9": 0}}}, r"steps\[1\]\.train: rates: pattern 'fc9' matches nothing"),
         (
             {"ger": {"joint": {"distill": {"kind": "logits", "weight": 1, "at": "nowhere"}}}},
@@ -253,6 +262,18 @@ def test_layers_that_an_earlier_step_makes_are_no_mistake(tmp_path: Path) -> Non
     extend_run(tmp_path, make_step("prune", ["layers=[fc1.last]"]))
     with pytest.raises(BitwrightError, match=r"'fc1' matches nothing; the layers are: fc1\.core, fc1\.last"):
         extend_run(tmp_path, make_step("prune", ["layers=[fc1]"]), instead=True)
+
+
+def test_steps_behind_changed_layers_are_looked_at_behind_them(tmp_path: Path) -> None:
+    narrow = {"channels": {"fraction": {"*": 0.5}, "lanes": 4, "train": {"epochs": 1}}}
+    wide = recipe(model={"name": "mlp", "hidden": [30, 18]})  # no input of 30 has its pattern, one of 16 does
+    steps = [narrow, {"prune": {"pattern": [2, 4], "layers": ["fc2"], "retrain": None}}]
+    run_recipe({**wide, "steps": steps}, tmp_path / "fits", speed=False)
+    steps = [narrow, {"train": {"epochs": 1}}, {"prune": {"fraction": 0.5, "elements": 18}}]
+    with pytest.raises(BitwrightError, match=r"steps\[2\]\.prune: .*18"):
+        run_recipe({**wide, "steps": steps}, tmp_path / "late")
+    assert (tmp_path / "late" / "1-channels").exists()
+    assert not (tmp_path / "late" / "2-train").exists()
 
 
 def test_what_the_engine_lacks_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,12 +312,24 @@ def test_models_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run.result["dense"]["weights"] == 650
 
 
+@pytest.mark.parametrize(
+    ("logits", "classes", "message"),
+    [
+        (12, "0123456789", "the teacher gives 12 logits, the model 10"),
+        (10, "abcdefghij", r"teacher .* knows the classes of letters \(a, b, c, \.\.\.\), not those of digits \(0, 1"),
+    ],
+)
 def test_a_teacher_of_other_classes_is_refused_before_the_first_step(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    logits: int, classes: str, message: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = [{"train": {"epochs": 1}}, {"train": {"epochs": 1, "distill": {"teacher": str(finished)}}}]
-    monkeypatch.setattr(Run, "teacher", lambda run, name: nn.Sequential(nn.Flatten(), nn.Linear(64, 12)))
-    with pytest.raises(BitwrightError, match=r"steps\[1\]\.train: the teacher gives 12 logits, the model 10"):
+    other = SimpleNamespace(
+        recipe=SimpleNamespace(last=None),
+        model=lambda label: nn.Sequential(nn.Flatten(), nn.Linear(64, logits)),
+        data=SimpleNamespace(name="letters", classes=tuple(classes)),
+    )
+    monkeypatch.setattr(Run, "_finished", lambda run, folder: other)
+    with pytest.raises(BitwrightError, match=rf"steps\[1\]\.train: {message}"):
         run_recipe(recipe(steps=steps), tmp_path)
     assert not (tmp_path / "1-train").exists()
 
@@ -354,6 +387,9 @@ def test_teachers_are_looked_at_before_the_first_step(tmp_path: Path) -> None:
 
     damaged = tmp_path / "logits.safetensors"
     damaged.write_bytes(b"none")
+    others = tmp_path / "others.safetensors"
+    cached = {"epochs": 1, "distill": {"cache": str(others)}}
+    run_recipe(recipe(data={"name": "digits", "train": 500}, steps=[{"train": cached}]), tmp_path / "part", speed=False)
     circle = written("circle.yaml", steps=[{"train": {"distill": {"teacher": str(tmp_path / "circle.yaml")}}}])
     one, other = written("a/one.yaml"), written("b/other.yaml", model={"name": "mlp", "hidden": [8]})
     for message, *seconds in (
@@ -365,6 +401,8 @@ def test_teachers_are_looked_at_before_the_first_step(tmp_path: Path) -> None:
         (r"is one of 4 that are taught by each other", {"distill": {"teacher": circle}}),
         (r"distill\.cache\), but augment shows", {"distill": {"cache": "new"}, "augment": {"crop": 1}}),
         (r"logits\.safetensors is no file of a teacher's logits", {"distill": {"cache": str(damaged)}}),
+        (r"others\.safetensors holds logits of another data set", {"distill": {"cache": str(others)}}),
+        (rf"{tmp_path.name} is a folder; give the path of a file", {"distill": {"cache": str(tmp_path)}}),
         (r"^steps\[1\]\.train: augment", {"augment": {"crop": 99}}),
         (r"has the name of another one, 'wide'", {"distill": {"teacher": one}}, {"distill": {"teacher": other}}),
     ):

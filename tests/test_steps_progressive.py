@@ -182,8 +182,11 @@ def test_killed_in_a_later_stage(schedule: str, net: nn.Module, tmp_path: Path) 
 
 
 def test_each_precision_follows_the_higher_one(net: nn.Module) -> None:
-    _, context = run(Progressive(bits=(1, 3), schedule="together", recursive=True, train=SHORT), net)
+    step = Progressive(bits=(1, 3), schedule="together", recursive=True, train=SHORT)
+    model, context = run(step, copy.deepcopy(net))
     assert context.records["progressive"]["validation_error"]["3"] < 30
+    alone, _ = run(dataclasses.replace(step, recursive=False), copy.deepcopy(net))
+    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), alone.parameters(), strict=True))
 
 
 def test_shared_norms_are_one(net: nn.Module) -> None:
@@ -382,6 +385,23 @@ def test_a_network_of_several_precisions_is_each_of_its_variants(three: tuple[nn
     assert packed.data == bw.pack(top, x, variants={1: at_bits(model, 1), 3: top}).data
     with pytest.raises(BitwrightError, match="no precision of 4 bits"):
         bw.pack(model, x, variants={1: model, 4: model})
+
+
+def test_variants_whose_tensors_have_names_of_cut_ones(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+            self.register_parameter(name, nn.Parameter(torch.randn(4, 8)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, getattr(self, self.name))
+
+    one, three, x = Net("w"), Net("w@1"), torch.randn(2, 8)
+    bw.pack(three, (x,), variants={1: one, 3: three}).save(tmp_path / "net.safetensors")
+    model = bw.load(tmp_path / "net.safetensors")
+    for bits, net in ((1, one), (3, three)):
+        np.testing.assert_allclose(model(x.numpy(), bits=bits), net(x).detach(), rtol=1e-5)
 
 
 def test_variants_are_the_same_network() -> None:

@@ -205,6 +205,8 @@ class Run:
             if not (self.folder / label / "step.json").is_file():
                 self.announce(f"{label} {'goes on' if (self.folder / label).exists() else ''}".rstrip())
                 self._apply(label, step, previous)
+                if step.changes_layers and label != self.recipe.last:
+                    self.look_ahead()
             previous = label
 
     def validation_error(self) -> float:
@@ -220,7 +222,8 @@ class Run:
         """Refuse now what the engine can't run, and what would stop one of the steps that are left in hours.
 
         That is layers that aren't there, unknown optimisers, teachers and their own recipes, views that images are too
-        small for, and steps at a wrong place.
+        small for, and steps at a wrong place. Behind a step that changes layers it is done again, as far as it hangs on
+        them.
         """
         import torch
 
@@ -237,7 +240,7 @@ class Run:
             except BitwrightError as error:
                 said = str(error).removeprefix(f"{step.name}: ")
                 raise BitwrightError(f"steps[{i}].{step.name}: {said}", kind=error.kind) from None
-            known &= not step.renames_layers
+            known &= not step.changes_layers
         self._check_names({name for step in left.values() for name in teachers(step)})
 
     def _look_at(self, step: Step, i: int, model: nn.Module, known: bool) -> None:
@@ -269,11 +272,12 @@ class Run:
         from bitwright.training.checks import check_classes_alike
         from bitwright.training.inside import check_inside
 
-        name = distill.teacher
+        name, other = distill.teacher, None
         if name in steps:
-            teacher = model
+            teacher = self.model(name) if name in self.done else model
         elif (Path(name) / "recipe.yaml").is_file():
-            teacher = self.teacher(name)
+            other = self._finished(name)
+            teacher = other.model(other.recipe.last)
         elif is_recipe(name):
             other = self._taught_by(name)
             other.look_ahead()
@@ -285,6 +289,12 @@ class Run:
                 kind="no-teacher",
             )
         check_classes_alike(model, teacher, self.data)
+        if other is not None and other.data.classes != self.data.classes:
+            raise BitwrightError(
+                f"teacher {name!r} knows the classes of {other.data.name} ({', '.join(other.data.classes[:3])}, ...), "
+                f"not those of {self.data.name} ({', '.join(self.data.classes[:3])}, ...); take one with the same",
+                kind="teacher",
+            )
         if known and distill.at is not None:
             check_inside(model, teacher, distill.at, self.data)
 
@@ -337,15 +347,19 @@ class Run:
         if name in self.recipe.labels:
             return self.model(name)
         if (Path(name) / "recipe.yaml").is_file():
-            other = Run(stored_recipe(name), Path(name), root=self.root)
-            if other.recipe.last and not (other.folder / other.recipe.last / "step.json").is_file():
-                raise BitwrightError(f"teacher {name!r} is an unfinished run; finish it first", kind="no-teacher")
+            other = self._finished(name)
         else:
             other = self._taught_by(name)
             other.folder.mkdir(parents=True, exist_ok=True)
             claim(other.folder, other.recipe, restart=False)
             other.run_steps()
         return other.model(other.recipe.last)
+
+    def _finished(self, folder: str) -> Run:
+        other = Run(stored_recipe(folder), Path(folder), root=self.root)
+        if other.recipe.last and not (other.folder / other.recipe.last / "step.json").is_file():
+            raise BitwrightError(f"teacher {folder!r} is an unfinished run; finish it first", kind="no-teacher")
+        return other
 
     def _taught_by(self, name: str) -> Run:
         """The run of a teacher's recipe, not begun or finished."""

@@ -60,7 +60,7 @@ def merge(graph: Graph, tensors: Mapping[str, np.ndarray], variants: Mapping[int
                 f"bits {others[0]} and {others[1]}; pack networks that do the same",
                 kind="variants",
             )
-        names = {name: _place(name, array, bits, merged) for name, array in numbers.items()}
+        names = {name: _place(name, array, bits, tensors, merged) for name, array in numbers.items()}
         nodes = (replace(n, weights={role: names[name] for role, name in n.weights.items()}) for n in own.nodes)
         merged.graphs[bits] = replace(own, nodes=tuple(nodes))
     return merged
@@ -72,12 +72,14 @@ def _outputs(graph: Graph, tensors: Mapping[str, np.ndarray]) -> list[tuple[int,
     return [shapes[output] for output in graph.outputs]
 
 
-def _place(name: str, array: np.ndarray, bits: int, merged: Merged) -> str:
+def _place(name: str, array: np.ndarray, bits: int, top: Mapping[str, np.ndarray], merged: Merged) -> str:
     """The name in the file of a tensor that is called `name` in its network, as another may be in the highest one."""
-    base = merged.tensors.get(name)
+    base = top.get(name)
     if base is not None and np.array_equal(base, array):
         return name
     own = f"{name}@{bits}"
+    while own in merged.tensors:
+        own += "'"
     merged.tensors[own] = array
     if base is not None and array.ndim > 1 and merged.top <= nested.MOST_BITS and base.shape == array.shape:
         cut = nested.truncated(base, merged.top, bits)

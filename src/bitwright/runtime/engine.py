@@ -174,8 +174,10 @@ class Model:
 
     def at(self, bits: int) -> Model:
         """The model of one of the precisions that the file has; made when it is first asked for."""
-        if bits not in self.bits:
-            known = f"the file has {', '.join(map(str, self.bits))}" if self.bits else "the file has one precision only"
+        if isinstance(bits, bool | float) or bits not in self.bits:
+            known = "the file has one precision only, leave bits out"
+            if self.bits:
+                known = f"the file has {', '.join(map(str, self.bits))}, choose one of these"
             raise BitwrightError(f"a precision of {bits!r} bits; {known}", kind="bits")
         if bits == self.bits[-1]:
             return self

@@ -81,6 +81,7 @@ class Channels(Step):
     """
 
     name: ClassVar[str] = "channels"
+    changes_layers: ClassVar[bool] = True
     keeps_zeros: ClassVar[bool] = False  # they do stay, but in other places
     paper: ClassVar[str] = "Li et al., ICLR 2017"
 

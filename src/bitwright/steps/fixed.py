@@ -34,6 +34,7 @@ from bitwright.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 QuantLayer = QuantConv2d | QuantLinear
 
@@ -138,6 +139,10 @@ class Fixed(Step):
             )
         check_count("fixed: images", self.images, 1)
         check_count("fixed: iterations", self.iterations, 0)
+
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse bits for other layers."""
+        per_layer(self.weight_bits, plain_layers(model, self.layers, self.ignore), "fixed: weight_bits")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)

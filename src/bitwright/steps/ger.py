@@ -96,7 +96,7 @@ class GER(Step):
     """
 
     name: ClassVar[str] = "ger"
-    renames_layers: ClassVar[bool] = True
+    changes_layers: ClassVar[bool] = True
     keeps_zeros: ClassVar[bool] = False
     paper: ClassVar[str] = "Global Error Reconstruction, IJCAI 2016"
 

@@ -21,6 +21,7 @@ from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 _LEAST_STEP = 2.0**-30
 
@@ -134,6 +135,12 @@ class LSQ(Step):
         super().__post_init__()
         check_bits("lsq: weight_bits", self.weight_bits, 2, 8)
         check_bits("lsq: activation_bits", self.activation_bits, 2, 8)
+
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse bits for other layers."""
+        chosen = plain_layers(model, self.layers, self.ignore)
+        per_layer(self.weight_bits, chosen, "lsq: weight_bits")
+        per_layer(self.activation_bits, chosen, "lsq: activation_bits")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)

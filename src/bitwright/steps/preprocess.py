@@ -91,7 +91,7 @@ class Preprocess(Step):
     """
 
     name: ClassVar[str] = "preprocess"
-    renames_layers: ClassVar[bool] = True
+    changes_layers: ClassVar[bool] = True
     paper: ClassVar[str] = "Krizhevsky 2009 (ZCA, appendix A); Coates, Lee, Ng, AISTATS 2011"
 
     contrast: float | None = None

@@ -78,9 +78,11 @@ class Product(Step):
                 raise BitwrightError(f"product: centroids is {count!r}; expected 2 to 256", kind="setting")
 
     def look_ahead(self, model: nn.Module, data: Dataset) -> None:
-        """Refuse kernels that are no matrices."""
-        for name, layer in plain_layers(model, self.layers, self.ignore).items():
+        """Refuse kernels that are no matrices, and centroids for other layers."""
+        chosen = plain_layers(model, self.layers, self.ignore)
+        for name, layer in chosen.items():
             _matrix(name, layer)
+        per_layer(self.centroids, chosen, "product: centroids")
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         chosen = plain_layers(model, self.layers, self.ignore)

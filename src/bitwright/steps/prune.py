@@ -149,7 +149,7 @@ class Prune(Step):
             raise _wrong("retrain", None, "training settings: masks that move need a training to move in")
 
     def look_ahead(self, model: nn.Module, data: Dataset) -> None:
-        """Refuse more elements than rows, and inputs that a pattern doesn't divide."""
+        """Refuse amounts for other layers, more elements than rows, and inputs that a pattern doesn't divide."""
         self._check_layers(select_layers(model, self.layers, self.ignore))
 
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
@@ -196,6 +196,9 @@ class Prune(Step):
         if (blocks := self._blocks) is not None:
             for name, layer in layers.items():
                 blocks.check(name, weight_of(layer))
+        by, amount = self._goal()
+        if amount != "auto":
+            per_layer(amount, layers, by)
 
     @property
     def _blocks(self) -> Blocks | None:

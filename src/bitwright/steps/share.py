@@ -25,6 +25,7 @@ from bitwright.training.settings import Optimizer, Schedule, TrainSettings
 
 if TYPE_CHECKING:
     from bitwright.context import Context
+    from bitwright.data.dataset import Dataset
 
 _RETRAIN = TrainSettings(
     epochs=6, batch_size=256, optimizer=Optimizer("Adam", 1e-3, {}), schedule=Schedule("cosine"), weight_decay=0.0
@@ -94,6 +95,10 @@ class Share(Step):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
                 raise _wrong("entropy", value, "a number of at least 0")
 
+    def look_ahead(self, model: nn.Module, data: Dataset) -> None:
+        """Refuse clusters and penalties for other layers."""
+        self._counts(plain_layers(model, self.layers, self.ignore))
+
     def apply(self, model: nn.Module, context: Context) -> nn.Module:
         layers = plain_layers(model, self.layers, self.ignore)
         others = {name: layer for name, layer in select_layers(model).items() if name not in layers}
@@ -109,12 +114,16 @@ class Share(Step):
         context.record("sharing", [_row(name, layers[name], *found[name]) for name in layers])
         return model
 
+    def _counts(self, layers: dict[str, nn.Module]) -> tuple[dict[str, int], dict[str, float]]:
+        """Clusters and penalty of each layer."""
+        penalties = per_layer(self.entropy, layers, "entropy")
+        if self.clusters is not None:
+            return per_layer(self.clusters, layers, "clusters"), penalties
+        return {name: 1 << bits for name, bits in per_layer(self.bits, layers, "bits").items()}, penalties
+
     def _cluster(self, layers: dict[str, nn.Module], seed: int) -> dict[str, tuple[Clusters, float]]:
         """For each layer its clusters and how far they are from the weights, relative to these weights' variance."""
-        counts = per_layer(self.clusters, layers, "clusters") if self.clusters is not None else None
-        if counts is None:
-            counts = {name: 1 << bits for name, bits in per_layer(self.bits, layers, "bits").items()}
-        penalties = per_layer(self.entropy, layers, "entropy")
+        counts, penalties = self._counts(layers)
         found = {}
         for name, layer in layers.items():
             weight = _array(weight_of(layer))

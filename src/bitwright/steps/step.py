@@ -29,8 +29,8 @@ class Step:
     """Whether it makes a network of several precisions."""
     keeps_precisions: ClassVar[bool] = False
     """Whether such a network still has them afterwards; others may not follow."""
-    renames_layers: ClassVar[bool] = False
-    """Whether some layers may have other names afterwards: fc1.core and fc1.last in the place of fc1."""
+    changes_layers: ClassVar[bool] = False
+    """Whether layers may have other names or sizes afterwards: fc1.core and fc1.last in the place of fc1."""
     paper: ClassVar[str] = ""
     model: ClassVar[str] = ""
     """The only model that it is for; "": any."""

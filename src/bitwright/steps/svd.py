@@ -68,7 +68,7 @@ class SVD(Step):
     """
 
     name: ClassVar[str] = "svd"
-    renames_layers: ClassVar[bool] = True
+    changes_layers: ClassVar[bool] = True
     keeps_zeros: ClassVar[bool] = False
     paper: ClassVar[str] = "Denton et al., NIPS 2014"
 

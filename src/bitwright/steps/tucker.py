@@ -58,7 +58,7 @@ class Tucker(Step):
     """
 
     name: ClassVar[str] = "tucker"
-    renames_layers: ClassVar[bool] = True
+    changes_layers: ClassVar[bool] = True
     keeps_zeros: ClassVar[bool] = False
     paper: ClassVar[str] = "Kim et al., ICLR 2016"
 

@@ -62,7 +62,7 @@ def check_settings(settings: TrainSettings, data: Dataset, label: str) -> None:
             "epoch; leave one out",
             kind="teacher",
         )
-    check_cache(Path(settings.distill.cache))
+    check_cache(Path(settings.distill.cache), data)
 
 
 def check_classes_alike(model: nn.Module, teacher: nn.Module | None, data: Dataset) -> None:

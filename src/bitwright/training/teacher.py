@@ -16,12 +16,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from bitwright.data.dataset import Dataset
 from bitwright.data.preprocess import Preprocess
 from bitwright.errors import BitwrightError
 from bitwright.files import write_atomic
 from bitwright.training.checkpoint import fingerprint, text_fingerprint
 from bitwright.training.devices import Devices
-from bitwright.training.evaluate import predict_logits
+from bitwright.training.evaluate import as_tensor, predict_logits
 from bitwright.training.inside import Inside, hearing
 from bitwright.training.losses import make_soft_loss, spread_of
 from bitwright.training.settings import Distill
@@ -97,10 +98,17 @@ def _kept(
         return compute()
     identity = {
         "teacher": [fingerprint(teacher.state_dict()), text_fingerprint(repr(teacher)), distill.at],
+        **_seen(images, labels, preprocess),
+    }
+    return read_or_make(Path(distill.cache), identity, compute)
+
+
+def _seen(images: Tensor, labels: Tensor, preprocess: Preprocess) -> dict[str, str]:
+    """What a teacher's logits are of."""
+    return {
         "data set": fingerprint({"images": images, "labels": labels}),
         "preprocessing": text_fingerprint(json.dumps(asdict(preprocess), sort_keys=True)),
     }
-    return read_or_make(Path(distill.cache), identity, compute)
 
 
 def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
@@ -116,19 +124,27 @@ def read_or_make(path: Path, identity: dict[str, Any], compute: Callable[[], Ten
         write_atomic(path, save({_NAME: logits}, {_KEY: json.dumps(said, sort_keys=True)}))
         return logits
     logits, stored = _stored(path)
+    _check_same(path, stored, identity)
+    return logits
+
+
+def _check_same(path: Path, stored: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Raise BitwrightError where a file's logits are of something else."""
     if different := [what for what in identity if stored.get(what) != identity[what]]:
         raise BitwrightError(
             f"{path} holds logits of another {' and another '.join(different)} than this training's; give another file "
             "(distill.cache), or delete it to have them computed anew",
             kind="teacher",
         )
-    return logits
 
 
-def check_cache(path: Path) -> None:
-    """Raise BitwrightError where a file for a teacher's logits is there and damaged, or none can be written."""
+def check_cache(path: Path, data: Dataset) -> None:
+    """Raise BitwrightError where a file for a teacher's logits is damaged or of other data, or none can be written."""
+    if path.is_dir():
+        raise BitwrightError(f"distill.cache: {path} is a folder; give the path of a file", kind="teacher")
     if path.exists():
-        _stored(path)
+        train = data.train
+        _check_same(path, _stored(path)[1], _seen(as_tensor(train.images), as_tensor(train.labels), data.preprocess))
     else:
         _check_place(path)
 

@@ -288,6 +288,10 @@ def test_busy_elements_have_a_column(tmp_path):
     head, rows = table(record)
     assert rows[0][head.index("busy, %")] == "-"
     assert "Busy: the share of cycles" in note(record)
+    row = record["variants"][1]
+    assert row["faults"] == []
+    row["faults"] = ["98.22 % of the labels are torch's; expected 99.9 %"]
+    assert "not run the file of four as torch ran the model: 98.22 % of" in note(record)
 
 
 def test_a_variant_may_have_a_sweep_of_its_own(tmp_path):

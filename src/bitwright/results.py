@@ -48,7 +48,11 @@ def publish_runs(folders: Iterable[str | Path], results: str | Path) -> list[Pat
             )
         _same_recipe(name, runs)
         for run in runs.values():
-            _require_agreement(run)
+            if faults := _faults(run):
+                raise BitwrightError(
+                    f"{run} can't be published, as its file does not run as the torch model did: {'; '.join(faults)}",
+                    kind="differs",
+                )
         if "milliseconds" not in _read(zero / "measurements.json"):
             raise BitwrightError(f"{zero}: its speed was not measured; `bitwright run` with its recipe does so")
         target = Path(results) / f"{name}.safetensors"
@@ -61,13 +65,14 @@ def publish_runs(folders: Iterable[str | Path], results: str | Path) -> list[Pat
 def publish_comparisons(folders: Iterable[str | Path], results: str | Path) -> list[Path]:
     """Copy the figures of comparisons, without their curves, to results/comparisons/NAME.json; returns those files.
 
-    Raises BitwrightError where a run of theirs has a file that the engine does not run as torch ran the model.
+    Files that the engine does not run as torch ran their models are no reason not to, as none is published: the figures
+    say so. Raises BitwrightError where a run was never compared to torch.
     """
     written = []
     for folder in map(Path, folders):
         record = _read(folder / COMPARISON)
         for run in sorted(path.parent for path in folder.glob("*/result.json")):
-            _require_agreement(run)
+            _faults(run)
         for row in record["variants"]:
             del row["curves"]
         target = Path(results) / "comparisons" / f"{record['name']}.json"
@@ -149,18 +154,13 @@ def _same_recipe(name: str, runs: dict[int, Path]) -> None:
             )
 
 
-def _require_agreement(run: Path) -> None:
+def _faults(run: Path) -> list[str]:
     agreement = _read(run / "result.json").get("agreement")
     if agreement is None:
         raise BitwrightError(
             f"{run} was never compared to torch; `bitwright run` with its recipe does so", kind="no-run"
         )
-    if agreement["faults"]:
-        raise BitwrightError(
-            f"{run} can't be published, as its file does not run as the torch model did: "
-            + "; ".join(agreement["faults"]),
-            kind="differs",
-        )
+    return list(agreement["faults"])
 
 
 def _record(zero: Path, runs: dict[int, Path]) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def note(record: dict[str, Any]) -> str:
         said.append("Busy: the share of cycles in which a processing element works; unbalanced: with as many weights.")
     if any(mean_of(row, "evaluations") is not None for row in record["variants"]):
         said.append("Evaluations of the network by a search for bits; bits are shares of float32's.")
+    for row in record["variants"]:
+        if faults := row.get("faults"):
+            said.append(
+                f"The engine does not run the file of {row['name']} as torch ran the model: {'; '.join(faults)}."
+            )
     if seeds > 1:
         said.append(f"Mean ± deviation over {seeds} seeds.")
     if any(row["published"] for row in record["variants"]):

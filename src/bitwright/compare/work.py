@@ -175,7 +175,8 @@ def _gathered(comparison: Comparison, place: Path, root: str | Path | None, comm
 
     For each variant and seed the errors in percent (of the training as its last epoch saw it, of the last step on the
     validation images, of the packed file on the test images), bytes, seconds, and where speed was measured
-    milliseconds; for seed 0, or the first, the recipe, the curves of all its trainings and the networks beside it.
+    milliseconds; for each variant `faults`, what the engine computes otherwise than torch did; for seed 0, or the
+    first, the recipe, the curves of all its trainings and the networks beside it.
     """
     rows = []
     each = [[(place / folder, recipe) for folder, recipe in variant.runs] for variant in comparison.variants]
@@ -187,6 +188,7 @@ def _gathered(comparison: Comparison, place: Path, root: str | Path | None, comm
                 "group": variant.group,
                 "recipe": runs[0][1].outline(),
                 "published": {k: v for k, v in vars(variant.published).items() if v is not None},
+                "faults": list(dict.fromkeys(fault for folder, _ in runs for fault in _faults(folder))),
                 "seeds": {str(recipe.seed): _figures(folder, recipe) for folder, recipe in runs},
                 "curves": _curves(*runs[0]),
                 "beside": network,
@@ -202,6 +204,11 @@ def _gathered(comparison: Comparison, place: Path, root: str | Path | None, comm
         **{key: measurements[key] for key in ("date", "machine", "versions")},
         "variants": rows,
     }
+
+
+def _faults(folder: Path) -> list[str]:
+    found: list[str] = _json(folder / "result.json")["agreement"]["faults"]
+    return found
 
 
 def _figures(folder: Path, recipe: Recipe) -> dict[str, float]:

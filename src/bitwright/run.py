@@ -231,7 +231,8 @@ class Run:
 
         done = self.done
         model = self.model(done[-1] if done else None)
-        lower(model, (torch.zeros(1, *self.data.shape),), self.data.preprocess)
+        if not done:
+            lower(model, (torch.zeros(1, *self.data.shape),), self.data.preprocess)
         left = {i: step for i, step in enumerate(self.recipe.steps) if self.recipe.labels[i] not in done}
         known = True
         for i, step in left.items():

@@ -160,6 +160,11 @@ def test_table_page_and_documents_say_what_the_runs_found(tmp_path):
     assert text == results_page(tmp_path / "results")
     assert f"| narrow | {' | '.join(rows[0][1:])} |" in text
     assert "`bitwright compare c`" in text
+    record = json.loads((place / "comparison.json").read_text())
+    del record["variants"][0]["faults"]
+    (place / "comparison.json").write_text(json.dumps(record))
+    with pytest.raises(BitwrightError, match="was never compared to torch; `bitwright compare` does so"):
+        publish_comparisons([place], tmp_path / "results")
 
 
 def test_runs_are_taken_as_they_are_and_a_run_can_be_what_a_sweep_starts_from(tmp_path, monkeypatch, capsys):

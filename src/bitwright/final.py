@@ -115,8 +115,11 @@ def _test(run: Run) -> dict[str, Any]:
     found = _in_engine(run, packed, model, logits.numpy())
     if known:
         found["precisions"] = {str(bits): _at_precision(run, packed, whole, bits) for bits in known}
-        for bits, row in found["precisions"].items():
-            found["agreement"]["faults"] += [f"{bits} bits: {fault}" for fault in row.pop("faults")]
+        found["agreement"]["faults"] = [  # those of the most bits, which are the file's own, among them
+            f"at {bits} bit{'s' if bits != '1' else ''}: {fault}"
+            for bits, row in found["precisions"].items()
+            for fault in row.pop("faults")
+        ]
     return {
         "test_images": len(data.test),
         "dense": {

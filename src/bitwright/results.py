@@ -71,8 +71,8 @@ def publish_comparisons(folders: Iterable[str | Path], results: str | Path) -> l
     written = []
     for folder in map(Path, folders):
         record = _read(folder / COMPARISON)
-        for run in sorted(path.parent for path in folder.glob("*/result.json")):
-            _faults(run)
+        if any("faults" not in row for row in record["variants"]):
+            raise BitwrightError(f"{folder} was never compared to torch; `bitwright compare` does so", kind="no-run")
         for row in record["variants"]:
             del row["curves"]
         target = Path(results) / "comparisons" / f"{record['name']}.json"
